@@ -1,0 +1,3 @@
+"""natsel: prune neural networks by natural selection."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What every room shares: clear errors, optional extras, files written whole."""
