@@ -1,1 +1,23 @@
-"""."""
+"""What can be selected: find populations in any module, price them, gate them with masses."""
+
+from natsel.communities.community import (
+    Communities,
+    Community,
+    Cost,
+    Rebinding,
+    Refusal,
+    Slice,
+)
+from natsel.communities.discover import discover
+from natsel.communities.propagation import rule
+
+__all__ = [
+    "Communities",
+    "Community",
+    "Cost",
+    "Rebinding",
+    "Refusal",
+    "Slice",
+    "discover",
+    "rule",
+]

@@ -1,1 +1,15 @@
-"""."""
+"""How each operator treats labels: one short function per operator, one file per family.
+
+Importing this package fills the table; :func:`natsel.communities.propagation.rule` adds to it.
+"""
+
+from natsel.communities.rules import (
+    attention,
+    elementwise,
+    normalization,
+    reduction,
+    shape,
+    weights,
+)
+
+__all__ = ["attention", "elementwise", "normalization", "reduction", "shape", "weights"]

@@ -1,0 +1,211 @@
+"""From labels to communities: group the classes that own the same slices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+
+from natsel.communities.community import Community, Cost, Refusal, Role, Slice
+from natsel.communities.propagation import Propagation
+
+Key = tuple[str, int]
+
+
+def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
+    """Return the communities that the labels of a finished propagation describe.
+
+    Populations that own equally wide slices of the same tensors are interchangeable and form one
+    community. What is fixed, or alone in its community, is returned as a refusal with its reason.
+
+    Args:
+        run: the propagation, at its fixed point.
+
+    Returns:
+        Communities in the order of first use, and refusals.
+    """
+    axes = _resolved_axes(run)
+    roots = {key: run.space.roots(labels).numpy() for key, labels in axes.items()}
+    makers = [key for key in axes if "out" in run.roles.get(key, ())]
+    readers = [key for key in axes if "in" in run.roles.get(key, ())]
+    if not makers:
+        return [], []
+    made = np.unique(np.concatenate([roots[key] for key in makers]))
+    read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
+    free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
+    candidates = np.intersect1d(free, read)
+    groups = _groups(candidates, roots)
+    heads = _roots_of(run, run.heads)
+    communities: list[Community] = []
+    alone: dict[int, str] = {}
+    names: dict[str, int] = defaultdict(int)
+    for members in _in_order(groups, makers, roots):
+        if len(members) < 2:
+            alone[int(members[0])] = "all of it stands or falls together"
+            continue
+        kind = "head" if np.isin(members, heads).any() else None
+        communities.append(_community(run, members, roots, kind, names))
+    return communities, _refusals(run, makers, roots, communities, read, alone)
+
+
+def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
+    """Return labels per tensor axis, with lifted parameters resolved into slices of one axis."""
+    axes = dict(run.axis_labels)
+    for name, labels in run.lifted.items():
+        if labels.numel() == 0 or bool((labels <= 1).all()):
+            continue
+        roots = run.space.roots(labels)
+        for axis in range(labels.dim()):
+            rows = roots.movedim(axis, 0).reshape(roots.shape[axis], -1)
+            if bool((rows == rows[:, :1]).all()) and roots.shape[axis] > 1:
+                axes.setdefault((name, axis), rows[:, 0].contiguous())
+                break
+        else:
+            values, counts = roots.unique(return_counts=True)
+            run.space.fix(values[counts > 1], f"{name} cannot be sliced along one axis")
+            shared = run.space.roots(labels)
+            owned = torch.cat([run.space.roots(v).reshape(-1) for v in axes.values()])
+            run.space.fix(
+                shared[torch.isin(shared, owned)], f"{name} cannot be sliced along one axis"
+            )
+    return axes
+
+
+def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.ndarray]:
+    """Split classes by how many places of each tensor axis they own."""
+    signature = np.zeros(len(candidates), dtype=np.int64)
+    if not len(candidates):
+        return []
+    for owned in roots.values():
+        position = np.searchsorted(candidates, owned)
+        position = np.minimum(position, len(candidates) - 1)
+        hit = candidates[position] == owned
+        if not hit.any():
+            continue
+        counts = np.bincount(position[hit], minlength=len(candidates))
+        _, signature = np.unique(
+            np.stack([signature, counts], axis=1), axis=0, return_inverse=True
+        )
+        signature = signature.reshape(-1)
+    return [candidates[signature == value] for value in np.unique(signature)]
+
+
+def _in_order(
+    groups: list[np.ndarray], makers: list[Key], roots: dict[Key, np.ndarray]
+) -> list[np.ndarray]:
+    """Sort groups, and the classes in them, by where they first appear among the makers."""
+    sequence = np.concatenate([roots[key] for key in makers])
+    values, first = np.unique(sequence, return_index=True)
+    order = dict(zip(values.tolist(), first.tolist(), strict=True))
+    ordered = [np.array(sorted(g.tolist(), key=order.__getitem__)) for g in groups]
+    return sorted(ordered, key=lambda g: order[int(g[0])])
+
+
+def _roots_of(run: Propagation, labels: list[torch.Tensor]) -> np.ndarray:
+    if not labels:
+        return np.empty(0, dtype=np.int64)
+    return np.unique(run.space.roots(torch.cat(labels)).numpy())
+
+
+def _community(
+    run: Propagation,
+    members: np.ndarray,
+    roots: dict[Key, np.ndarray],
+    kind: str | None,
+    names: dict[str, int],
+) -> Community:
+    by_value = np.argsort(members)
+    slices = []
+    owned_widths: dict[str, dict[int, int]] = defaultdict(dict)
+    macs = 0.0
+    for (name, axis), labels in roots.items():
+        places = np.flatnonzero(np.isin(labels, members))
+        if not len(places):
+            continue
+        population = by_value[np.searchsorted(members[by_value], labels[places])]
+        width = len(places) // len(members)
+        index = places[np.argsort(population, kind="stable")].reshape(len(members), width)
+        roles = run.roles.get((name, axis), set())
+        role: Role = "in" if "in" in roles else "out" if "out" in roles else "tied"
+        slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
+        owned_widths[name][axis] = width
+        macs += width * run.axis_macs.get((name, axis), 0.0)
+    macs += _label_macs(run, int(members[0]))
+    makers = [s for s in slices if s.role == "out"]
+    if kind is None:
+        kind = "filter" if len(run.shapes[makers[0].tensor]) > 2 else "neuron"
+    name = _name(makers[0].tensor, [s.tensor for s in slices], kind)
+    names[name] += 1
+    if names[name] > 1:
+        name = f"{name}#{names[name]}"
+    parameters = _parameter_cost(run, owned_widths)
+    return Community(name, kind, len(members), Cost(parameters, macs), tuple(slices))
+
+
+def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
+    parameters = set(run.program.graph_signature.inputs_to_parameters.values())
+    total = 0
+    for name, owned in widths.items():
+        if name not in parameters:
+            continue
+        full, left = 1, 1
+        for axis, size in enumerate(run.shapes[name]):
+            full *= size
+            left *= size - owned.get(axis, 0)
+        total += full - left
+    return total
+
+
+def _label_macs(run: Propagation, member: int) -> float:
+    total = 0.0
+    for labels, each in run.label_macs:
+        total += each * int((run.space.roots(labels) == member).sum())
+    return total
+
+
+def _name(maker: str, tensors: list[str], kind: str) -> str:
+    """Name a community after the module that makes it; heads after what holds all their parts."""
+    paths = [t.rpartition(".")[0].split(".") for t in tensors]
+    if kind != "head":
+        return maker.rpartition(".")[0] or maker
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common) or maker.rpartition(".")[0] or maker
+
+
+def _refusals(
+    run: Propagation,
+    makers: list[Key],
+    roots: dict[Key, np.ndarray],
+    communities: list[Community],
+    read: np.ndarray,
+    alone: dict[int, str],
+) -> list[Refusal]:
+    taken = {(s.tensor, s.axis): s for c in communities for s in c.slices}
+    refusals = []
+    for key in makers:
+        left = roots[key]
+        if key in taken:
+            mask = np.ones(len(left), dtype=bool)
+            for community in communities:
+                for part in community.slices:
+                    if (part.tensor, part.axis) == key:
+                        mask[part.index.reshape(-1).numpy()] = False
+            left = left[mask]
+        if not len(left):
+            continue
+        labels = torch.from_numpy(np.unique(left))
+        reasons = run.space.reasons(labels)
+        reasons += [alone[int(r)] for r in labels.tolist() if int(r) in alone and not reasons]
+        if not reasons and not np.isin(labels.numpy(), read).any():
+            reasons = ["no linear map reads it"]
+        remedy = ""
+        if any(r.startswith("no rule for") for r in reasons):
+            remedy = "teach the operator with @natsel.rule"
+        name = key[0].rpartition(".")[0] or key[0]
+        refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
+    return refusals

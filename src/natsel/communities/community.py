@@ -1,0 +1,151 @@
+"""What discovery returns: communities, the slices their populations own, and what stays whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Role = Literal["out", "in", "tied"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one population costs while all others are there.
+
+    Attributes:
+        parameters: elements of parameters (not of buffers) that go with it.
+        macs: multiply-accumulates per sample that go with it.
+    """
+
+    parameters: int
+    macs: float
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The part of one tensor that a community owns.
+
+    Attributes:
+        tensor: name of the parameter or buffer in the model.
+        axis: the axis that shrinks.
+        index: which places along the axis each population owns, int64 ``[size, width]``.
+        role: "out" (these rows make the population), "in" (these columns read it: its mass gates
+            here) or "tied" (numbers that merely go along, such as a bias or a scale).
+    """
+
+    tensor: str
+    axis: int
+    index: Tensor
+    role: Role
+
+
+@dataclass(frozen=True)
+class Rebinding:
+    """A Python number in a module that holds a size and must follow it.
+
+    Attributes:
+        module: path of the module in the model.
+        attribute: its attribute.
+        per_population: what one population contributes to the number.
+    """
+
+    module: str
+    attribute: str
+    per_population: int
+
+
+@dataclass(frozen=True, eq=False)
+class Community:
+    """Populations of one kind in one place, interchangeable in structure and cost.
+
+    Attributes:
+        name: path of the module that makes them.
+        kind: "neuron", "filter" or "head".
+        size: how many populations.
+        cost: what each of them costs.
+        slices: every tensor slice that goes with them.
+        rebindings: Python numbers that follow their count.
+    """
+
+    name: str
+    kind: str
+    size: int
+    cost: Cost
+    slices: tuple[Slice, ...]
+    rebindings: tuple[Rebinding, ...] = ()
+
+    @property
+    def gates(self) -> tuple[Slice, ...]:
+        """The slices at which a population's mass scales its influence."""
+        return tuple(s for s in self.slices if s.role == "in")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that looks removable and is left whole.
+
+    Attributes:
+        name: path of the module.
+        size: how many populations it would have had.
+        reason: why it is left whole.
+        remedy: what the user can do, if anything.
+    """
+
+    name: str
+    size: int
+    reason: str
+    remedy: str = ""
+
+
+class Communities(Mapping[str, Community]):
+    """The communities of one model, by name, in the order in which the model uses them.
+
+    Attributes:
+        model: the model they were found in.
+        example_inputs: the inputs they were found with.
+        refused: what was left whole, and why.
+        barriers: operators without a rule that were met, with the line of code.
+        macs: multiply-accumulates per sample of the whole model, linear maps and attention.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Tensor, ...],
+        communities: tuple[Community, ...],
+        refused: tuple[Refusal, ...] = (),
+        barriers: tuple[str, ...] = (),
+        macs: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.example_inputs = example_inputs
+        self.refused = refused
+        self.barriers = barriers
+        self.macs = macs
+        self._communities = {c.name: c for c in communities}
+
+    def __getitem__(self, name: str) -> Community:
+        return self._communities[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._communities)
+
+    def __len__(self) -> int:
+        return len(self._communities)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{c.name}: {c.size} {c.kind}s" for c in self.values())
+        return f"Communities({parts})"
+
+    @property
+    def num_populations(self) -> int:
+        """How many populations there are in all communities together."""
+        return sum(c.size for c in self.values())
+
+    def full(self) -> dict[str, Tensor]:
+        """Return the selection that keeps everything: one all-true tensor per community."""
+        return {c.name: torch.ones(c.size, dtype=torch.bool) for c in self.values()}

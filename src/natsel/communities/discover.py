@@ -1,0 +1,135 @@
+"""Find the communities of any network: export, propagate labels, collect, prove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+import natsel.communities.rules  # noqa: F401  (fills the table of rules)
+from natsel.common.errors import refuse
+from natsel.communities.collect import collect
+from natsel.communities.community import Communities
+from natsel.communities.propagation import Propagation
+from natsel.communities.proof import prove
+
+
+def discover(
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, proof: bool = True
+) -> Communities:
+    """Find what can be removed from a model as a whole: its populations, in communities.
+
+    The model is exported and its graph is run on integer labels instead of data: shape operators
+    run as they are, arithmetic unites the labels that meet, linear maps read labels on one axis of
+    their weight and make new ones on the other, an operator without a rule is a barrier. What is
+    found is then proven: populations are removed and the small model must equal the masked one;
+    what fails is left whole and named in ``refused``. The model is not changed.
+
+    Args:
+        model: any module that ``torch.export`` can export.
+        example_inputs: a tuple of tensors that the model runs on; one tensor is taken as a tuple.
+        proof: remove some populations of each community and compare, before offering them.
+
+    Returns:
+        The communities by name. ``refused`` says what was left whole and why.
+
+    Raises:
+        ValueError: if the model does not run on the inputs, or cannot be exported.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> discover(model, (torch.zeros(1, 4),))
+        Communities(0: 8 neurons)
+    """
+    inputs = as_inputs(example_inputs)
+    with evaluating(model):
+        try:
+            with torch.no_grad():
+                model(*inputs)
+        except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            refuse("example_inputs", shapes, f"shapes the model runs on ({_first_line(error)})")
+        program = _export(model, inputs)
+        run = Propagation(program, _canonical_names(model))
+        communities, refused = collect(run)
+        macs = sum(
+            each * run.shapes[name][axis]
+            for (name, axis), each in run.axis_macs.items()
+            if "in" in run.roles[name, axis] or run.roles[name, axis] == {"tied"}
+        ) + sum(each * len(labels) for labels, each in run.label_macs)
+        if proof and communities:
+            communities, failed = prove(model, communities, inputs)
+            refused = refused + failed
+    barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
+    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, macs)
+
+
+def as_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return example inputs as a tuple of tensors.
+
+    Raises:
+        ValueError: if they are anything else.
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if not isinstance(example_inputs, list | tuple) or not all(
+        isinstance(x, Tensor) for x in example_inputs
+    ):
+        refuse("example_inputs", type(example_inputs).__name__, "a tuple of tensors")
+    if not example_inputs:
+        refuse("example_inputs", (), "at least one tensor")
+    return tuple(example_inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while; every module's own mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    narrow = _first_sample(inputs)
+    failure: Exception | None = None
+    for attempt in dict.fromkeys((narrow, inputs)):
+        try:
+            with torch.no_grad():
+                return torch.export.export(model, attempt, strict=False)
+        except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
+            failure = error
+    assert failure is not None
+    raise ValueError(
+        f"model={type(model).__name__} cannot be exported by torch.export: {_first_line(failure)} "
+        "(remedy: avoid Python control flow on tensor values in forward)"
+    ) from failure
+
+
+def _first_sample(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Keep one sample where all inputs agree on a batch axis, so that labels stay small."""
+    if all(x.dim() > 0 and x.shape[0] == inputs[0].shape[0] for x in inputs):
+        return tuple(x[:1] for x in inputs)
+    return inputs
+
+
+def _canonical_names(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for listing in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        for name, tensor in listing:
+            names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,129 @@
+"""Integer labels and the equivalence between them: who belongs to the same population."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+NONE = 0
+"""Label of a structural zero: a padded border, a constant zero. Removing around it is harmless."""
+
+DATA = 1
+"""Label of data that belongs to no population: inputs, constants, results of unknown operators."""
+
+
+class LabelSpace:
+    """Union-find over integer labels, vectorised.
+
+    Every label starts as a class of its own. :meth:`unite` merges classes elementwise;
+    :meth:`fix` marks classes that cannot be removed, with the reason. ``NONE`` never merges;
+    meeting ``DATA`` fixes a class instead of merging with it, so that two classes fixed for
+    different reasons stay apart.
+    """
+
+    def __init__(self) -> None:
+        self._root = np.arange(2, dtype=np.int64)
+        self._fixed = np.array([False, True])
+        self._reasons: list[tuple[np.ndarray, str]] = []
+        self.num_changes = 0
+
+    def fresh(self, *shape: int) -> Tensor:
+        """Return a tensor of new labels, each a class of its own."""
+        start = len(self._root)
+        count = int(np.prod(shape, dtype=np.int64))
+        new = np.arange(start, start + count, dtype=np.int64)
+        self._root = np.concatenate([self._root, new])
+        self._fixed = np.concatenate([self._fixed, np.zeros(count, dtype=bool)])
+        return torch.from_numpy(new.copy()).reshape(shape)
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """Return the representative of each label's class, same shape."""
+        return torch.from_numpy(self._root[labels.numpy()])
+
+    def is_fixed(self, labels: Tensor) -> Tensor:
+        """Return, per label, whether its class cannot be removed."""
+        return torch.from_numpy(self._fixed[self._root[labels.numpy()]])
+
+    def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
+        """Merge the classes of two label tensors of one shape, element by element.
+
+        Args:
+            first: labels, any shape.
+            second: labels, the same shape.
+            reason: why a class is fixed where it meets ``DATA``.
+        """
+        a = self._root[first.reshape(-1).numpy()]
+        b = self._root[second.reshape(-1).numpy()]
+        differ = (a != b) & (a != NONE) & (b != NONE)
+        if not differ.any():
+            return
+        pairs = np.unique(np.stack([a[differ], b[differ]], axis=1), axis=0)
+        meets_data = (pairs == DATA).any(axis=1)
+        if meets_data.any():
+            self._fix_roots(pairs[meets_data].max(axis=1), reason)
+            pairs = pairs[~meets_data]
+        if not len(pairs):
+            return
+        nodes, edges = np.unique(pairs, return_inverse=True)
+        edges = edges.reshape(pairs.shape)
+        graph = coo_array(
+            (np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])),
+            shape=(len(nodes), len(nodes)),
+        )
+        _, component = connected_components(graph, directed=False)
+        smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
+        np.minimum.at(smallest, component, nodes)
+        fixed = np.zeros(component.max() + 1, dtype=bool)
+        np.logical_or.at(fixed, component, self._fixed[nodes])
+        target = np.arange(len(self._root))
+        target[nodes] = smallest[component]
+        self._root = target[self._root]
+        self._fixed[smallest] = fixed
+        self.num_changes += 1
+
+    def unite_along(self, labels: Tensor, axes: tuple[int, ...], reason: str) -> Tensor:
+        """Merge all labels that differ only in their place along ``axes``.
+
+        Args:
+            labels: labels, any shape.
+            axes: the axes to merge over.
+            reason: why a class is fixed where it meets ``DATA``.
+
+        Returns:
+            One label per remaining place, ``axes`` kept with size 1; ``NONE`` only where every
+            merged label was ``NONE``.
+        """
+        if not axes or labels.numel() == 0:
+            return labels
+        first = labels.amax(dim=axes, keepdim=True)
+        self.unite(first.expand_as(labels), labels, reason)
+        return first
+
+    def fix(self, labels: Tensor, reason: str) -> None:
+        """Mark the classes of ``labels`` as not removable, for ``reason``."""
+        roots = np.unique(self._root[labels.reshape(-1).numpy()])
+        self._fix_roots(roots[roots > DATA], reason)
+
+    def _fix_roots(self, roots: np.ndarray, reason: str) -> None:
+        if len(roots):
+            if not self._fixed[roots].all():
+                self.num_changes += 1
+            self._fixed[roots] = True
+            self._reasons.append((np.unique(roots), reason))
+
+    def note(self, labels: Tensor, reason: str) -> None:
+        """Remember why the classes of ``labels`` are about to be tied to one another."""
+        roots = np.unique(self._root[labels.reshape(-1).numpy()])
+        self._reasons.append((roots[roots > DATA], reason))
+
+    def reasons(self, labels: Tensor) -> list[str]:
+        """Return why the classes of ``labels`` are fixed or tied, each reason once, in order."""
+        wanted = np.unique(self._root[labels.reshape(-1).numpy()])
+        found: dict[str, None] = {}
+        for members, reason in self._reasons:
+            if reason not in found and np.isin(self._root[members], wanted).any():
+                found[reason] = None
+        return list(found)

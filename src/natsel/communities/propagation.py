@@ -1,0 +1,313 @@
+"""Run an exported graph on labels instead of data."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from natsel.communities.labels import DATA, NONE, LabelSpace
+
+MAX_LIFTED_ELEMENTS = 1 << 24
+MAX_PASSES = 4
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A parameter or buffer that the graph reads, before anything says how its axes are used.
+
+    Attributes:
+        name: its name in the model, the first where several share the tensor.
+        shape: its shape.
+        axes: which axis of the stored tensor each axis of this view is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def permuted(self, order: tuple[int, ...]) -> TensorRef:
+        """Return the same tensor seen with its axes in another order."""
+        return TensorRef(self.name, self.shape, tuple(self.axes[i] for i in order))
+
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Register how an operator treats labels.
+
+    The function gets ``(run, node, *args, **kwargs)`` with label tensors in place of data
+    tensors and a :class:`TensorRef` in place of parameters and buffers, and returns the label
+    tensor (or tuple) of the result.
+
+    Args:
+        operators: names such as ``"aten.relu.default"``.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+class Propagation:
+    """One model's labels: the graph run on them until nothing changes any more."""
+
+    def __init__(self, program: ExportedProgram, canonical: dict[str, str]) -> None:
+        self.program = program
+        self.space = LabelSpace()
+        self.axis_labels: dict[tuple[str, int], Tensor] = {}
+        self.lifted: dict[str, Tensor] = {}
+        self.roles: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.axis_macs: dict[tuple[str, int], float] = {}
+        self.label_macs: list[tuple[Tensor, float]] = []
+        self.heads: list[Tensor] = []
+        self.barriers: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._refs = self._references(canonical)
+        self._counting = False
+        for number in range(MAX_PASSES):
+            before = self.space.num_changes
+            self._counting = number == 0
+            self._run()
+            if self.space.num_changes == before and number:
+                break
+
+    def _references(self, canonical: dict[str, str]) -> dict[str, TensorRef]:
+        signature = self.program.graph_signature
+        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        tensors = {**self.program.state_dict, **self.program.constants}
+        refs = {}
+        for placeholder, target in held.items():
+            name = canonical.get(target, target)
+            shape = tuple(tensors[target].shape)
+            self.shapes[name] = shape
+            refs[placeholder] = TensorRef(name, shape, tuple(range(len(shape))))
+        return refs
+
+    def _run(self) -> None:
+        environment: dict[fx.Node, Any] = {}
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                ref = self._refs.get(node.name)
+                environment[node] = ref if ref is not None else self._data(node)
+            elif node.op == "output":
+                self._output(fx.node.map_arg(node.args, environment.__getitem__))
+            elif node.op == "call_function":
+                args = fx.node.map_arg(node.args, environment.__getitem__)
+                kwargs = fx.node.map_arg(node.kwargs, environment.__getitem__)
+                environment[node] = self._call(node, args, kwargs)
+            else:
+                environment[node] = self._data(node)
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        function = RULES.get(operator_name(node))
+        if function is not None:
+            return function(self, node, *args, **kwargs)
+        if not tensors_in((args, kwargs)):
+            value = node.meta.get("val")
+            return self._data(node) if contains_tensor(value) else value
+        return self.barrier(node, args, kwargs)
+
+    def _output(self, value: Any) -> None:
+        for labels in tensors_in(value):
+            self.space.fix(self.lift(labels), "it is an output of the model")
+
+    def _data(self, node: fx.Node) -> Any:
+        return map_tensors(
+            node.meta.get("val"), lambda t: torch.full(tuple(t.shape), DATA, dtype=torch.int64)
+        )
+
+    # What rules use.
+
+    def barrier(self, node: fx.Node, args: Any, kwargs: Any = None) -> Any:
+        """Fix everything that enters an operator without a rule; its result is plain data."""
+        name = operator_name(node)
+        reason = f"no rule for {name}{place(node)}"
+        self.barriers[name] = place(node)
+        for labels in tensors_in((args, kwargs)):
+            self.space.fix(self.lift(labels), reason)
+        return self._data(node)
+
+    def axis(self, ref: Any, axis: int, role: str) -> Tensor:
+        """Return the labels of one axis of a parameter, and note the part it plays.
+
+        Args:
+            ref: the parameter.
+            axis: which axis, in the view that the operator sees.
+            role: "out" (makes populations), "in" (a linear map reads them) or "tied".
+        """
+        assert isinstance(ref, TensorRef)
+        stored = ref.axes[axis]
+        key = (ref.name, stored)
+        if key not in self.axis_labels:
+            self.axis_labels[key] = self.space.fresh(ref.shape[stored])
+        self.roles[key].add(role)
+        labels = self.axis_labels[key]
+        if ref.name in self.lifted:
+            reason = f"{ref.name} serves both as a weight and as plain data"
+            self.space.fix(labels, reason)
+            self.space.fix(self.lifted[ref.name], reason)
+        return labels
+
+    def lift(self, value: Any) -> Tensor:
+        """Return a label tensor for a value: a parameter becomes one label per element."""
+        if isinstance(value, Tensor):
+            return value
+        assert isinstance(value, TensorRef)
+        if value.name not in self.lifted:
+            count = 1
+            for size in value.shape:
+                count *= size
+            if count > MAX_LIFTED_ELEMENTS:
+                self.lifted[value.name] = torch.full(value.shape, DATA, dtype=torch.int64)
+            else:
+                self.lifted[value.name] = self.space.fresh(*value.shape)
+        for (name, axis), labels in list(self.axis_labels.items()):
+            if name == value.name:
+                reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
+                self.space.fix(labels, reason)
+                self.space.fix(self.lifted[name], reason)
+        return self.lifted[value.name].permute(value.axes)
+
+    def count(self, ref: Any, axis: int, macs_per_index: float) -> None:
+        """Charge multiply-accumulates to each index of one axis of a weight (first pass only)."""
+        if self._counting:
+            key = (ref.name, ref.axes[axis])
+            self.axis_macs[key] = self.axis_macs.get(key, 0.0) + macs_per_index
+
+    def count_labels(self, labels: Tensor, macs_each: float) -> None:
+        """Charge multiply-accumulates to each of some labels (first pass only)."""
+        if self._counting:
+            self.label_macs.append((labels.reshape(-1), macs_each))
+
+    def mark_heads(self, labels: Tensor) -> None:
+        """Note that these populations are attention heads."""
+        if self._counting:
+            self.heads.append(labels.reshape(-1))
+
+    def combine(self, node: fx.Node, *values: Any) -> Tensor:
+        """Unite what meets in elementwise arithmetic, with broadcasting.
+
+        An operand that is repeated over places of different populations (a mask, a scale shared
+        by all) belongs to none of them and ties nothing. One whose every element meets exactly
+        one population belongs to it. A population whose values are repeated over several others
+        (a spatial gate, an outer product) has no linear consumer there: it is fixed.
+        """
+        operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
+        result = operands[0]
+        for other in operands[1:]:
+            result = self._combine_two(result, other, f"it meets other data at{place(node)}")
+        return result
+
+    def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a_full = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
+        b_full = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
+        a_free = self._tie(a_full, b_full, shape, reason)
+        b_free = self._tie(b_full, a_full, shape, reason)
+        a_out, b_out = a_full.expand(shape), b_full.expand(shape)
+        a_free, b_free = a_free.expand(shape), b_free.expand(shape)
+        return torch.where(
+            a_free & b_free,
+            torch.where((a_out == NONE) & (b_out == NONE), NONE, DATA),
+            torch.where(a_free | (a_out == NONE), b_out, a_out),
+        )
+
+    def _tie(self, x: Tensor, y: Tensor, shape: torch.Size, reason: str) -> Tensor:
+        """Unite ``x`` with what it meets in ``y``; return where ``x`` ties nothing instead."""
+        space = self.space
+        repeated = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and shape[i] > 1)
+        met = space.roots(y)
+        over = tuple(i for i in repeated if y.shape[i] > 1)
+        high = met.amax(dim=over, keepdim=True) if over else met
+        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
+        low = low.amin(dim=over, keepdim=True) if over else low
+        single = (low == high) | (high == NONE)
+        single, high = single.expand(x.shape), high.expand(x.shape)
+        plain = (x == DATA) | self._is_lone(x)
+        # Data that meets one and the same population everywhere does not index populations.
+        named = high[high > DATA]
+        indexes = bool(named.numel()) and bool((named != named[0]).any())
+        free = torch.where(single, plain & (not indexes), plain | space.is_fixed(x) | (x == NONE))
+        # What the other operand is to plain data is decided from the side of the data.
+        met_plain = (high == DATA) | self._is_lone(high)
+        tie = single & ~free & (plain | ~met_plain)
+        space.unite(x[tie], high[tie], reason)
+        crossed = ~single & ~free
+        space.fix(x[crossed], reason)
+        return free | crossed
+
+    def _is_lone(self, labels: Tensor) -> Tensor:
+        """Tell which labels are elements of a lifted parameter that met nothing yet."""
+        if not hasattr(self, "_lone_cache") or self._lone_cache[0] != self._lone_key():
+            lone = torch.zeros(len(self.space._root), dtype=torch.bool)
+            counts = torch.bincount(torch.from_numpy(self.space._root), minlength=len(lone))
+            for element_labels in self.lifted.values():
+                lone[element_labels.reshape(-1)] = True
+            self._lone_cache = (self._lone_key(), lone & (counts == 1))
+        return self._lone_cache[1][labels]
+
+    def _lone_key(self) -> tuple[int, int, int]:
+        return (self.space.num_changes, len(self.space._root), len(self.lifted))
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return an operator's name, such as ``aten.relu.default``."""
+    return str(node.target)
+
+
+def place(node: fx.Node) -> str:
+    """Return the line of user code that a node came from, or nothing if it is not known."""
+    trace = node.meta.get("stack_trace") or ""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    own = [i for i in frames if "/torch/" not in lines[i].replace("\\", "/")]
+    for index in reversed(own or frames):
+        if lines[index].startswith("File "):
+            parts = lines[index].split('"')
+            file = parts[1].replace("\\", "/").rsplit("/", 1)[-1] if len(parts) > 1 else "?"
+            number = lines[index].split("line ")[-1].split(",")[0]
+            code = lines[index + 1] if index + 1 < len(lines) else ""
+            return f" {file}:{number} `{code}`" if code else f" {file}:{number}"
+    return ""
+
+
+def tensors_in(value: Any) -> list[Any]:
+    """Return the label tensors and references inside nested arguments."""
+    if isinstance(value, Tensor | TensorRef):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [t for item in value for t in tensors_in(item)]
+    return []
+
+
+def contains_tensor(value: Any) -> bool:
+    """Tell whether a (nested) value holds a tensor."""
+    return bool(tensors_in(value))
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensors inside nested lists and tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value

@@ -1,0 +1,111 @@
+"""Normalisations: their parameters go with the channels; what they average over is tied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from natsel.communities.propagation import Propagation, TensorRef, place, rule
+
+
+def _tie_parameters(run: Propagation, channels: Tensor, *parameters: Any) -> None:
+    for parameter in parameters:
+        if isinstance(parameter, TensorRef):
+            run.space.unite(channels, run.axis(parameter, 0, "tied"), "it meets plain data")
+
+
+@rule("aten.batch_norm.default")
+def batch_norm(
+    run: Propagation,
+    node: fx.Node,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    *args: Any,
+) -> Any:
+    """Each channel is scaled and shifted by numbers of its own."""
+    x = run.lift(x)
+    over = tuple(i for i in range(x.dim()) if i != 1)
+    channels = run.space.unite_along(x, over, f"it meets plain data at{place(node)}").reshape(-1)
+    _tie_parameters(run, channels, weight, bias, mean, variance)
+    ref = next((p for p in (weight, mean) if isinstance(p, TensorRef)), None)
+    if ref is None:
+        return x
+    view = [1] * x.dim()
+    view[1] = -1
+    return run.axis(ref, 0, "tied").reshape(view).expand(x.shape)
+
+
+@rule("aten.layer_norm.default", "aten.rms_norm.default")
+def layer_norm(
+    run: Propagation,
+    node: fx.Node,
+    x: Any,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *args: Any,
+) -> Any:
+    """Everything that is normalised together stands or falls together."""
+    x = run.lift(x)
+    axes = tuple(range(x.dim() - len(shape), x.dim()))
+    reason = f"normalised together with its neighbours at{place(node)}"
+    note_mixed(run, x, axes, reason)
+    parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
+    result = run.space.unite_along(x, axes, reason).expand(x.shape)
+    if len(shape) == 1:
+        for parameter in parameters:
+            labels = run.axis(parameter, 0, "tied")
+            met = run.space.roots(x).reshape(-1, x.shape[-1])
+            same = (met == met[:1]).all(0)
+            run.space.unite(met[0][same], labels[same], reason)
+    return result
+
+
+@rule("aten.group_norm.default", "aten.instance_norm.default")
+def group_norm(
+    run: Propagation,
+    node: fx.Node,
+    x: Any,
+    groups: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *args: Any,
+) -> Any:
+    """The channels of a group are normalised together; with one channel each they are free."""
+    if not isinstance(groups, int):
+        return run.barrier(node, (x, groups, weight, bias, *args))
+    x = run.lift(x)
+    reason = f"normalised together with its group at{place(node)}"
+    grouped = x.reshape(x.shape[0], groups, -1)
+    note_mixed(run, grouped, (2,), reason)
+    merged = run.space.unite_along(grouped, (2,), reason).expand(grouped.shape).reshape(x.shape)
+    channels = merged.amax(dim=tuple(i for i in range(x.dim()) if i != 1))
+    _tie_parameters(run, channels, weight, bias)
+    return merged
+
+
+@rule("aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default")
+def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Tensor:
+    """What competes in one softmax stands or falls together."""
+    x = run.lift(x)
+    reason = f"it shares a softmax at{place(node)}"
+    note_mixed(run, x, (dim % x.dim(),), reason)
+    return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
+
+
+def note_mixed(run: Propagation, x: Tensor, axes: tuple[int, ...], reason: str) -> None:
+    """Note which classes are about to be tied because they meet along ``axes``.
+
+    Removing some of what is normalised or summed together changes the rest: no masked network
+    equals it. So it becomes one population that stands or falls as a whole.
+    """
+    roots = run.space.roots(x)
+    low, high = roots.amin(dim=axes, keepdim=True), roots.amax(dim=axes, keepdim=True)
+    mixed = (low != high).expand(x.shape)
+    if bool(mixed.any()):
+        run.space.note(x[mixed], reason)
