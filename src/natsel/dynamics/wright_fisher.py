@@ -69,8 +69,7 @@ def wright_fisher(
         selected_shares(mass, fitness * (dt * pressure)) * draws, generator=generator
     )
     drawn = offspring.sum(-1, keepdim=True)
-    scaled = offspring * (mass.sum(-1, keepdim=True) / drawn)
-    return torch.where(drawn > 0, scaled, mass)
+    return torch.where(drawn > 0, offspring / drawn * mass.sum(-1, keepdim=True), mass)
 
 
 def velocity(
