@@ -62,6 +62,15 @@ def survives_extreme_fitness(law: Dynamic):
         assert_in_space(law, mass, after)
 
 
+def stays_in_its_space_when_rounding(law: Dynamic):
+    # A few roundings below 1, where an inexact quotient could pass it.
+    mass = 1 - torch.arange(4.0).repeat(500) * 2**-24
+    fitness = 10 * torch.rand(2000, generator=seeded())
+    for pressure in (0.0, 1e-3, 1.0):
+        after = law.step(mass, fitness, 1.0, pressure=pressure, generator=seeded())
+        assert_in_space(law, mass, after)
+
+
 def keeps_the_extinct_extinct(law: Dynamic):
     mass, fitness, matrix = ecosystem(5)
     mass[1] = mass[3] = 0.0
@@ -233,6 +242,7 @@ CHECKS = {
     check.__name__: check
     for check in (
         stays_in_its_space,
+        stays_in_its_space_when_rounding,
         survives_extreme_fitness,
         keeps_the_extinct_extinct,
         rests_where_nothing_lives,
