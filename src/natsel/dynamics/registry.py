@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -14,8 +15,12 @@ from natsel.common.errors import choose
 class Step(Protocol):
     """One discrete step of a law, for every community at once.
 
-    ``mass`` and ``fitness`` have shape ``[..., n]``; populations compete along the last axis.
-    A mass of exactly 0 is extinct and stays 0 under every law.
+    ``mass`` and ``fitness`` have shape ``[..., n]``; populations compete along the last axis, and
+    the axes before it are communities of the same size that know nothing of each other.
+    ``fitness`` is >= 0, and its mean over the living of a community is 1. ``pressure`` is a number
+    or a tensor that broadcasts against ``[..., n]``, ``competition`` a tensor that broadcasts
+    against ``[..., n, n]``. A mass of exactly 0 is extinct and stays 0 under every law. No
+    argument is changed.
     """
 
     def __call__(
@@ -39,7 +44,8 @@ class Dynamic(NamedTuple):
         space: "simplex" (the sum of the masses is conserved, a mass may pass 1 and its influence
             is bounded to 1) or "box" (each mass stays in [0, 1]).
         velocity: the right-hand side of the differential equation that ``step`` follows for
-            small dt (for a stochastic law, of its mean), with the same keywords.
+            small dt (for a stochastic law, of its mean): ``velocity(mass, fitness, *, pressure,
+            competition)``. None where nobody wrote it down.
         competes: whether it wants the competition matrix ``[..., n, n]``.
         stochastic: whether it draws from the generator.
         rate: time that passes in one training step, unless the user says otherwise.
@@ -49,11 +55,31 @@ class Dynamic(NamedTuple):
     name: str
     step: Step
     space: Literal["simplex", "box"]
-    velocity: Callable[..., Tensor]
+    velocity: Callable[..., Tensor] | None = None
     competes: bool = False
     stochastic: bool = False
     rate: float = 0.01
     pressure: float = 1.0
+
+    def bind(self, **constants: float) -> Dynamic:
+        """The same law with other constants of its own.
+
+        Args:
+            constants: keywords of ``step`` that only this law has.
+
+        Returns:
+            A law that is not in the table; give it wherever a name is accepted.
+
+        Example:
+            >>> import natsel.dynamics
+            >>> natsel.dynamics.get("replicator-mutator").bind(mutation=0.05).space
+            'simplex'
+        """
+        step: Callable[..., Tensor] = self.step
+        return self._replace(
+            step=partial(step, **constants),
+            velocity=self.velocity and partial(self.velocity, **constants),
+        )
 
 
 DYNAMICS: dict[str, Dynamic] = {}
@@ -77,18 +103,40 @@ def register(dynamic: Dynamic) -> Dynamic:
     return dynamic
 
 
-def get(dynamics: str | Dynamic) -> Dynamic:
-    """Look a law up by its name; a :class:`Dynamic` passes through.
+def get(dynamics: str | Dynamic | Step) -> Dynamic:
+    """Look a law up by its name; a law or a step function of the user's own passes through.
+
+    A bare function is taken to be deterministic, without competition matrix, and to keep masses
+    in [0, 1]: for anything else, give a :class:`Dynamic`. A step of the table, also as a
+    ``functools.partial``, is recognised as its law.
 
     Args:
-        dynamics: a registered name or a law of the user's own.
+        dynamics: a registered name, a :class:`Dynamic`, or a function with the signature of
+            :class:`Step`.
 
     Returns:
         The law.
 
     Raises:
         ValueError: if no law has this name.
+
+    Example:
+        >>> def decay(mass, fitness, dt, *, pressure=1.0, competition=None, generator=None):
+        ...     return mass / (1 + dt * pressure)
+        >>> law = get(decay)
+        >>> law.name, law.space, law.velocity
+        ('decay', 'box', None)
     """
     if isinstance(dynamics, Dynamic):
         return dynamics
-    return DYNAMICS[choose("dynamics", dynamics, DYNAMICS)]
+    if isinstance(dynamics, str) or not callable(dynamics):
+        return DYNAMICS[choose("dynamics", dynamics, DYNAMICS)]
+    if isinstance(dynamics, partial):
+        law = get(dynamics.func)
+        if law is DYNAMICS.get(law.name):
+            return law.bind(**dynamics.keywords)
+        return law._replace(step=dynamics)
+    for law in DYNAMICS.values():
+        if law.step is dynamics:
+            return law
+    return Dynamic(getattr(dynamics, "__name__", type(dynamics).__name__), dynamics, "box")
