@@ -116,7 +116,8 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
         try:
             save_file(tensors, temporary, metadata=metadata)
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{target} is not written: {error}") from None
+            reason = "safetensors cannot hold one of its tensors"
+            raise ValueError(f"{target} is not written: {reason} ({error})") from None
         position = _signature_position(temporary)
         assert position is not None
         digest = _digest(temporary, position)
@@ -194,6 +195,7 @@ def _encode(
     node: Any, place: tuple[str, ...], tensors: dict[str, Tensor], storages: set[int]
 ) -> Any:
     """Turn a node into JSON; its tensors go into ``tensors``."""
+    where = "/".join(place) or "the root"
     if isinstance(node, Tensor):
         name = "/".join(place)
         while name in tensors or name in ("", "__metadata__"):
@@ -204,7 +206,7 @@ def _encode(
         items = []
         for key, value in node.items():
             if not (key is None or isinstance(key, (str, int, float))):
-                refuse("tree", key, f"a str, int, float, bool or None as key under {place}")
+                refuse("tree", key, f"a str, int, float, bool or None as key of {where}")
             step = quote(str(key), safe=" ", errors="surrogatepass")
             encoded = _encode(value, (*place, step), tensors, storages)
             items.append([_encode(key, place, tensors, storages), encoded])
@@ -216,7 +218,6 @@ def _encode(
         return {"float": repr(float(node))}
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
-    where = "/".join(place) or "the root"
     refuse("tree", node, f"a tensor, int, float, bool, str, None or a container at {where}")
 
 

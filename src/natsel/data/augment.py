@@ -29,5 +29,5 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int = 
     padded = F.pad(images, (padding,) * 4)
     sample = torch.arange(num_images)[:, None, None]
     # The three indices broadcast to [N, H, W] and stand around the channel axis: it goes last.
-    picked = padded.to(images.device)[sample, :, rows[:, :, None], columns[:, None, :]]
+    picked = padded[sample, :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()

@@ -72,8 +72,8 @@ def batches(
         ...         numbers, numbers, batch_size=3, generator=torch.Generator().manual_seed(0)
         ...     )
         ...     print([batch.tolist() for batch, _ in epoch])
-        [[2, 0, 1], [3]]
-        [[2, 0, 1], [3]]
+        [[0, 1, 3], [2]]
+        [[0, 1, 3], [2]]
     """
     if len(inputs) != len(labels):
         refuse("labels", len(labels), f"as many labels as inputs, {len(inputs)}")

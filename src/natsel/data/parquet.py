@@ -67,13 +67,17 @@ def from_files(files: Mapping[str, Path], source: Source) -> dict[str, Tensor]:
             try:
                 # Not load_dataset("parquet"): that counts the load over the network.
                 rows = datasets.Dataset.from_parquet(
-                    os.fspath(path), features=features, cache_dir=scratch, keep_in_memory=True
+                    os.fspath(path),
+                    features=features,
+                    cache_dir=scratch,
+                    keep_in_memory=True,
+                    batch_size=1000,  # else taken from the first row group, which may be empty
                 )
             except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
                 # Arrow's own errors arrive wrapped in errors of datasets that name no file.
                 cause = error.__cause__ or error
                 reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-                raise ValueError(f"{path} cannot be read as parquet: {reason}") from None
+                raise ValueError(f"{path} cannot be read: {reason}") from None
             tensors |= _tensors(rows, split, source, os.fspath(path))
     return tensors
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.models.checks import image_shape, positives
 
 
 class CNN(nn.Module):
@@ -30,12 +30,9 @@ class CNN(nn.Module):
         widths: Sequence[int] = (32, 64, 128),
     ) -> None:
         super().__init__()
-        if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
-            refuse("widths", widths, "whole numbers of at least 1")
+        widths = positives("widths", widths)
         reduction = 2 ** len(widths)
-        if len(in_shape) != 3 or min(in_shape[1:]) < reduction:
-            refuse("in_shape", in_shape, f"(C, H, W) with H and W of at least {reduction}")
-        num_in, height, width = in_shape
+        num_in, height, width = image_shape(in_shape, reduction)
         stages: list[nn.Module] = []
         for num_out in widths:
             stages += [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.models.checks import positives
 
 
 class MLP(nn.Module):
@@ -27,9 +27,7 @@ class MLP(nn.Module):
         self, in_shape: Sequence[int], num_classes: int, *, hidden: Sequence[int] = (512, 256)
     ) -> None:
         super().__init__()
-        if not all(isinstance(width, int) and width > 0 for width in hidden):
-            refuse("hidden", hidden, "whole numbers of at least 1")
-        widths = [math.prod(in_shape), *hidden]
+        widths = [math.prod(in_shape), *positives("hidden", hidden)]
         layers: list[nn.Module] = []
         for num_in, num_out in itertools.pairwise(widths):
             layers += [nn.Linear(num_in, num_out), nn.ReLU()]

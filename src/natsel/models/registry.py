@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from natsel.common.errors import choose, refuse
+from natsel.models.checks import positive, positives
 from natsel.models.cnn import CNN
 from natsel.models.mlp import MLP
 from natsel.models.resnet import ResNet20
@@ -56,8 +56,10 @@ def build(
     accepted = [p for p in inspect.signature(factory).parameters if p not in _COMMON]
     for option in options:
         choose("option", option, accepted)
-    in_shape = _whole_numbers("in_shape", in_shape)
-    (num_classes,) = _whole_numbers("num_classes", [num_classes])
+    in_shape = positives("in_shape", in_shape)
+    num_classes = positive("num_classes", num_classes)
+    if not isinstance(seed, int):
+        refuse("seed", seed, "a whole number")
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     bound = inspect.signature(factory).bind(in_shape, num_classes, **options)
@@ -94,12 +96,6 @@ def rebuild(constructor: Mapping[str, Any]) -> nn.Module:
 
 
 _COMMON = ("in_shape", "num_classes")
-
-
-def _whole_numbers(argument: str, values: Sequence[int]) -> tuple[int, ...]:
-    if not all(isinstance(v, int) and v > 0 for v in values) or math.prod(values) == 0:
-        refuse(argument, values, "whole numbers of at least 1")
-    return tuple(values)
 
 
 def _plain(value: Any) -> Any:

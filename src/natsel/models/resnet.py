@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose
+from natsel.models.checks import image_shape, positive
 
 
 class PadShortcut(nn.Module):
@@ -90,11 +91,10 @@ class ResNet20(nn.Module):
     ) -> None:
         super().__init__()
         choose("shortcut", shortcut, ("pad", "conv"))
-        if len(in_shape) != 3:
-            refuse("in_shape", in_shape, "(C, H, W)")
-        if width < 1 or num_blocks < 1:
-            refuse("width, num_blocks", (width, num_blocks), "whole numbers of at least 1")
-        self.conv = nn.Conv2d(in_shape[0], width, 3, padding=1, bias=False)
+        num_channels, _, _ = image_shape(in_shape)
+        positive("width", width)
+        positive("num_blocks", num_blocks)
+        self.conv = nn.Conv2d(num_channels, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         num_in = width

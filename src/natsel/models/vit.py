@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
+from natsel.models.checks import image_shape, positive
 
 
 class Attention(nn.Module):
@@ -99,17 +100,16 @@ class ViT(nn.Module):
         pool: str = "cls",
     ) -> None:
         super().__init__()
-        if patch < 1 or len(in_shape) != 3 or in_shape[1] % patch or in_shape[2] % patch:
+        num_channels, height, width = image_shape(in_shape)
+        if height % positive("patch", patch) or width % patch:
             refuse("patch", patch, f"a divisor of H and W of in_shape={tuple(in_shape)}")
-        if heads < 1 or dim < 1 or dim % heads:
+        if positive("dim", dim) % positive("heads", heads):
             refuse("heads", heads, f"a divisor of dim={dim}")
-        if depth < 1:
-            refuse("depth", depth, "a whole number of at least 1")
+        positive("depth", depth)
         hidden = int(dim * mlp_ratio)
         if hidden < 1:
             refuse("mlp_ratio", mlp_ratio, f"at least 1 / dim = 1 / {dim}")
         choose("pool", pool, ("cls", "mean"))
-        num_channels, height, width = in_shape
         num_tokens = (height // patch) * (width // patch) + (pool == "cls")
         self.embedding = nn.Conv2d(num_channels, dim, patch, stride=patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
