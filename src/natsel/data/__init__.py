@@ -1,1 +1,13 @@
-"""."""
+"""Real data sets as plain tensors, read whole; batches that can be replayed.
+
+>>> from natsel import data
+>>> digits = data.load("digits")
+>>> digits.train_inputs.shape, digits.test_inputs.shape
+(torch.Size([1437, 1, 8, 8]), torch.Size([360, 1, 8, 8]))
+"""
+
+from natsel.data.augment import crop_and_flip
+from natsel.data.batching import Augment, batches, split
+from natsel.data.loading import Dataset, load, names
+
+__all__ = ["Augment", "Dataset", "batches", "crop_and_flip", "load", "names", "split"]

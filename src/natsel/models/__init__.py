@@ -1,1 +1,15 @@
-"""."""
+"""Reference networks, one file each, built from a name and JSON arguments.
+
+>>> from natsel import models
+>>> model = models.build("mlp", in_shape=(1, 28, 28), num_classes=10, seed=0)
+>>> model.constructor["arguments"]["hidden"]
+[512, 256]
+"""
+
+from natsel.models.cnn import CNN
+from natsel.models.mlp import MLP
+from natsel.models.registry import MODELS, build, rebuild
+from natsel.models.resnet import ResNet20
+from natsel.models.vit import ViT
+
+__all__ = ["CNN", "MLP", "MODELS", "ResNet20", "ViT", "build", "rebuild"]

@@ -1,0 +1,102 @@
+"""The one table of reference networks: by name, from a seed, back from JSON."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from natsel.common.errors import choose, refuse
+from natsel.models.checks import positive, positives
+from natsel.models.cnn import CNN
+from natsel.models.mlp import MLP
+from natsel.models.resnet import ResNet20
+from natsel.models.vit import ViT
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet20": ResNet20,
+    "vit": ViT,
+}
+
+
+def build(
+    name: str,
+    *,
+    in_shape: Sequence[int],
+    num_classes: int,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a reference network; the same seed gives the same weights.
+
+    The model carries ``model.constructor``, a JSON object that :func:`rebuild` understands. The
+    global random state is neither read nor changed.
+
+    Args:
+        name: "mlp", "cnn", "resnet20" or "vit".
+        in_shape: of one input, (C, H, W).
+        num_classes: how many outputs.
+        seed: of the initial weights.
+        generator: if given, the seed is drawn from it instead.
+        **options: what the network's class accepts.
+
+    Returns:
+        The network, in training mode and on the CPU.
+
+    Raises:
+        ValueError: if the name, an option or a value is not allowed.
+    """
+    factory = MODELS[choose("name", name, MODELS)]
+    accepted = [p for p in inspect.signature(factory).parameters if p not in _COMMON]
+    for option in options:
+        choose("option", option, accepted)
+    in_shape = positives("in_shape", in_shape)
+    num_classes = positive("num_classes", num_classes)
+    if not isinstance(seed, int):
+        refuse("seed", seed, "a whole number")
+    if generator is not None:
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    bound = inspect.signature(factory).bind(in_shape, num_classes, **options)
+    bound.apply_defaults()
+    # torch.manual_seed would reseed every accelerator too, which fork_rng(devices=[]) leaves out.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        model = factory(*bound.args, **bound.kwargs)
+    arguments = {key: _plain(value) for key, value in bound.arguments.items()}
+    constructor = {"name": name, "arguments": {**arguments, "seed": seed}}
+    vars(model)["constructor"] = constructor
+    return model
+
+
+def rebuild(constructor: Mapping[str, Any]) -> nn.Module:
+    """Build a network again from its ``constructor``, with the same initial weights.
+
+    Args:
+        constructor: ``{"name": ..., "arguments": {...}}``, as read from JSON.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: if it is not what :func:`build` stores.
+    """
+    arguments = constructor.get("arguments")
+    if "name" not in constructor or not isinstance(arguments, Mapping):
+        refuse("constructor", dict(constructor), 'an object with "name" and "arguments"')
+    missing = {"in_shape", "num_classes"} - set(arguments)
+    if missing:
+        refuse("constructor", dict(constructor), f"arguments with {' and '.join(sorted(missing))}")
+    return build(constructor["name"], **arguments)
+
+
+_COMMON = ("in_shape", "num_classes")
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
