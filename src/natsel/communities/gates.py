@@ -1,0 +1,130 @@
+"""Gates: a population's mass multiplies the weights that read it, O(weights), not O(batch)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from natsel.communities.community import Communities
+
+
+class Gate(nn.Module):
+    """Scale the columns of a consumer's weight: W[:, j] * mass[j].
+
+    The optimizer sees the ungated weight V and its gradient m dL/dW, so it cannot undo the mass.
+    """
+
+    mass: Tensor
+
+    def __init__(self, mass: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mass", mass)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the gated weight."""
+        return weight * self.mass
+
+
+class Gated(NamedTuple):
+    """One gated weight.
+
+    Attributes:
+        tensor: its name in the model, as the communities know it.
+        axis: the axis that reads populations.
+        gate: the gate, whose ``mass`` is broadcast along the other axes.
+        places: for each place along the axis, the index of its population among all populations
+            of all communities; the number of populations where there is none (its mass is 1).
+    """
+
+    tensor: str
+    axis: int
+    gate: Gate
+    places: Tensor
+
+
+def owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a tensor, and the tensor's name there."""
+    path, _, name = tensor.rpartition(".")
+    return model.get_submodule(path), name
+
+
+def ungated_name(name: str) -> str:
+    """Return a tensor's name as it is without gates.
+
+    Example:
+        >>> ungated_name("layers.3.parametrizations.weight.original")
+        'layers.3.weight'
+    """
+    if ".parametrizations." in f".{name}" and name.endswith(".original"):
+        head, _, tail = f".{name}".partition(".parametrizations.")
+        return f"{head}.{tail.removesuffix('.original')}".lstrip(".")
+    return name
+
+
+def install(communities: Communities) -> list[Gated]:
+    """Put a gate with mass 1 on every weight that reads a population.
+
+    The parameters stay the same objects, so an optimizer that holds them goes on.
+
+    Args:
+        communities: of the model to gate; the model is changed.
+
+    Returns:
+        The gated weights.
+
+    Raises:
+        ValueError: if a weight already has a gate.
+    """
+    offset = 0
+    places: dict[tuple[str, int], Tensor] = {}
+    total = communities.num_populations
+    parameters = dict(communities.model.named_parameters())
+    for community in communities.values():
+        for part in community.gates:
+            key = (part.tensor, part.axis)
+            if part.tensor not in parameters:
+                raise ValueError(
+                    f"communities={communities!r} is not allowed: {part.tensor} is already gated "
+                    "or gone; use one Evolution per model"
+                )
+            if key not in places:
+                size = parameters[part.tensor].shape[part.axis]
+                places[key] = torch.full((size,), total)
+            ids = torch.arange(offset, offset + community.size)
+            width = part.index.shape[1]
+            places[key][part.index.reshape(-1)] = ids.repeat_interleave(width)
+        offset += community.size
+    gated = []
+    for (name, axis), index in places.items():
+        module, attribute = owner(communities.model, name)
+        weight = parameters[name]
+        shape = [1] * weight.dim()
+        shape[axis] = -1
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
+        gate = Gate(mass)
+        parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+        gated.append(Gated(name, axis, gate, index.to(weight.device)))
+    return gated
+
+
+def fold(model: nn.Module) -> None:
+    """Multiply every gate's mass into its weight for good, and remove the gates, in place.
+
+    The parameters stay the same objects.
+    """
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        for name in list(module.parametrizations.keys()):  # type: ignore[union-attr, operator]
+            stack = module.parametrizations[name]  # type: ignore[union-attr, index]
+            if any(isinstance(p, Gate) for p in stack):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def is_gated(model: nn.Module) -> bool:
+    """Tell whether a model has gates."""
+    return any(isinstance(module, Gate) for module in model.modules())

@@ -1,0 +1,36 @@
+"""What a population does on data: signals from the activations that its consumers read."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from natsel.fitness.registry import Fitness, Parts, register, total
+
+
+def variance(parts: Parts) -> Tensor:
+    """Return the variance of the population's activation times its squared mass: ``[size]``.
+
+    A population that always says the same can be replaced by a bias.
+    """
+    sums = []
+    for part in parts.consumers:
+        assert part.activation is not None
+        sums.append(part.gather(part.activation))
+    return total(sums) * parts.mass.square()
+
+
+def wanda(parts: Parts) -> Tensor:
+    """Return sum |W| times the root mean square of the activation it multiplies: ``[size]``.
+
+    Source: Sun et al., 2306.11695, summed over the weights that read the population.
+    """
+    sums = []
+    for part in parts.consumers:
+        assert part.activation is not None
+        others = [i for i in range(part.weight.dim()) if i != part.axis]
+        sums.append(part.gather(part.weight.abs().sum(others) * part.activation.sqrt()))
+    return total(sums) * parts.mass
+
+
+register(Fitness("variance", variance, statistic="variance"))
+register(Fitness("wanda", wanda, statistic="square"))

@@ -1,0 +1,122 @@
+"""The one table of fitness signals, and what a signal may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from natsel.common.errors import choose
+
+
+class Part(NamedTuple):
+    """One slice of a community with its numbers.
+
+    Attributes:
+        weight: the tensor (ungated, where it is gated).
+        gradient: dL/dweight, or None where nobody asked for it.
+        axis: the axis along which populations lie.
+        index: places of each population, ``[size, width]``.
+        whole: True if the axis holds exactly one place per population, in order.
+        activation: a statistic of what enters or leaves here, per place along the axis, or None.
+    """
+
+    weight: Tensor
+    gradient: Tensor | None
+    axis: int
+    index: Tensor
+    whole: bool
+    activation: Tensor | None = None
+
+    def per_population(self, value: Tensor) -> Tensor:
+        """Sum a tensor of the weight's shape over everything but the population: ``[size]``."""
+        others = [i for i in range(value.dim()) if i != self.axis]
+        return self.gather(value.sum(others) if others else value)
+
+    def gather(self, per_place: Tensor) -> Tensor:
+        """Sum numbers per place of the axis over the places of each population: ``[size]``."""
+        return per_place if self.whole else per_place[self.index].sum(1)
+
+
+class Parts(NamedTuple):
+    """What a fitness looks at for one community.
+
+    Attributes:
+        consumers: the weights that read the populations; their masses gate here.
+        producers: the weights that make them.
+        mass: current masses ``[size]``.
+    """
+
+    consumers: tuple[Part, ...]
+    producers: tuple[Part, ...]
+    mass: Tensor
+
+
+class Fitness(NamedTuple):
+    """A local learning signal per population.
+
+    Attributes:
+        name: how users call it.
+        signal: a pure function from :class:`Parts` to one number per population ``[size]``.
+        needs_gradient: whether it reads gradients.
+        statistic: what it needs of the activations that enter the consumers: "variance",
+            "square" (the mean square) or None.
+        signed: whether it may be negative (it is averaged with its sign and then clipped at 0).
+    """
+
+    name: str
+    signal: Callable[[Parts], Tensor]
+    needs_gradient: bool = False
+    statistic: str | None = None
+    signed: bool = False
+
+
+FITNESS: dict[str, Fitness] = {}
+
+
+def register(fitness: Fitness) -> Fitness:
+    """Add a signal to the table, so that it has a name everywhere.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    if fitness.name in FITNESS:
+        raise ValueError(f"fitness={fitness.name!r} is already registered")
+    FITNESS[fitness.name] = fitness
+    return fitness
+
+
+def get(fitness: str | Fitness | Callable[[Parts], Tensor]) -> Fitness:
+    """Look a signal up by name; a :class:`Fitness` or a bare function passes.
+
+    Args:
+        fitness: a registered name, a signal, or a function of :class:`Parts`.
+
+    Returns:
+        The signal.
+
+    Raises:
+        ValueError: if no signal has this name.
+    """
+    if isinstance(fitness, Fitness):
+        return fitness
+    if callable(fitness):
+        name = getattr(fitness, "__name__", "custom")
+        return Fitness(name, fitness, needs_gradient=True)
+    return FITNESS[choose("fitness", fitness, FITNESS)]
+
+
+def total(values: list[Tensor]) -> Tensor:
+    """Add a list of tensors of one shape."""
+    result = values[0]
+    for value in values[1:]:
+        result = result + value
+    return result
+
+
+def squares(parts: tuple[Part, ...]) -> Tensor:
+    """Sum of squared weights per population over some slices: ``[size]``."""
+    return total([p.per_population(p.weight.square()) for p in parts])
+
+

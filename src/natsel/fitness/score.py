@@ -1,0 +1,143 @@
+"""One number per population, after training: a fitness as a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from natsel.common.errors import NonFiniteError, refuse
+from natsel.communities import Communities
+from natsel.communities.discover import evaluating
+from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.registry import Fitness, Parts, get
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Scores(dict[str, Tensor]):
+    """Scores per community, with the communities that they belong to."""
+
+    def __init__(self, values: dict[str, Tensor], communities: Communities) -> None:
+        super().__init__(values)
+        self.communities = communities
+
+
+def score(
+    communities: Communities,
+    scorer: str | Fitness | Callable[[Parts], Tensor],
+    *,
+    data: Iterable[tuple[Tensor, ...]] | None = None,
+    criterion: Criterion = F.cross_entropy,
+) -> Scores:
+    """Give each population one number: higher is fitter.
+
+    The model runs in evaluation mode and is not changed; its ``.grad`` fields stay as they are.
+    Signals that need data are averaged over the batches.
+
+    Args:
+        communities: from :func:`natsel.discover`.
+        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``.
+        data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients.
+        criterion: from outputs and labels to the loss.
+
+    Returns:
+        ``{community: float tensor [size]}``.
+
+    Raises:
+        ValueError: if the scorer is unknown or needs data that is missing.
+        NonFiniteError: if a score is NaN or infinite; the community is named.
+
+    Example:
+        >>> import natsel
+        >>> model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(torch.tensor([[3., 4.], [0., 1.], [0., 0.]]))
+        >>> communities = natsel.discover(model, (torch.ones(1, 2),))
+        >>> natsel.score(communities, "magnitude-in")["0"]
+        tensor([5., 1., 0.])
+    """
+    fitness = get(scorer)
+    reader = PartsReader(communities)
+    ones = [torch.ones(c.size) for c in communities.values()]
+    needs_data = fitness.needs_gradient or fitness.statistic is not None
+    if needs_data and data is None:
+        refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
+    if data is None:
+        values = [fitness.signal(reader.read(i, m, lambda _: None)) for i, m in enumerate(ones)]
+    elif fitness.needs_gradient:
+        values = _by_gradient(communities, fitness, reader, data, criterion)
+    else:
+        values = _by_activation(communities, fitness, reader, data)
+    scores = {}
+    for (name, community), value in zip(communities.items(), values, strict=True):
+        if value.shape != (community.size,):
+            refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
+        scores[name] = value.detach().float().cpu()
+    return Scores(scores, communities)
+
+
+def _by_gradient(
+    communities: Communities,
+    fitness: Fitness,
+    reader: PartsReader,
+    data: Iterable[tuple[Tensor, ...]],
+    criterion: Criterion,
+) -> list[Tensor]:
+    weights = [w for w in reader.weights() if w.requires_grad]
+    sums: list[Tensor] | None = None
+    count = 0
+    with evaluating(communities.model):
+        for batch in data:
+            if len(batch) < 2:
+                refuse("data", "batches without labels", "(inputs, labels) for this scorer")
+            *inputs, labels = batch
+            loss = criterion(communities.model(*inputs), labels)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            by_id = {
+                id(w): g if g is not None else torch.zeros_like(w)
+                for w, g in zip(weights, gradients, strict=True)
+            }
+            values = [
+                fitness.signal(
+                    reader.read(i, torch.ones(c.size, device=loss.device), lambda p: by_id[id(p)])
+                )
+                for i, c in enumerate(communities.values())
+            ]
+            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
+            count += 1
+    if sums is None:
+        refuse("data", "empty", "at least one batch")
+    return [s / count for s in sums]
+
+
+def _by_activation(
+    communities: Communities,
+    fitness: Fitness,
+    reader: PartsReader,
+    data: Iterable[tuple[Tensor, ...]],
+) -> list[Tensor]:
+    assert fitness.statistic is not None
+    watch = Watch(communities, fitness.statistic)
+    count = 0
+    try:
+        with evaluating(communities.model), torch.no_grad():
+            for batch in data:
+                communities.model(*(batch[:-1] if len(batch) > 1 else batch))
+                count += 1
+        if not count:
+            refuse("data", "empty", "at least one batch")
+        statistics = watch.read()
+    finally:
+        watch.close()
+    device = next(iter(statistics.values())).device
+    return [
+        fitness.signal(
+            reader.read(i, torch.ones(c.size, device=device), lambda _: None, statistics)
+        )
+        for i, c in enumerate(communities.values())
+    ]

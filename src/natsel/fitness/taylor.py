@@ -1,0 +1,49 @@
+"""First-order signals: what the loss would change by if the population's influence did.
+
+With mass m_i in front of everything that reads population i, the chain rule gives, exactly and
+for any activation function,
+
+    m_i dL/dm_i = <V[:, i], dL/dV[:, i]>,
+
+where V is the (ungated) weight of the linear map that reads the population and V[:, i] its slice.
+Both are at hand after ``backward``: no hook on activations, no second pass.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from natsel.fitness.registry import Fitness, Parts, register, total
+
+
+def mass_gradient(parts: Parts) -> Tensor:
+    r"""Return m dL/dm per population, from weights and their gradients.
+
+    $m_i\,\partial L/\partial m_i = \sum_c \langle V_c[:, i], \partial L/\partial V_c[:, i]\rangle$
+    over the consumers c of the population.
+
+    Args:
+        parts: the consumers of a community, with gradients.
+
+    Returns:
+        ``[size]``, signed, in units of the loss.
+    """
+    products = []
+    for part in parts.consumers:
+        assert part.gradient is not None
+        products.append(part.per_population(part.weight * part.gradient))
+    return total(products)
+
+
+def taylor(parts: Parts) -> Tensor:
+    """Return |m dL/dm|: the loss at stake, to first order (Molchanov et al., 1611.06440)."""
+    return mass_gradient(parts).abs()
+
+
+def alignment(parts: Parts) -> Tensor:
+    """Return -m dL/dm: positive where more of the population lowers the loss."""
+    return -mass_gradient(parts)
+
+
+register(Fitness("taylor", taylor, needs_gradient=True))
+register(Fitness("alignment", alignment, needs_gradient=True, signed=True))

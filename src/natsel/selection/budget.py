@@ -1,0 +1,33 @@
+"""What must be reached."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from natsel.common.errors import refuse
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """A share of the populations to remove.
+
+    Attributes:
+        value: the share, in [0, 1).
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        ok = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        if not ok or not math.isfinite(self.value) or not 0 <= self.value < 1:
+            refuse("sparsity", self.value, "a number in [0, 1)")
+
+    def count(self, size: int) -> int:
+        """Return how many of ``size`` populations go: the nearest whole number, halves up.
+
+        Example:
+            >>> Sparsity(0.5).count(5)
+            3
+        """
+        return math.floor(self.value * size + 0.5)

@@ -1,0 +1,70 @@
+"""The result of a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from natsel.common.errors import refuse
+from natsel.communities import Communities
+
+
+class Survivors(Mapping[str, Tensor]):
+    """One boolean tensor per community: true survives.
+
+    Args:
+        masks: ``{community: tensor}``.
+        communities: what they belong to, if it is known; extraction needs it.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor], communities: Communities | None = None) -> None:
+        self._masks = {name: mask.detach().cpu().bool() for name, mask in masks.items()}
+        self.communities = communities
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{n}: {int(m.sum())}/{m.numel()}" for n, m in self.items())
+        return f"Survivors({parts})"
+
+    @property
+    def num_removed(self) -> int:
+        """How many populations are gone."""
+        return sum(int((~m).sum()) for m in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """The share of populations that are gone."""
+        total = sum(m.numel() for m in self.values())
+        return self.num_removed / total if total else 0.0
+
+    def check(self, communities: Communities) -> None:
+        """Make sure that these survivors fit some communities.
+
+        Raises:
+            ValueError: if a name is unknown, a length is wrong, or a community would be empty.
+        """
+        for name, mask in self.items():
+            if name not in communities:
+                refuse("survivors", name, f"communities of this model: {', '.join(communities)}")
+            size = communities[name].size
+            if mask.shape != (size,):
+                refuse(f"survivors[{name!r}]", tuple(mask.shape), f"a mask of shape ({size},)")
+            if not bool(mask.any()):
+                refuse(f"survivors[{name!r}]", "all false", "at least one survivor")
+
+
+def all_survive(communities: Communities) -> Survivors:
+    """Return the selection that removes nothing."""
+    return Survivors(
+        {n: torch.ones(c.size, dtype=torch.bool) for n, c in communities.items()}, communities
+    )
