@@ -258,7 +258,7 @@ class Evolution:
     def num_alive(self) -> int:
         """How many populations are not extinct."""
         return self.communities.num_populations - sum(
-            int((~g.alive).sum()) for g in self._groups if g.any_dead
+            int((g.alive == 0).sum()) for g in self._groups if g.any_dead
         )
 
     @property
