@@ -1,0 +1,363 @@
+"""Plotly figures as plain data, in the colours of the page.
+
+A colour is a token, ``@survivor`` or ``@survivor/0.2`` (with its opacity): the page's script puts
+the colour of the light or the dark scheme there. Names come from users and plotly reads them as a
+small HTML, so they are escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from natsel.report.facts import as_real
+from natsel.report.trajectories import (
+    NUM_DEATH_COLOURS,
+    Trajectories,
+    death_colours,
+    sample_lines,
+    sample_steps,
+)
+
+Figure = dict[str, Any]
+Row = dict[str, Any]
+
+NUM_SERIES_COLOURS = 10
+NUM_BINS = 40
+ZOOM = 0.03
+FAMILIES = ("dynamic", "one-shot", "scratch", "control", "paper")
+DASHES = {"one-shot": "dash", "scratch": "longdash", "control": "dot", "paper": "dashdot"}
+MARKERS = {"one-shot": "square", "scratch": "triangle-up", "control": "x", "paper": "diamond"}
+
+
+def label(text: object, limit: int = 40) -> str:
+    """Escape a name for plotly, and shorten it.
+
+    Example:
+        >>> label("<b>")
+        '&lt;b&gt;'
+    """
+    name = str(text)
+    return html.escape(name if len(name) <= limit else name[: limit - 1] + "…")
+
+
+def trajectory_figure(trajectories: Trajectories) -> Figure:
+    """Draw mass over steps, one thin line per population, coloured by fate."""
+    records = sample_steps(len(trajectories.steps))
+    steps = trajectories.steps[records].tolist()
+    lines = sample_lines(trajectories)
+    fates = death_colours(trajectories)
+    traces: list[Row] = []
+    # Lines of one colour share a trace, with gaps between: hundreds of traces are slow to draw.
+    for fate in sorted(set(fates[lines].tolist()), key=lambda f: (f >= 0, -f)):
+        x: list[int | None] = []
+        y: list[float | None] = []
+        who: list[int | None] = []
+        for population in lines[fates[lines] == fate].tolist():
+            x += [*steps, None]
+            y += [*_reals(trajectories.masses[records, population]), None]
+            who += [population] * len(steps) + [None]
+        colour = "@survivor/0.55" if fate < 0 else f"@death-{fate}/0.7"
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "survivor" if fate < 0 else "went extinct",
+                "x": x,
+                "y": y,
+                "customdata": who,
+                "line": {"color": colour, "width": 1},
+                "hovertemplate": "population %{customdata}<br>step %{x}<br>mass %{y}",
+                "showlegend": False,
+            }
+        )
+    if trajectories.num_extinct:
+        traces.append(_death_scale(trajectories))
+    return {
+        "data": traces,
+        "layout": _layout(
+            height=400,
+            hovermode="closest",
+            xaxis=_axis("training step"),
+            yaxis=_axis("mass", rangemode="tozero"),
+        ),
+    }
+
+
+def _death_scale(trajectories: Trajectories) -> Row:
+    first, last = int(trajectories.steps[0]), int(trajectories.steps[-1])
+    positions = [i / (NUM_DEATH_COLOURS - 1) for i in range(NUM_DEATH_COLOURS)]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [None],
+        "y": [None],
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "marker": {
+            "color": [first],
+            "cmin": first,
+            "cmax": max(last, first + 1),
+            "colorscale": [[p, f"@death-{i}"] for i, p in enumerate(positions)],
+            "showscale": True,
+            "colorbar": {
+                "title": {"text": "died at step", "side": "right", "font": {"size": 11}},
+                "thickness": 8,
+                "outlinewidth": 0,
+                "len": 0.9,
+                "tickfont": {"size": 10},
+                "nticks": 5,
+            },
+        },
+    }
+
+
+def living_figure(trajectories: Trajectories) -> Figure:
+    """Draw the number of living populations over steps."""
+    records = sample_steps(len(trajectories.steps))
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": trajectories.steps[records].tolist(),
+                "y": trajectories.living()[records].tolist(),
+                "line": {"color": "@survivor", "width": 2, "shape": "hv"},
+                "fill": "tozeroy",
+                "fillcolor": "@survivor/0.12",
+                "hovertemplate": "step %{x}<br>%{y} living<extra></extra>",
+                "showlegend": False,
+            }
+        ],
+        "layout": _layout(
+            height=200,
+            xaxis=_axis("training step", nticks=5),
+            yaxis=_axis("living", range=[0, 1.05 * len(trajectories.alive)]),
+        ),
+    }
+
+
+def histogram_figure(trajectories: Trajectories) -> Figure:
+    """Draw how many populations ended at which mass, counts on a logarithmic axis."""
+    final = trajectories.masses[-1]
+    top = max(1.0, float(np.nanmax(final, initial=0.0)))
+    edges = np.linspace(0.0, top, NUM_BINS + 1)
+    traces: list[Row] = []
+    for name, colour, chosen in (
+        ("survivors", "@survivor", trajectories.alive),
+        ("extinct", "@death-5", ~trajectories.alive),
+    ):
+        counts = np.histogram(final[chosen & np.isfinite(final)], bins=edges)[0]
+        traces.append(
+            {
+                "type": "bar",
+                "name": name,
+                "x": _reals((edges[:-1] + edges[1:]) / 2),
+                "y": [int(c) or None for c in counts],
+                "width": top / NUM_BINS * 0.9,
+                "marker": {"color": colour},
+                "hovertemplate": "mass about %{x}<br>%{y} " + name + "<extra></extra>",
+                "showlegend": False,
+            }
+        )
+    return {
+        "data": traces,
+        "layout": _layout(
+            height=200,
+            barmode="overlay",
+            xaxis=_axis("mass at the end", range=[-0.02 * top, 1.02 * top]),
+            yaxis=_axis(
+                "populations",
+                type="log",
+                range=[-0.3, float(np.log10(max(len(final), 2))) + 0.1],
+                dtick=1,
+            ),
+        ),
+    }
+
+
+def accuracy_figures(
+    rows: Sequence[Row], own: Row | None = None, top: float | None = None
+) -> list[tuple[str, Figure]]:
+    """Draw accuracy against sparsity, once whole and once near the top where that helps.
+
+    Args:
+        rows: of a ``table.json``.
+        own: ``{"sparsity", "mean", "low", "high"}`` of a point to mark, if there is one.
+        top: an accuracy to draw as a level line (the dense network's).
+
+    Returns:
+        (caption, figure) pairs; none if no row has both a sparsity and a mean.
+    """
+    drawn = [r for r in rows if _point(r) is not None]
+    points = [p for p in map(_point, [*drawn, own or {}]) if p is not None]
+    if not points:
+        return []
+    means = [y for _, y in points]
+    figures = [("The whole range.", _accuracy_figure(drawn, own, top, None))]
+    best = max([*means, *([top] if top is not None else [])])
+    if min(means) < best - 2 * ZOOM:
+        window = [best - ZOOM, best + ZOOM / 8]
+        caption = "The same, near the top: lines that leave the picture fall below it."
+        figures.append((caption, _accuracy_figure(drawn, own, top, window)))
+    return figures
+
+
+def _accuracy_figure(
+    rows: Sequence[Row], own: Row | None, top: float | None, window: list[float] | None
+) -> Figure:
+    methods = list(dict.fromkeys((_family(r), str(r.get("method", ""))) for r in rows))
+    methods.sort(key=lambda m: FAMILIES.index(m[0]) if m[0] in FAMILIES else len(FAMILIES))
+    traces: list[Row] = []
+    num_coloured = 0
+    for family, method in methods:
+        mine = [r for r in rows if (_family(r), str(r.get("method", ""))) == (family, method)]
+        mine.sort(key=lambda r: float(r["sparsity"]))
+        if family in ("scratch", "control", "paper"):
+            colour = {"scratch": "@muted", "control": "@faint", "paper": "@ink"}[family]
+        else:
+            colour = f"@series-{num_coloured % NUM_SERIES_COLOURS}"
+            num_coloured += 1
+        traces += _method_traces(family, method, mine, colour)
+    if top is not None:
+        sparsities = [float(r["sparsity"]) for r in [*rows, *([own] if own else [])]]
+        traces.insert(0, _level(min([0.0, *sparsities]), max(sparsities, default=1.0), top))
+    if own is not None and _point(own) is not None:
+        traces.append(_own_point(own))
+    num_entries = sum(1 for t in traces if t.get("showlegend", True))
+    axis = {"tickformat": ".0%"} if window is None else {"tickformat": ".1%", "range": window}
+    return {
+        "data": traces,
+        "layout": _layout(
+            height=380 + 11 * num_entries,
+            hovermode="closest",
+            xaxis=_axis("sparsity: share of populations removed", tickformat=".0%"),
+            yaxis=_axis("test accuracy", **axis),
+            legend={"orientation": "h", "y": -0.2, "yanchor": "top", "font": {"size": 11}},
+        ),
+    }
+
+
+def _method_traces(family: str, method: str, rows: list[Row], colour: str) -> list[Row]:
+    x = [float(r["sparsity"]) for r in rows]
+    lows = [as_real(r.get("low")) for r in rows]
+    highs = [as_real(r.get("high")) for r in rows]
+    name = label(f"{method} ({family})")
+    group = f"{family}/{label(method)}"
+    traces: list[Row] = []
+    banded = [
+        (s, a, b) for s, a, b in zip(x, lows, highs, strict=True) if a is not None and b is not None
+    ]
+    if len(banded) > 1:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": [s for s, _, _ in banded] + [s for s, _, _ in reversed(banded)],
+                "y": [b for _, _, b in banded] + [a for _, a, _ in reversed(banded)],
+                "fill": "toself",
+                "fillcolor": f"{colour}/0.14",
+                "line": {"width": 0},
+                "hoverinfo": "skip",
+                "legendgroup": group,
+                "showlegend": False,
+            }
+        )
+    intervals = [
+        "" if a is None or b is None else f"<br>95 % interval {100 * a:.2f} to {100 * b:.2f} %"
+        for a, b in zip(lows, highs, strict=True)
+    ]
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "legendgroup": group,
+            "x": x,
+            "y": [float(r["mean"]) for r in rows],
+            "customdata": intervals,
+            "line": {"color": colour, "width": 2, "dash": DASHES.get(family, "solid")},
+            "marker": {"size": 7, "symbol": MARKERS.get(family, "circle"), "color": colour},
+            "hovertemplate": f"{name}<br>%{{x:.1%}} removed: %{{y:.2%}}%{{customdata}}"
+            "<extra></extra>",
+        }
+    )
+    return traces
+
+
+def _level(left: float, right: float, accuracy: float) -> Row:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "dense network",
+        "x": [left, right],
+        "y": [accuracy, accuracy],
+        "line": {"color": "@faint", "width": 1},
+        "hovertemplate": "dense network: %{y:.2%}<extra></extra>",
+    }
+
+
+def _own_point(own: Row) -> Row:
+    low, high = as_real(own.get("low")), as_real(own.get("high"))
+    mean = float(own["mean"])
+    point: Row = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "this run, extinct removed",
+        "x": [own["sparsity"]],
+        "y": [mean],
+        "marker": {"symbol": "star", "size": 15, "color": "@survivor"},
+        "hovertemplate": "this run: %{x:.1%} removed, %{y:.2%}<extra></extra>",
+    }
+    if low is not None and high is not None:
+        point["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [high - mean],
+            "arrayminus": [mean - low],
+            "color": "@survivor",
+            "thickness": 1.5,
+            "width": 5,
+        }
+    return point
+
+
+def _point(row: Row) -> tuple[float, float] | None:
+    x, y = as_real(row.get("sparsity")), as_real(row.get("mean"))
+    return None if x is None or y is None else (x, y)
+
+
+def _family(row: Row) -> str:
+    return str(row.get("family", ""))
+
+
+def _reals(values: Any) -> list[float | None]:
+    return [round(float(v), 4) if np.isfinite(v) else None for v in values]
+
+
+def _axis(title: str, **options: Any) -> Row:
+    return {
+        "title": {"text": title, "font": {"size": 12}, "standoff": 8},
+        "gridcolor": "@grid",
+        "zerolinecolor": "@grid",
+        "linecolor": "@line",
+        "tickfont": {"size": 11},
+        "automargin": True,
+        **options,
+    }
+
+
+def _layout(*, height: int, **options: Any) -> Row:
+    return {
+        "height": height,
+        "autosize": True,
+        "margin": {"l": 48, "r": 12, "t": 10, "b": 40},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "color": "@muted", "size": 12},
+        "hoverlabel": {"font": {"family": "system-ui, sans-serif"}},
+        **options,
+    }
