@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,84 @@ def reproduction_folder(tmp_path: Path) -> Folder:
         return tmp_path
 
     return make
+
+
+class Page(HTMLParser):
+    """What a page says: printed numbers by key, attributes, text and the figures' data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.numbers: list[tuple[str, str]] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: list[str] = []
+        self.figures: list[Any] = []
+        self.words: list[str] = []
+        self._raw = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in given.items()]
+        if "data-value" in given:
+            self.numbers.append((given["data-key"], given["data-value"]))
+        self._raw = given.get("type", tag) if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._raw == "application/json":
+            self.figures.append(json.loads(data))
+        elif not self._raw:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """The visible words, with every run of blanks as one space."""
+        return " ".join("".join(self.words).split())
+
+
+def find(root: Any, key: str) -> Any:
+    """Walk a dotted path."""
+    for part in key.split("."):
+        root = root[int(part)] if isinstance(root, list) else root[part]
+    return root
+
+
+def count_numbers(root: Any) -> int:
+    """Count the numbers in parsed JSON."""
+    if isinstance(root, dict | list):
+        return sum(map(count_numbers, root.values() if isinstance(root, dict) else root))
+    return int(isinstance(root, int | float) and not isinstance(root, bool))
+
+
+@pytest.fixture
+def read_page() -> Callable[[Path], Page]:
+    """Parse a page from its file."""
+    return lambda path: Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def parse_page() -> Callable[[str], Page]:
+    """Parse a page from its text."""
+    return Page
+
+
+@pytest.fixture
+def assert_numbers_agree() -> Callable[[Page, Any], set[str]]:
+    """Compare every printed number with the file; return the keys that were printed."""
+
+    def check(page: Page, root: Any) -> set[str]:
+        assert page.numbers
+        for key, value in page.numbers:
+            assert json.loads(value) == find(root, key), key
+        return {key for key, _ in page.numbers}
+
+    return check
+
+
+@pytest.fixture
+def num_numbers() -> Callable[[Any], int]:
+    """Count the numbers in parsed JSON."""
+    return count_numbers

@@ -25,8 +25,8 @@ class Facts:
         0.984
         >>> facts.get("dense.latency.64.median_ms") is None
         True
-        >>> print(facts.number("dense.accuracy", "percent"))
-        <data data-key="dense.accuracy" data-value="0.984" value="0.984">98.40 %</data>
+        >>> print(facts.number("dense.accuracy", "significant"))
+        <data data-key="dense.accuracy" data-value="0.984" value="0.984">0.984</data>
     """
 
     def __init__(self, root: Any) -> None:
@@ -34,14 +34,7 @@ class Facts:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value at a dotted path, ``default`` where it is missing or null."""
-        value = self.root
-        for part in key.split("."):
-            if isinstance(value, dict) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-                value = value[int(part)]
-            else:
-                return default
+        value = _walk(self.root, key.split("."))
         return default if value is None else value
 
     def real(self, key: str) -> float | None:
@@ -91,6 +84,21 @@ def is_number(value: Any) -> bool:
 def as_real(value: Any) -> float | None:
     """Return a finite number as float, anything else as ``None``."""
     return float(value) if is_number(value) and math.isfinite(value) else None
+
+
+def _walk(value: Any, parts: list[str]) -> Any:
+    if not parts:
+        return value
+    if isinstance(value, list):
+        is_index = parts[0].isdecimal() and int(parts[0]) < len(value)
+        return _walk(value[int(parts[0])], parts[1:]) if is_index else None
+    if isinstance(value, dict):
+        # A name may itself hold dots: the longest one that leads somewhere is meant.
+        for end in range(len(parts), 0, -1):
+            name = ".".join(parts[:end])
+            if name in value:
+                return _walk(value[name], parts[end:])
+    return None
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ small HTML, so they are escaped.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -179,13 +179,31 @@ def histogram_figure(trajectories: Trajectories) -> Figure:
     }
 
 
+def method_colours(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """Give each (family, method) its colour, the same in every picture of a page."""
+    fixed = {"scratch": "@muted", "control": "@faint", "paper": "@ink"}
+    colours: dict[tuple[str, str], str] = {}
+    num_coloured = 0
+    for name in sorted({method_name(r): None for r in rows}, key=lambda n: family_order(n[0])):
+        if name[0] in fixed:
+            colours[name] = fixed[name[0]]
+        else:
+            colours[name] = f"@series-{num_coloured % NUM_SERIES_COLOURS}"
+            num_coloured += 1
+    return colours
+
+
 def accuracy_figures(
-    rows: Sequence[Row], own: Row | None = None, top: float | None = None
+    rows: Sequence[Row],
+    colours: Mapping[tuple[str, str], str],
+    own: Row | None = None,
+    top: float | None = None,
 ) -> list[tuple[str, Figure]]:
     """Draw accuracy against sparsity, once whole and once near the top where that helps.
 
     Args:
         rows: of a ``table.json``.
+        colours: of every method, from :func:`method_colours`.
         own: ``{"sparsity", "mean", "low", "high"}`` of a point to mark, if there is one.
         top: an accuracy to draw as a level line (the dense network's).
 
@@ -197,31 +215,28 @@ def accuracy_figures(
     if not points:
         return []
     means = [y for _, y in points]
-    figures = [("The whole range.", _accuracy_figure(drawn, own, top, None))]
+    figures = [("The whole range.", _accuracy_figure(drawn, colours, own, top, None))]
     best = max([*means, *([top] if top is not None else [])])
     if min(means) < best - 2 * ZOOM:
         window = [best - ZOOM, best + ZOOM / 8]
         caption = "The same, near the top: lines that leave the picture fall below it."
-        figures.append((caption, _accuracy_figure(drawn, own, top, window)))
+        figures.append((caption, _accuracy_figure(drawn, colours, own, top, window)))
     return figures
 
 
 def _accuracy_figure(
-    rows: Sequence[Row], own: Row | None, top: float | None, window: list[float] | None
+    rows: Sequence[Row],
+    colours: Mapping[tuple[str, str], str],
+    own: Row | None,
+    top: float | None,
+    window: list[float] | None,
 ) -> Figure:
-    methods = list(dict.fromkeys((_family(r), str(r.get("method", ""))) for r in rows))
-    methods.sort(key=lambda m: FAMILIES.index(m[0]) if m[0] in FAMILIES else len(FAMILIES))
     traces: list[Row] = []
-    num_coloured = 0
-    for family, method in methods:
-        mine = [r for r in rows if (_family(r), str(r.get("method", ""))) == (family, method)]
-        mine.sort(key=lambda r: float(r["sparsity"]))
-        if family in ("scratch", "control", "paper"):
-            colour = {"scratch": "@muted", "control": "@faint", "paper": "@ink"}[family]
-        else:
-            colour = f"@series-{num_coloured % NUM_SERIES_COLOURS}"
-            num_coloured += 1
-        traces += _method_traces(family, method, mine, colour)
+    for name, colour in colours.items():
+        mine = [r for r in rows if method_name(r) == name]
+        if mine:
+            mine.sort(key=lambda r: float(r["sparsity"]))
+            traces += _method_traces(*name, mine, colour)
     if top is not None:
         sparsities = [float(r["sparsity"]) for r in [*rows, *([own] if own else [])]]
         traces.insert(0, _level(min([0.0, *sparsities]), max(sparsities, default=1.0), top))
@@ -232,7 +247,7 @@ def _accuracy_figure(
     return {
         "data": traces,
         "layout": _layout(
-            height=380 + 11 * num_entries,
+            height=370 + 14 * num_entries,
             hovermode="closest",
             xaxis=_axis("sparsity: share of populations removed", tickformat=".0%"),
             yaxis=_axis("test accuracy", **axis),
@@ -330,8 +345,14 @@ def _point(row: Row) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _family(row: Row) -> str:
-    return str(row.get("family", ""))
+def method_name(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells a row's line from the others: (family, method)."""
+    return str(row.get("family", "")), str(row.get("method", ""))
+
+
+def family_order(family: str) -> int:
+    """Order families as they are shown, unknown ones last."""
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
 def _reals(values: Any) -> list[float | None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from natsel.report.facts import Facts, as_real
-from natsel.report.figures import accuracy_figures
+from natsel.report.figures import accuracy_figures, method_colours
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
 from natsel.report.table import (
     FAMILY_TITLES,
@@ -110,5 +110,5 @@ def _pictures(rows: list[dict[str, Any]], table: ProtocolTable) -> list[Picture]
     chosen = sorted({i for line in table.lines for cell in line.cells for i in cell})
     return [
         Picture(figure, f"Accuracy against sparsity, {table.title}: {caption}", caption)
-        for caption, figure in accuracy_figures([rows[i] for i in chosen])
+        for caption, figure in accuracy_figures([rows[i] for i in chosen], method_colours(rows))
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from natsel.report.comparison import batch_order, compare_latency, intervals_overlap
 from natsel.report.facts import Facts, as_real
@@ -14,15 +14,16 @@ from natsel.report.figures import (
     accuracy_figures,
     histogram_figure,
     living_figure,
+    method_colours,
     trajectory_figure,
 )
 from natsel.report.formats import plural
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
 from natsel.report.trajectories import (
     DEFAULT_LEVEL,
-    MAX_LINES,
     Trajectories,
     read_trajectories,
+    sample_lines,
 )
 
 NUM_OPEN_COMMUNITIES = 12
@@ -50,7 +51,10 @@ def write_run_report(folder: str | Path) -> Path:
     facts = Facts(result)
     level = facts.real("config.extinction_level") or DEFAULT_LEVEL
     masses = folder / "masses.safetensors"
-    trajectories = read_trajectories(load_file(masses), level) if masses.is_file() else []
+    # Numpy knows no bfloat16: float64 holds every mass exactly.
+    tensors = load_file(masses) if masses.is_file() else {}
+    arrays = {k: (t.double() if t.is_floating_point() else t).numpy() for k, t in tensors.items()}
+    trajectories = read_trajectories(arrays, level)
     communities = facts.rows("communities")
     page = render_page(
         "run.html",
@@ -109,6 +113,7 @@ def _measures(facts: Facts) -> list[dict[str, Any]]:
     batches = {b for latency in latencies if isinstance(latency, dict) for b in latency}
     rows = [
         ("accuracy", "percent", "accuracy", "low", "high", False),
+        ("test samples", "count", "n", "", "", False),
         ("parameters", "count", "parameters", "", "", True),
         ("multiply-accumulates", "count", "macs", "", "", True),
     ]
@@ -139,12 +144,12 @@ def _measures(facts: Facts) -> list[dict[str, Any]]:
 
 def _evolution(trajectories: Trajectories, level: float) -> dict[str, Any]:
     size = len(trajectories.alive)
-    drawn = min(size, MAX_LINES)
+    num_drawn = len(sample_lines(trajectories))
     lines = (
         f"One line for each of the {size} populations."
-        if size <= MAX_LINES
-        else f"{drawn} of the {size} populations at most, taken evenly over the rank of their "
-        "final mass, with every fate among them."
+        if num_drawn == size
+        else f"{num_drawn} of the {size} populations, taken evenly over the rank of their final "
+        "mass, with every fate among them."
     )
     return {
         "name": trajectories.name,
@@ -176,7 +181,8 @@ def _accuracy_pictures(facts: Facts) -> list[Picture]:
     }
     if own is not None and (own["sparsity"] is None or own["mean"] is None):
         own = None
-    figures = accuracy_figures(facts.rows("table"), own, facts.real("dense.accuracy"))
+    rows = facts.rows("table")
+    figures = accuracy_figures(rows, method_colours(rows), own, facts.real("dense.accuracy"))
     return [
         Picture(figure, "Accuracy against sparsity: " + caption, caption)
         for caption, figure in figures

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from natsel.report.facts import MISSING, as_real
-from natsel.report.figures import FAMILIES
+from natsel.report.figures import family_order, method_name
 from natsel.report.formats import NBSP, sparsity_label
 
 FAMILY_TITLES = {
@@ -73,8 +73,8 @@ def arrange(rows: Sequence[Mapping[str, Any]]) -> list[ProtocolTable]:
     for protocol in protocols or [""]:
         mine = [(i, r) for i, r in placed if str(r.get("protocol") or protocol) == protocol]
         sparsities = tuple(sorted({round(float(r["sparsity"]), 3) for _, r in mine}))
-        names = list(dict.fromkeys(_name(r) for _, r in mine))
-        names.sort(key=lambda n: FAMILIES.index(n[0]) if n[0] in FAMILIES else len(FAMILIES))
+        names = list(dict.fromkeys(method_name(r) for _, r in mine))
+        names.sort(key=lambda name: family_order(name[0]))
         lines = tuple(
             MethodLine(
                 family,
@@ -83,7 +83,7 @@ def arrange(rows: Sequence[Mapping[str, Any]]) -> list[ProtocolTable]:
                     tuple(
                         i
                         for i, r in mine
-                        if _name(r) == (family, method)
+                        if method_name(r) == (family, method)
                         and round(float(r["sparsity"]), 3) == sparsity
                     )
                     for sparsity in sparsities
@@ -134,7 +134,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     Example:
         >>> row = {"family": "dynamic", "method": "logistic", "sparsity": 0.5,
         ...        "mean": 0.9841, "low": 0.9836, "high": 0.9846}
-        >>> print(to_markdown([row]).replace(NBSP, " "))
+        >>> print(to_markdown([row]))
         | family | method | 50 % |
         | --- | --- | ---: |
         | evolved during training | logistic | 98.41 ± 0.05 |
@@ -147,7 +147,10 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         if not table.lines:
             continue
         uncut = any(uncut_row(rows, line) is not None for line in table.lines)
-        heads = [*(["uncut"] if uncut else []), *map(sparsity_label, table.sparsities)]
+        heads = [
+            *(["uncut"] if uncut else []),
+            *(sparsity_label(s).replace(NBSP, " ") for s in table.sparsities),
+        ]
         lines = [f"### {_plain(table.title)}\n"] if table.title else []
         lines.append(_line(["family", "method", *heads]))
         lines.append(_line(["---", "---", *["---:"] * len(heads)]))
@@ -164,10 +167,6 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         blocks.append("\n".join(lines) + "\n")
     note = "Test accuracy in percent; ± is the larger side of the 95 % interval.\n"
     return "\n".join([*blocks, note]) if blocks else "No results.\n"
-
-
-def _name(row: Mapping[str, Any]) -> tuple[str, str]:
-    return str(row.get("family", "")), str(row.get("method", ""))
 
 
 def _cell(row: Mapping[str, Any]) -> str:

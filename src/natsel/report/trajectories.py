@@ -110,16 +110,18 @@ def sample_lines(trajectories: Trajectories, limit: int = MAX_LINES) -> Ints:
         limit: the largest number of lines.
 
     Returns:
-        Indices of populations, at most ``limit``.
+        Indices of populations, at most ``limit`` (which exceeds the number of fates).
     """
     order = np.lexsort((trajectories.deaths, trajectories.masses[-1]))
     if len(order) <= limit:
         return order.astype(np.int64)
     fates = death_colours(trajectories)
-    num_even = limit - len(np.unique(fates))
-    chosen = order[np.linspace(0, len(order) - 1, num_even).round().astype(np.int64)]
-    missed = [f for f in np.unique(fates) if f not in set(fates[chosen].tolist())]
-    extra = [order[fates[order] == f][(fates == f).sum() // 2] for f in missed]
+    for num_even in range(limit, 0, -1):
+        chosen = order[np.linspace(0, len(order) - 1, num_even).round().astype(np.int64)]
+        missed = np.setdiff1d(fates, fates[chosen])
+        if num_even + len(missed) <= limit:
+            break
+    extra = [order[fates[order] == fate][(fates == fate).sum() // 2] for fate in missed]
     return np.concatenate([chosen, np.asarray(extra, dtype=np.int64)]).astype(np.int64)
 
 
