@@ -7,7 +7,7 @@ import json
 import pytest
 
 from natsel.report import to_markdown, write_reproduction_report
-from natsel.report.figures import accuracy_figures, method_colours
+from natsel.report.accuracy import accuracy_figures, method_colours
 
 
 def cut(family, method, sparsity, mean, half=None, **more):

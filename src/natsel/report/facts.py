@@ -59,7 +59,9 @@ class Facts:
 
     def leaves(self, key: str) -> Iterator[tuple[str, Any]]:
         """Yield every (dotted path, leaf) under a dotted path, in the order of the file."""
-        yield from _leaves(key, self.get(key))
+        value = self.get(key)
+        if value is not None:
+            yield from _leaves(key, value)
 
     def show(self, key: str) -> Any:
         """Print any leaf: numbers as :meth:`number` does, the rest as text to be escaped."""
@@ -108,5 +110,5 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _leaves(f"{key}.{index}", item)
-    elif value is not None:
+    else:
         yield key, value

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from natsel.report.accuracy import accuracy_figures, method_colours
 from natsel.report.facts import Facts, as_real
-from natsel.report.figures import accuracy_figures, method_colours
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
 from natsel.report.table import (
     FAMILY_TITLES,

@@ -7,14 +7,13 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from natsel.report.accuracy import accuracy_figures, method_colours
 from natsel.report.comparison import batch_order, compare_latency, intervals_overlap
 from natsel.report.facts import Facts, as_real
 from natsel.report.figures import (
     Row,
-    accuracy_figures,
     histogram_figure,
     living_figure,
-    method_colours,
     trajectory_figure,
 )
 from natsel.report.formats import plural

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from natsel.report.accuracy import family_order, method_name
 from natsel.report.facts import MISSING, as_real
-from natsel.report.figures import family_order, method_name
 from natsel.report.formats import NBSP, sparsity_label
 
 FAMILY_TITLES = {
