@@ -1,0 +1,120 @@
+"""One self-contained page: templates escaped, data embedded, plotly.js inlined once."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from natsel.common.extras import require
+from natsel.report import formats
+from natsel.report.facts import Facts
+from natsel.report.figures import Figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what a reader who cannot see it is told.
+
+    Attributes:
+        figure: plotly data and layout.
+        caption: under the picture; empty for none.
+        description: the accessible name.
+    """
+
+    figure: Figure
+    description: str
+    caption: str = ""
+
+
+def render_page(template: str, facts: Facts, **context: Any) -> str:
+    """Render a template of this room into one HTML document.
+
+    Args:
+        template: file name under ``templates``.
+        facts: what the page prints numbers from.
+        **context: further values; strings are escaped.
+
+    Returns:
+        The document.
+    """
+    jinja2 = require("jinja2", "report")
+    markup = require("markupsafe", "report").Markup
+    plotly_offline = require("plotly.offline", "report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("natsel.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {name: getattr(formats, name) for name in ("factor", "share", "sparsity_label")}
+    )
+    plotly_js = str(plotly_offline.get_plotlyjs()).replace("</script", "<\\/script")
+    environment.globals.update(
+        facts=facts,
+        n=facts.number,
+        embed=lambda value: markup(embed_json(value)),
+        plotly_js=markup(plotly_js),
+    )
+    return str(environment.get_template(template).render(**context))
+
+
+def embed_json(value: Any) -> str:
+    r"""Write JSON that cannot end or open a script element.
+
+    Example:
+        >>> print(embed_json({"name": "</script>"}))
+        {"name":"\u003c/script\u003e"}
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; say which one is missing or broken.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: a report is written from it")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def provenance(facts: Facts, prefix: str = "") -> Sequence[tuple[str, list[str]]]:
+    """List how a result was made: (title, dotted paths) of each section that is there."""
+    sections = (
+        ("Configuration", "config"),
+        ("Versions", "versions"),
+        ("Hardware", "hardware"),
+        ("Git", "git"),
+        ("Time in seconds", "seconds"),
+    )
+    listed = [(title, [key for key, _ in facts.leaves(prefix + name)]) for title, name in sections]
+    return [(title, keys) for title, keys in listed if keys]

@@ -1,0 +1,93 @@
+"""A real browser draws the pages without an error, offline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import plotly.graph_objects as go
+import pytest
+
+from natsel.report import write_reproduction_report, write_run_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium or google-chrome on PATH: pages are not drawn"
+)
+
+
+def browse(path, tmp_path, *options):
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=10000",
+            "--window-size=1200,1600",
+            *options,
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout
+
+
+@needs_chromium
+def test_the_run_report_draws_and_agrees_with_its_file(
+    run_folder, tmp_path_factory, parse_page, assert_numbers_agree
+):
+    def change(result):
+        result["communities"][0]["name"] = "</script><script>alert(1)</script>"
+
+    folder = run_folder(change, sizes={"<script>alert(1)</script>": 300, "layers.2": 64})
+    profile = tmp_path_factory.mktemp("browser")
+    page = parse_page(browse(write_run_report(folder), profile, "--dump-dom"))
+    drawn = [value for _, name, value in page.attributes if name == "class"]
+    assert drawn.count("main-svg") >= 8
+    assert ("html", "data-drawn", "8") in page.attributes
+    assert_numbers_agree(page, json.loads((folder / "result.json").read_text()))
+
+
+@needs_chromium
+def test_the_reproduction_report_draws(reproduction_folder, tmp_path_factory, parse_page):
+    path = write_reproduction_report(reproduction_folder())
+    page = parse_page(browse(path, tmp_path_factory.mktemp("browser"), "--dump-dom"))
+    assert ("html", "data-drawn", "4") in page.attributes
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["0", "1"])
+def test_the_page_paints_in_both_schemes(run_folder, tmp_path_factory, scheme):
+    profile = tmp_path_factory.mktemp("browser")
+    picture = profile / "page.png"
+    options = (f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}")
+    browse(write_run_report(run_folder()), profile, *options)
+    assert picture.stat().st_size > 50_000
+
+
+def paint(value):
+    """Put a colour where the page's script would."""
+    if isinstance(value, str):
+        return "#123456" if value.startswith("@") else value
+    if isinstance(value, list):
+        return [paint(item) for item in value]
+    return {k: paint(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def test_plotly_accepts_every_figure(run_folder, reproduction_folder, read_page):
+    pages = [write_run_report(run_folder())]
+    figures = read_page(pages[0]).figures
+    figures += read_page(write_reproduction_report(reproduction_folder())).figures
+    assert len(figures) == 12
+    for figure in figures:
+        go.Figure(paint(figure))
