@@ -101,6 +101,11 @@ def install(communities: Communities) -> list[Gated]:
     for (name, axis), index in places.items():
         module, attribute = owner(communities.model, name)
         weight = parameters[name]
+        if parametrize.is_parametrized(module) and not _has_gates(module):
+            raise ValueError(
+                f"communities={communities!r} is not allowed: the module of {name} has a "
+                "parametrization of its own; remove it with torch.nn.utils.parametrize first"
+            )
         shape = [1] * weight.dim()
         shape[axis] = -1
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
@@ -117,12 +122,26 @@ def fold(model: nn.Module) -> None:
     The parameters stay the same objects.
     """
     for module in list(model.modules()):
-        if not parametrize.is_parametrized(module):
+        if not _has_gates(module):
             continue
-        for name in list(module.parametrizations.keys()):  # type: ignore[union-attr, operator]
-            stack = module.parametrizations[name]  # type: ignore[union-attr, index]
-            if any(isinstance(p, Gate) for p in stack):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        # torch's own removal deletes the property from a class that deep copies share.
+        stacks = module._modules.pop("parametrizations")
+        assert isinstance(stacks, nn.ModuleDict)
+        module.__class__ = type(module).__bases__[0]
+        for name, stack in stacks.items():
+            assert isinstance(stack, parametrize.ParametrizationList)
+            original = stack._parameters["original"]
+            assert original is not None
+            with torch.no_grad():
+                original.copy_(stack())
+            module.register_parameter(name, original)
+
+
+def _has_gates(module: nn.Module) -> bool:
+    stacks = module._modules.get("parametrizations")
+    if not isinstance(stacks, nn.ModuleDict):
+        return False
+    return any(isinstance(p, Gate) for stack in stacks.values() for p in stack.children())
 
 
 def is_gated(model: nn.Module) -> bool:

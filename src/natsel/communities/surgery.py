@@ -96,7 +96,7 @@ def remove(
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = smaller
     small = copy.deepcopy(model, memo)
-    _follow_sizes(small)
+    follow_sizes(small)
     for community in communities:
         if community.name in survivors:
             alive = int(survivors[community.name].sum())
@@ -136,7 +136,8 @@ def silence(
     return masked
 
 
-def _follow_sizes(model: nn.Module) -> None:
+def follow_sizes(model: nn.Module) -> None:
+    """Set the numbers in modules of torch that repeat the size of a tensor."""
     for module in model.modules():
         for kind, entries in SIZE_ATTRIBUTES.items():
             if isinstance(module, kind):

@@ -65,7 +65,7 @@ def score(
     needs_data = fitness.needs_gradient or fitness.statistic is not None
     if needs_data and data is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
-    if data is None:
+    if not needs_data or data is None:
         values = [fitness.signal(reader.read(i, m, lambda _: None)) for i, m in enumerate(ones)]
     elif fitness.needs_gradient:
         values = _by_gradient(communities, fitness, reader, data, criterion)

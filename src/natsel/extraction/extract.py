@@ -1,0 +1,70 @@
+"""Build the smaller model that holds only the survivors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from natsel.communities import Communities
+from natsel.communities.surgery import remove
+from natsel.extraction.optimizers import follow
+from natsel.extraction.plan import Plan, attach_plan
+from natsel.extraction.verify import VerificationError, communities_of, folded
+from natsel.extraction.verify import verify as compare
+
+
+def extract(
+    model: nn.Module,
+    survivors: Mapping[str, Tensor],
+    *,
+    communities: Communities | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    verify: bool = True,
+) -> nn.Module:
+    """Return a new, smaller model of the same classes that holds only the survivors.
+
+    Masses are folded into the weights for good. The given model is not changed.
+
+    Args:
+        model: the model that the survivors' communities were found in, gated or not.
+        survivors: from :func:`natsel.select` or ``Evolution.survivors``; or plain masks together
+            with ``communities``.
+        communities: what the survivors belong to, where they do not know it themselves.
+        optimizer: if given, it is pointed at the small model's parameters, in place; its state
+            (momenta, second moments) is cut like the parameters.
+        verify: compare with the masked model on the communities' example inputs.
+
+    Returns:
+        The small model, in the mode (training or evaluation) of the given one.
+
+    Raises:
+        ValueError: if the survivors do not belong to the model.
+        VerificationError: if the small model differs from the masked one.
+
+    Example:
+        >>> import natsel
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> scores = natsel.score(natsel.discover(model, (torch.zeros(1, 4),)), "magnitude")
+        >>> extract(model, natsel.select(scores, natsel.Sparsity(0.5)))
+        Sequential(
+          (0): Linear(in_features=4, out_features=4, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=4, out_features=3, bias=True)
+        )
+    """
+    checked, known = communities_of(survivors, communities)
+    base = folded(model)
+    small = remove(base, known.values(), checked)
+    if verify:
+        found = compare(base, small, checked, known.example_inputs)
+        if not found.passed:
+            raise VerificationError(
+                f"the extracted model differs from the masked one by {found.max_abs_difference:.3g}"
+                f" (relative {found.max_rel_difference:.3g}, allowed {found.tolerance:.3g})"
+            )
+    attach_plan(small, Plan.describe(model, small, checked, known))
+    if optimizer is not None:
+        follow(optimizer, model, small, known, checked)
+    return small

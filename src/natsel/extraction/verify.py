@@ -1,0 +1,136 @@
+"""Extracted = masked: the comparison that every extraction has to pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from natsel.common.errors import refuse
+from natsel.communities import Communities
+from natsel.communities.discover import as_inputs, evaluating
+from natsel.communities.gates import fold, is_gated
+from natsel.communities.proof import Difference, difference
+from natsel.communities.surgery import silence
+from natsel.selection import Survivors
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+COARSE_TOLERANCE = 5e-2
+
+
+class VerificationError(ArithmeticError):
+    """The extracted model does not compute what the masked one does."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the extracted model is from the masked one.
+
+    Attributes:
+        max_abs_difference: largest absolute difference over all outputs, in the model's precision.
+        max_rel_difference: the same, relative to the largest absolute output.
+        max_abs_difference_float64: largest absolute difference when both run in float64; None
+            where the model cannot.
+        tolerance: what ``max_rel_difference`` may be.
+        passed: whether it is, with outputs of one shape and finite.
+    """
+
+    max_abs_difference: float
+    max_rel_difference: float
+    max_abs_difference_float64: float | None
+    tolerance: float
+    passed: bool
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Return a model without gates: itself if it has none, else a copy with masses folded in."""
+    if not is_gated(model):
+        return model
+    plain = copy.deepcopy(model)
+    fold(plain)
+    return plain
+
+
+def communities_of(
+    survivors: Mapping[str, Tensor], communities: Communities | None
+) -> tuple[Survivors, Communities]:
+    """Return survivors with the communities that they belong to, checked against each other.
+
+    Raises:
+        ValueError: if nobody knows the communities, or they do not fit.
+    """
+    known = communities if communities is not None else getattr(survivors, "communities", None)
+    if known is None:
+        refuse(
+            "survivors",
+            "masks without communities",
+            "the result of natsel.select on natsel.score, or communities= beside the masks",
+        )
+    checked = survivors if isinstance(survivors, Survivors) else Survivors(survivors, known)
+    checked.check(known)
+    return checked, known
+
+
+def verify(
+    model: nn.Module,
+    small: nn.Module,
+    survivors: Mapping[str, Tensor],
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    communities: Communities | None = None,
+    tolerance: float | None = None,
+) -> Verification:
+    """Compare an extracted model with the masked one, in its own precision and in float64.
+
+    The masked model is ``model`` with the weights that read removed populations set to 0. Both run
+    in evaluation mode; neither is changed.
+
+    Args:
+        model: the model that was extracted from.
+        small: what ``extract`` returned.
+        survivors: what it was extracted for.
+        example_inputs: real or random inputs.
+        communities: what the survivors belong to, where they do not know it themselves.
+        tolerance: relative; by default 1e-5 in float32, 1e-10 in float64, 5e-2 below.
+
+    Returns:
+        The differences and whether they are within the tolerance.
+
+    Raises:
+        ValueError: if the survivors do not belong to the model.
+    """
+    inputs = as_inputs(example_inputs)
+    checked, known = communities_of(survivors, communities)
+    base = folded(model)
+    masked = silence(base, known.values(), checked)
+    found = _compare(small, masked, inputs)
+    if tolerance is None:
+        precisions = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        tolerance = max((TOLERANCE.get(d, COARSE_TOLERANCE) for d in precisions), default=1e-5)
+    exact = _in_float64(small, masked, inputs)
+    return Verification(
+        max_abs_difference=found.max_abs,
+        max_rel_difference=found.max_rel,
+        max_abs_difference_float64=exact.max_abs if exact is not None else None,
+        tolerance=tolerance,
+        passed=found.within(tolerance),
+    )
+
+
+def _compare(small: nn.Module, masked: nn.Module, inputs: tuple[Tensor, ...]) -> Difference:
+    with evaluating(small), evaluating(masked):
+        return difference(small, masked, inputs)
+
+
+def _in_float64(
+    small: nn.Module, masked: nn.Module, inputs: tuple[Tensor, ...]
+) -> Difference | None:
+    double = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    try:
+        return _compare(copy.deepcopy(small).double(), masked.double(), double)
+    except RuntimeError:
+        # A model that fixes its own precision inside forward does not run in another one.
+        return None
