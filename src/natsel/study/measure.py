@@ -1,0 +1,110 @@
+"""What a model costs: parameters, multiply-accumulates, measured latency, accuracy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from natsel.communities.discover import evaluating
+from natsel.study.statistics import proportion_interval
+
+EVALUATION_BATCH = 1000
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, sample: Tensor) -> int:
+    """Return multiply-accumulates per sample of matrix products and convolutions.
+
+    Args:
+        model: any model.
+        sample: inputs ``[N, ...]``; the first is used.
+
+    Returns:
+        Half of the floating-point operations that torch counts in one forward pass.
+    """
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(sample[:1])
+    return counter.get_total_flops() // 2
+
+
+def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the predicted class of each input, in evaluation mode: int64 ``[N]``."""
+    with evaluating(model), torch.no_grad():
+        return torch.cat([model(batch).argmax(1) for batch in inputs.split(EVALUATION_BATCH)])
+
+
+def num_correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
+    """Return how many inputs are classified as their label says."""
+    return int((predictions(model, inputs) == labels).sum())
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    sample: Tensor,
+    *,
+    batch_sizes: Sequence[int] = (1, 64),
+    repeats: int = 60,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure forward passes of several models in turn, so that drift hits all of them alike.
+
+    Args:
+        models: by name; each runs in evaluation mode without gradients.
+        sample: inputs ``[N, ...]``, repeated to the batch size.
+        batch_sizes: how many inputs at once.
+        repeats: how often each is run; one pass more warms up.
+
+    Returns:
+        ``{name: {batch size: {"median_ms", "low_ms", "high_ms"}}}`` with the 95 % interval of the
+        median by order statistics.
+    """
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    for size in batch_sizes:
+        batch = sample[torch.arange(size) % len(sample)].contiguous()
+        seconds: dict[str, list[float]] = {name: [] for name in models}
+        with torch.inference_mode():
+            for model in models.values():
+                model.eval()
+                for _ in range(3):
+                    model(batch)
+            for _ in range(repeats):
+                for name, model in models.items():
+                    start = time.perf_counter()
+                    model(batch)
+                    seconds[name].append(time.perf_counter() - start)
+        for name, times in seconds.items():
+            result[name][str(size)] = _median_interval(times)
+    return result
+
+
+def _median_interval(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    n = len(ordered)
+    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
+    high = min(n - 1 - low, n - 1)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    values = {"median_ms": middle, "low_ms": ordered[low], "high_ms": ordered[high]}
+    return {key: value * 1e3 for key, value in values.items()}
+
+
+def describe(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return accuracy with its interval, parameters and multiply-accumulates of a model."""
+    interval = proportion_interval(num_correct(model, inputs, labels), len(labels))
+    return {
+        "accuracy": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "parameters": num_parameters(model),
+        "macs": macs(model, inputs),
+    }
+

@@ -1,0 +1,361 @@
+"""One run: train while evolving, remove what went extinct, measure what it cost, write it down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from natsel.common.errors import choose, refuse
+from natsel.common.files import read_json, write_atomic, write_json
+from natsel.communities import discover
+from natsel.data import names as dataset_names
+from natsel.dynamics import DYNAMICS
+from natsel.evolution import Ecology, Evolution
+from natsel.extraction import extract, save, verify
+from natsel.fitness import FITNESS
+from natsel.models import MODELS, build
+from natsel.selection import Sparsity
+from natsel.study import environment
+from natsel.study.measure import describe, latency, macs, num_correct, num_parameters
+from natsel.study.oneshot import one_shot_cuts
+from natsel.study.splits import Splits, load_splits
+from natsel.study.statistics import proportion_interval
+from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
+
+SCHEMA = 1
+RESULT = "result.json"
+CONFIG = "config.json"
+MASSES = "masses.safetensors"
+SPARSITIES = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
+RECIPES = {
+    "digits": Recipe(epochs=60, batch_size=32),
+    "mnist": Recipe(epochs=10, batch_size=128),
+    "cifar10": Recipe(epochs=20, batch_size=128, learning_rate=1e-3),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the outcome of a run.
+
+    Attributes:
+        dataset: a name that ``natsel.data`` knows.
+        model: a reference network.
+        dynamics: a registered law.
+        fitness: a registered signal.
+        seed: of the initial weights, the order of batches and stochastic laws.
+        epochs: passes over the training split; None takes the data set's default.
+        batch_size: samples per step; None takes the default.
+        learning_rate: of Adam; None takes the default.
+        capacity: share of the populations that the environment carries, or None.
+        sparsities: where to cut the evolved network for comparison.
+        baselines: also train a plain network and cut it in one shot.
+        options: options of the model.
+        ecology: constants of the evolution (see ``natsel.evolution.Ecology``).
+    """
+
+    dataset: str = "mnist"
+    model: str = "mlp"
+    dynamics: str = "logistic"
+    fitness: str = "taylor"
+    seed: int = 0
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    capacity: float | None = None
+    sparsities: tuple[float, ...] = SPARSITIES
+    baselines: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ecology: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose("dataset", self.dataset, dataset_names())
+        choose("model", self.model, MODELS)
+        choose("dynamics", self.dynamics, DYNAMICS)
+        choose("fitness", self.fitness, FITNESS)
+        for value in self.sparsities:
+            Sparsity(value)
+        if list(self.sparsities) != sorted(set(self.sparsities)):
+            refuse("sparsities", list(self.sparsities), "ascending, each once")
+        self.constants()
+
+    def recipe(self) -> Recipe:
+        """Return how to train, with the data set's defaults filled in."""
+        default = RECIPES[self.dataset]
+        return Recipe(
+            default.epochs if self.epochs is None else self.epochs,
+            default.batch_size if self.batch_size is None else self.batch_size,
+            default.learning_rate if self.learning_rate is None else self.learning_rate,
+        )
+
+    def constants(self) -> dict[str, Any]:
+        """Return the constants of the evolution; refused here, before anything is computed."""
+        given = {**self.ecology}
+        if self.capacity is not None:
+            given["capacity"] = self.capacity
+        for name in given:
+            choose("constant", name, Ecology.__dataclass_fields__)
+        law = DYNAMICS[self.dynamics]
+        Ecology(**{"rate": law.rate, "pressure": law.pressure, **given})
+        return given
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the configuration as it stands in result.json, defaults filled in."""
+        law = DYNAMICS[self.dynamics]
+        ecology = Ecology(**{"rate": law.rate, "pressure": law.pressure, **self.constants()})
+        constants = asdict(ecology)
+        level = constants.pop("level")
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "options": dict(self.options),
+            "dynamics": self.dynamics,
+            "fitness": self.fitness,
+            "seed": self.seed,
+            **asdict(self.recipe()),
+            **constants,
+            "extinction_level": level,
+            "sparsities": list(self.sparsities),
+            "baselines": self.baselines,
+        }
+
+
+def evolve(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Run the main job: evolve a network on real data, extract it, and write what it cost.
+
+    The folder gets ``config.json`` first, a checkpoint after every epoch, and at the end
+    ``masses.safetensors``, ``model.safetensors`` with ``plan.json``, and ``result.json``. Each
+    file appears whole or not at all.
+
+    Args:
+        config: what to run.
+        out: the run folder.
+        resume: go on with a run that was stopped; with a finished one, return its result.
+        progress: called while something takes long.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        ValueError: if an argument is not allowed or the folder holds another run.
+        NonFiniteError: if the loss or a fitness became NaN or infinite.
+    """
+    folder = Path(out)
+    claim(folder, config.as_json(), resume)
+    if (folder / RESULT).is_file():
+        finished: dict[str, Any] = read_json(folder / RESULT)
+        return finished
+    started = time.perf_counter()
+    recipe = config.recipe()
+    progress(f"load {config.dataset}", 0, 1)
+    splits = load_splits(config.dataset)
+    progress(f"load {config.dataset}", 1, 1)
+    model = _network(config, splits)
+    communities = discover(model, (splits.train[0][:2],))
+    optimizer = make_optimizer(model, recipe)
+    evolution = Evolution(
+        communities,
+        dynamics=config.dynamics,
+        fitness=config.fitness,
+        optimizer=optimizer,
+        seed=config.seed,
+        **config.constants(),
+    )
+    trained = train(
+        model,
+        optimizer,
+        splits,
+        recipe,
+        seed=config.seed,
+        evolution=evolution,
+        checkpoint=folder / "checkpoint-evolved.safetensors",
+        progress=progress,
+        label=f"evolve ({config.dynamics})",
+    )
+    survivors = evolution.survivors()
+    small = extract(model, survivors)
+    check = verify(model, small, survivors, splits.test[0][:256])
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "evolve",
+        "natsel": environment.versions()["natsel"],
+        "config": config.as_json(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "git": environment.git_state(),
+        "evolved": describe(model, *splits.test),
+        "extracted": describe(small, *splits.test),
+        "extinct": {
+            "share": evolution.extinct_share,
+            "count": communities.num_populations - evolution.num_alive,
+            "total": communities.num_populations,
+        },
+        "communities": [
+            {
+                "name": name,
+                "kind": community.kind,
+                "size": community.size,
+                "extinct": int((~survivors[name]).sum()),
+                "kept": int(survivors[name].sum()),
+            }
+            for name, community in communities.items()
+        ],
+        "verification": asdict(check),
+        "capacity": None if config.capacity is None else asdict(evolution.landing()),
+        "history": trained.history,
+    }
+    rows, models = _cuts(config, evolution, model, splits, progress)
+    models = {"evolved": model, "extracted": small, **models}
+    seconds = {"train": trained.seconds}
+    if config.baselines:
+        plain = _network(config, splits)
+        plain_trained = train(
+            plain,
+            make_optimizer(plain, recipe),
+            splits,
+            recipe,
+            seed=config.seed,
+            checkpoint=folder / "checkpoint-dense.safetensors",
+            progress=progress,
+            label="train (plain, for comparison)",
+        )
+        result["dense"] = describe(plain, *splits.test)
+        rows += _baselines(config, plain, splits, progress)
+        models["dense"] = plain
+        seconds["train_dense"] = plain_trained.seconds
+    result["table"] = rows
+    _time(result, rows, models, splits.test[0], progress)
+    result["seconds"] = {**seconds, "total": time.perf_counter() - started}
+    write_atomic(folder / MASSES, safetensors.torch.save(_masses(evolution)))
+    save(small, folder)
+    write_json(folder / RESULT, result)
+    for name in ("checkpoint-evolved.safetensors", "checkpoint-dense.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    return result
+
+
+def claim(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
+    """Take a folder for a run, or make sure that it holds this very run.
+
+    Raises:
+        ValueError: if the folder holds another run, or the same one and ``resume`` is not asked.
+    """
+    if folder.exists() and not folder.is_dir():
+        refuse("out", str(folder), "a folder")
+    mine = folder / CONFIG
+    if mine.is_file():
+        held = read_json(mine)
+        if held != dict(config):
+            differing = sorted(
+                k for k in {*held, *config} if held.get(k, None) != config.get(k, None)
+            )
+            refuse("out", str(folder), f"a new folder: this one holds another run ({differing})")
+        if not resume:
+            refuse("out", str(folder), "a new folder, or --resume to go on with this run")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        refuse("out", str(folder), "a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(mine, dict(config))
+
+
+def _network(config: RunConfig, splits: Splits) -> nn.Module:
+    return build(
+        config.model,
+        in_shape=splits.in_shape,
+        num_classes=len(splits.classes),
+        seed=config.seed,
+        **config.options,
+    )
+
+
+def _cuts(
+    config: RunConfig, evolution: Evolution, model: nn.Module, splits: Splits, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
+    """Cut the evolved network to every sparsity asked, without fine-tuning."""
+    rows, models = [], {}
+    for number, sparsity in enumerate(config.sparsities):
+        progress("cut", number, len(config.sparsities))
+        survivors = evolution.survivors(Sparsity(sparsity))
+        small = extract(model, survivors)
+        rows.append(_row("dynamic", config.dynamics, sparsity, small, splits))
+        rows[-1]["kept"] = {name: int(mask.sum()) for name, mask in survivors.items()}
+        models[f"cut {sparsity}"] = small
+    progress("cut", 1, 1)
+    return rows, models
+
+
+def _baselines(
+    config: RunConfig, plain: nn.Module, splits: Splits, progress: Progress
+) -> list[dict[str, Any]]:
+    rows = []
+    total = 3 * len(config.sparsities)
+    cuts = one_shot_cuts(plain, splits, config.sparsities, config.seed)
+    for number, (method, sparsity, _, small) in enumerate(cuts):
+        progress("cut the plain network", number, total)
+        family = "control" if method == "random" else "one-shot"
+        rows.append(_row(family, method, sparsity, small, splits))
+    progress("cut the plain network", 1, 1)
+    return rows
+
+
+def _row(
+    family: str, method: str, sparsity: float, small: nn.Module, splits: Splits
+) -> dict[str, Any]:
+    inputs, labels = splits.test
+    interval = proportion_interval(num_correct(small, inputs, labels), len(labels))
+    return {
+        "family": family,
+        "method": method,
+        "sparsity": sparsity,
+        **interval._asdict(),
+        "parameters": num_parameters(small),
+        "macs": macs(small, inputs),
+    }
+
+
+def _time(
+    result: dict[str, Any],
+    rows: list[dict[str, Any]],
+    models: Mapping[str, nn.Module],
+    sample: Tensor,
+    progress: Progress,
+) -> None:
+    """Measure all models in turn and put each latency beside its accuracy."""
+    progress("measure latency", 0, 1)
+    # A gated model pays for its gates; what is compared is the plain network of its size.
+    timed = {n: m for n, m in models.items() if n != "evolved" or "dense" not in models}
+    times = latency(timed, sample)
+    progress("measure latency", 1, 1)
+    for name in ("dense", "evolved", "extracted"):
+        if name in times:
+            result[name]["latency"] = times[name]
+    for row in rows:
+        if row["family"] == "dynamic":
+            row["latency"] = times[f"cut {row['sparsity']}"]
+
+
+def _masses(evolution: Evolution) -> dict[str, Tensor]:
+    trajectory = evolution.trajectory
+    sizes = [c.size for c in evolution.communities.values()]
+    tensors = {"steps": trajectory.steps}
+    columns = trajectory.masses.split(sizes, dim=1)
+    for name, column in zip(evolution.communities, columns, strict=True):
+        tensors[f"mass/{name}"] = column.contiguous()
+    for name, value in evolution.fitness_values.items():
+        tensors[f"fitness/{name}"] = value.cpu()
+    for name, value in evolution.alive.items():
+        tensors[f"alive/{name}"] = value.cpu()
+    return tensors

@@ -1,0 +1,132 @@
+"""Intervals and paired tests: no mean without the one, no "better" without the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from natsel.common.errors import refuse
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval.
+
+    Attributes:
+        mean: the estimate.
+        low: lower end.
+        high: upper end.
+        n: how many observations it rests on.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the mean of independent runs with its Student interval.
+
+    Args:
+        values: one figure per run; with a single one the interval is that figure alone.
+        confidence: of the interval.
+
+    Returns:
+        The mean, its interval, and the number of runs.
+
+    Raises:
+        ValueError: if there is no value.
+
+    Example:
+        >>> interval = mean_interval([1.0, 2.0, 3.0])
+        >>> [round(x, 3) for x in interval]
+        [2.0, -0.484, 4.484, 3]
+    """
+    if not values:
+        refuse("values", [], "at least one figure")
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, mean, mean, len(values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def proportion_interval(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    """Return a share with its Wilson interval: the accuracy of one network on ``total`` samples.
+
+    Example:
+        >>> [round(x, 4) for x in proportion_interval(98, 100)]
+        [0.98, 0.93, 0.9945, 100]
+    """
+    if total < 1 or not 0 <= correct <= total:
+        refuse("correct", correct, f"a count from 0 to {total}")
+    result = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return Interval(correct / total, float(result.low), float(result.high), total)
+
+
+class Comparison(NamedTuple):
+    """A paired comparison of two methods over the same seeds.
+
+    Attributes:
+        difference: mean of first minus second.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p_value: two-sided, paired t-test.
+        n: number of pairs.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Comparison:
+    """Compare two methods run with the same seeds by a paired t-test.
+
+    Args:
+        first: one figure per seed.
+        second: the same seeds, in the same order.
+
+    Returns:
+        The mean difference, its 95 % interval and the two-sided p-value.
+
+    Raises:
+        ValueError: if the lengths differ or there are fewer than two pairs.
+
+    Example:
+        >>> result = paired([2.0, 3.0, 4.1], [1.0, 2.0, 3.0])
+        >>> round(result.difference, 3), result.p_value < 0.01
+        (1.033, True)
+    """
+    if len(first) != len(second) or len(first) < 2:
+        refuse("pairs", (len(first), len(second)), "two equally long lists of at least 2 figures")
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    interval = mean_interval([float(d) for d in differences])
+    if np.ptp(differences) == 0:
+        p_value = 1.0 if differences[0] == 0 else 0.0
+    else:
+        p_value = float(stats.ttest_rel(first, second).pvalue)
+    return Comparison(interval.mean, interval.low, interval.high, p_value, len(first))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's step-down procedure.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected

@@ -1,0 +1,195 @@
+"""Ordinary training, with or without an evolution beside it, that can be killed and go on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.files import load_tree, save_tree
+from natsel.data import batches, crop_and_flip
+from natsel.evolution import Evolution
+from natsel.study.measure import num_correct
+from natsel.study.splits import Splits
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and how far it goes."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the same for every network of a comparison.
+
+    The learning rate falls linearly to 0 over the run. It is a schedule of the optimizer; nothing
+    in it knows about selection.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: samples per step.
+        learning_rate: of Adam, at the start.
+    """
+
+    epochs: int = 8
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                refuse(name, value, "a whole number >= 1")
+        rate = self.learning_rate
+        if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+            refuse("learning_rate", rate, "a finite number > 0")
+
+
+@dataclass
+class Trained:
+    """What training leaves behind.
+
+    Attributes:
+        history: one row per epoch: loss, validation accuracy, living, pressure.
+        seconds: time spent in training steps, over all resumed parts.
+        resumed_from: the epoch at which this process went on.
+    """
+
+    history: list[dict[str, Any]]
+    seconds: float
+    resumed_from: int = 0
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
+    """Return the optimizer of a recipe."""
+    return torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    splits: Splits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    evolution: Evolution | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+    label: str = "train",
+) -> Trained:
+    """Train a classifier with cross-entropy and Adam; write a checkpoint after every epoch.
+
+    A run that finds its checkpoint goes on from there, bit for bit as if it had never stopped.
+
+    Args:
+        model: changed in place.
+        optimizer: over the model's parameters. An evolution must be attached to it already.
+        splits: the data.
+        recipe: how long and how fast.
+        seed: of the order of batches.
+        evolution: evolves beside; None for plain training.
+        checkpoint: file to write and to go on from.
+        progress: called after every few steps.
+        label: what ``progress`` is told.
+
+    Returns:
+        The history and the time spent.
+
+    Raises:
+        NonFiniteError: if the loss or a fitness is NaN or infinite; the step is named and the
+            checkpoint of the last good epoch stays.
+    """
+    inputs, labels = splits.train
+    generator = torch.Generator().manual_seed(seed)
+    trained = Trained([], 0.0)
+    if checkpoint is not None and checkpoint.is_file():
+        trained = _resume(checkpoint, model, optimizer, evolution, generator)
+    per_epoch = math.ceil(len(inputs) / recipe.batch_size)
+    total = recipe.epochs * per_epoch
+    augment = crop_and_flip if splits.name.startswith("cifar") else None
+    step = len(trained.history) * per_epoch
+    progress(label, step, total)
+    model.train()
+    for epoch in range(len(trained.history), recipe.epochs):
+        started = time.perf_counter()
+        losses = torch.zeros(per_epoch)
+        epoch_batches = batches(
+            inputs, labels, batch_size=recipe.batch_size, generator=generator, augment=augment
+        )
+        for index, (x, y) in enumerate(epoch_batches):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * (1 - step / total)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"the loss became {value} at step {step + 1} (epoch {epoch + 1}): try a lower "
+                    f"learning_rate than {recipe.learning_rate}"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses[index] = value
+            step += 1
+            if step % 20 == 0:
+                progress(label, step, total)
+        trained.seconds += time.perf_counter() - started
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(losses.mean())}
+        row["validation_accuracy"] = num_correct(model, *splits.validation) / len(
+            splits.validation[1]
+        )
+        if evolution is not None:
+            row |= {"alive": evolution.num_alive, "pressure": evolution.pressure}
+        trained.history.append(row)
+        if checkpoint is not None:
+            _write(checkpoint, model, optimizer, evolution, generator, trained)
+    progress(label, total, total)
+    return trained
+
+
+def _write(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    evolution: Evolution | None,
+    generator: torch.Generator,
+    trained: Trained,
+) -> None:
+    save_tree(
+        checkpoint,
+        {
+            "model": dict(model.state_dict()),
+            "optimizer": optimizer.state_dict(),
+            "evolution": evolution.state_dict() if evolution is not None else None,
+            "generator": generator.get_state(),
+            "history": trained.history,
+            "seconds": trained.seconds,
+        },
+    )
+
+
+def _resume(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    evolution: Evolution | None,
+    generator: torch.Generator,
+) -> Trained:
+    state = load_tree(checkpoint)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if evolution is not None:
+        evolution.load_state_dict(state["evolution"])
+    generator.set_state(state["generator"])
+    history = list(state["history"])
+    return Trained(history, float(state["seconds"]), resumed_from=len(history))
