@@ -1,0 +1,60 @@
+"""``natsel bench``: costs as ratios, measured side by side in one process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from natsel.cli.console import Voice, clear_errors
+from natsel.common.errors import choose, refuse
+from natsel.dynamics import DYNAMICS
+from natsel.study.bench_step import bench_step
+
+app = typer.Typer(help="Measure costs as ratios.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Measure costs as ratios, side by side in one process."""
+
+
+@app.command("step")
+def step(
+    dynamics: Annotated[str, typer.Option(help="A law, or all.")] = "logistic",
+    batch_size: Annotated[int, typer.Option(help="Samples per step.")] = 128,
+    repeats: Annotated[int, typer.Option(help="Pairs of blocks of 5 steps.")] = 60,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them.")] = 0,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A training step with evolution against the same step without: time and peak memory."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        choose("dynamics", dynamics, [*DYNAMICS, "all"])
+        for name, value in (("batch_size", batch_size), ("repeats", repeats)):
+            if value < 1:
+                refuse(name, value, "a whole number >= 1")
+        if threads > 0:
+            torch.set_num_threads(threads)
+        with voice.progress() as progress:
+            result = bench_step(
+                dynamics=dynamics, batch_size=batch_size, repeats=repeats, progress=progress
+            )
+        table = Table(title=f"One step of {result['network']}, batch {batch_size}")
+        for column in ("dynamics", "optimizer", "time", "quartiles", "memory", "plain"):
+            table.add_column(column, justify="left" if column in ("dynamics", "optimizer") else "right")
+        for row in result["rows"]:
+            table.add_row(
+                row["dynamics"],
+                row["optimizer"],
+                f"{row['ratio']:.3f}",
+                f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}",
+                f"{row['memory_ratio']:.3f}",
+                f"{row['plain_ms']:.2f} ms",
+            )
+        voice.words.print(table)
+        voice.words.print("Ratios to the plain step: medians of interleaved blocks, same process.")
+        voice.result(result)

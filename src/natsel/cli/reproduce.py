@@ -1,0 +1,57 @@
+"""``natsel reproduce``: the experiments of the papers, with baselines and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from natsel.cli.console import Voice, clear_errors
+from natsel.common.files import write_atomic
+from natsel.study.reproduce_evolution import Grid, reproduce_evolution
+from natsel.study.training import Recipe
+
+app = typer.Typer(help="Run the experiments of the papers.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Run the experiments of the papers."""
+
+
+@app.command("evolution")
+def evolution(
+    out: Annotated[Path, typer.Option(help="Folder for tables, report and cached trainings.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, at least 2.")] = 5,
+    dataset: Annotated[str, typer.Option(help="mnist, or digits for a quick look.")] = "mnist",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        default = Grid().recipe
+        recipe = Recipe(
+            epochs if epochs is not None else default.epochs,
+            default.batch_size if dataset != "digits" else 32,
+            default.learning_rate,
+        )
+        grid = Grid(seeds=seeds, dataset=dataset, recipe=recipe)
+        with voice.progress() as progress:
+            rows, summary = reproduce_evolution(
+                grid, out, workers=workers, resume=resume, progress=progress
+            )
+        from natsel.report import to_markdown, write_reproduction_report
+
+        write_atomic(out / "table.md", (to_markdown(rows) + "\n").encode())
+        page = write_reproduction_report(out)
+        for sentence in summary["sentences"]:
+            voice.words.print(sentence)
+        for claim in summary["claims"]:
+            voice.words.print(f"{claim['claim']}: {claim['value']:.2%} ({claim['verdict']})")
+        voice.words.print(f"Table: {out / 'table.md'}   Report: {page}")
+        voice.result(summary)
