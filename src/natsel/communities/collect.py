@@ -45,8 +45,24 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
         kind = "head" if np.isin(members, heads).any() else None
-        communities.append(_community(run, members, roots, kind, names))
+        community = _community(run, members, roots, kind, names)
+        if all(_in_step(part.index.numpy()) for part in community.slices):
+            communities.append(community)
+        else:
+            reason = "its populations change their order on the way (a roll, a shuffle)"
+            alone.update(dict.fromkeys(members.tolist(), reason))
     return communities, _refusals(run, makers, roots, communities, read, alone)
+
+
+def _in_step(index: np.ndarray) -> bool:
+    """Tell whether populations follow one another in the same order, or the reverse, everywhere.
+
+    Each population may own several places: the first places of all must be in order, and the
+    second, and so on. Cutting keeps the order within a tensor; operators that reorder by a rule
+    of their own, such as a roll, reorder what remains differently.
+    """
+    steps = np.diff(np.sort(index, axis=1), axis=0)
+    return bool(((steps > 0).all(axis=0) | (steps < 0).all(axis=0)).all())
 
 
 def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
@@ -118,7 +134,6 @@ def _community(
     by_value = np.argsort(members)
     slices = []
     owned_widths: dict[str, dict[int, int]] = defaultdict(dict)
-    macs = 0.0
     for (name, axis), labels in roots.items():
         places = np.flatnonzero(np.isin(labels, members))
         if not len(places):
@@ -130,9 +145,8 @@ def _community(
         role: Role = "in" if "in" in roles else "out" if "out" in roles else "tied"
         slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
         owned_widths[name][axis] = width
-        macs += width * run.axis_macs.get((name, axis), 0.0)
-    macs += _label_macs(run, int(members[0]))
-    makers = [s for s in slices if s.role == "out"]
+    macs = _weight_macs(run, owned_widths) + _label_macs(run, int(members[0]))
+    makers = [s for s in slices if "out" in run.roles.get((s.tensor, s.axis), ())]
     if kind is None:
         kind = "filter" if len(run.shapes[makers[0].tensor]) > 2 else "neuron"
     name = _name(makers[0].tensor, [s.tensor for s in slices], kind)
@@ -154,6 +168,16 @@ def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
             full *= size
             left *= size - owned.get(axis, 0)
         total += full - left
+    return total
+
+
+def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
+    total = 0.0
+    for use in run.weight_macs:
+        left = 1.0
+        for axis in use.axes:
+            left *= 1 - widths[use.tensor].get(axis, 0) / run.shapes[use.tensor][axis]
+        total += use.macs * (1 - left)
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from natsel.communities.community import Communities
+from natsel.communities.surgery import tensors_of
 
 
 class Gate(nn.Module):
@@ -64,6 +66,17 @@ def ungated_name(name: str) -> str:
     return name
 
 
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return every place of each tensor: a shared one must be gated wherever it is read."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    owners[id(tensor)].append((module, name))
+    return owners
+
+
 def install(communities: Communities) -> list[Gated]:
     """Put a gate with mass 1 on every weight that reads a population.
 
@@ -81,7 +94,8 @@ def install(communities: Communities) -> list[Gated]:
     offset = 0
     places: dict[tuple[str, int], Tensor] = {}
     total = communities.num_populations
-    parameters = dict(communities.model.named_parameters())
+    parameters = tensors_of(communities.model)
+    owners = _owners(communities.model)
     for community in communities.values():
         for part in community.gates:
             key = (part.tensor, part.axis)
@@ -99,14 +113,14 @@ def install(communities: Communities) -> list[Gated]:
         offset += community.size
     gated = []
     for (name, axis), index in places.items():
-        module, attribute = owner(communities.model, name)
         weight = parameters[name]
         shape = [1] * weight.dim()
         shape[axis] = -1
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
         gate = Gate(mass)
-        parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+        for module, attribute in owners[id(weight)]:
+            parametrize.register_parametrization(module, attribute, gate, unsafe=True)
         gated.append(Gated(name, axis, gate, index.to(weight.device)))
     return gated
 
@@ -121,8 +135,12 @@ def fold(model: nn.Module) -> None:
             continue
         for name in list(module.parametrizations.keys()):  # type: ignore[union-attr, operator]
             stack = module.parametrizations[name]  # type: ignore[union-attr, index]
-            if any(isinstance(p, Gate) for p in stack):
+            gates = [p for p in stack if isinstance(p, Gate)]
+            if gates:
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            for gate in gates:
+                # A shared weight has the mass now: its other places must not apply it again.
+                gate.mass.fill_(1)
 
 
 def is_gated(model: nn.Module) -> bool:
