@@ -174,10 +174,12 @@ def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
 def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
     total = 0.0
     for use in run.weight_macs:
-        left = 1.0
+        full, left = 1, 1
         for axis in use.axes:
-            left *= 1 - widths[use.tensor].get(axis, 0) / run.shapes[use.tensor][axis]
-        total += use.macs * (1 - left)
+            size = run.shapes[use.tensor][axis]
+            full *= size
+            left *= size - widths.get(use.tensor, {}).get(axis, 0)
+        total += use.macs * (full - left) / full
     return total
 
 

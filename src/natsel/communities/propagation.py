@@ -219,38 +219,34 @@ class Propagation:
 
     def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
         shape = torch.broadcast_shapes(a.shape, b.shape)
-        a_full = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
-        b_full = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
-        a_free = self._tie(a_full, b_full, shape, reason)
-        b_free = self._tie(b_full, a_full, shape, reason)
-        a_out, b_out = a_full.expand(shape), b_full.expand(shape)
-        a_free, b_free = a_free.expand(shape), b_free.expand(shape)
+        a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
+        b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
+        a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
+        # A free element that is a population of its own is repeated over several others.
+        self.space.fix(a[a_free & ~self._is_plain(a)], reason)
+        self.space.fix(b[b_free & ~self._is_plain(b)], reason)
+        a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
+        tied = ~a_free & ~b_free
+        self.space.unite(a[tied], b[tied], reason)
         return torch.where(
             a_free & b_free,
-            torch.where((a_out == NONE) & (b_out == NONE), NONE, DATA),
-            torch.where(a_free | (a_out == NONE), b_out, a_out),
+            torch.where((a == NONE) & (b == NONE), NONE, DATA),
+            torch.where(a_free | (a == NONE), b, a),
         )
 
-    def _tie(self, x: Tensor, y: Tensor, shape: torch.Size, reason: str) -> Tensor:
-        """Unite ``x`` with what it meets in ``y``; return where ``x`` ties nothing instead."""
-        space = self.space
-        repeated = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and shape[i] > 1)
-        met = space.roots(y)
-        over = tuple(i for i in repeated if y.shape[i] > 1)
+    def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+        """Return which elements of ``x`` tie nothing where they meet ``y``."""
+        met = self.space.roots(y)
+        over = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and y.shape[i] > 1)
         high = met.amax(dim=over, keepdim=True) if over else met
         low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
         low = low.amin(dim=over, keepdim=True) if over else low
-        single = (low == high) | (high == NONE)
-        single, high = single.expand(x.shape), high.expand(x.shape)
-        plain = (x == DATA) | space.is_loose(x)
-        # Data that meets one and the same population everywhere does not index populations.
+        single = ((low == high) | (high == NONE)).expand(x.shape)
+        # Data that meets one and the same population everywhere does not tell populations apart.
         named = high[high > DATA]
-        indexes = bool(named.numel()) and bool((named != named[0]).any())
-        free = torch.where(single, plain & (not indexes), plain | space.is_fixed(x) | (x == NONE))
-        # What the other operand is to plain data is decided from the side of the data.
-        met_plain = (high == DATA) | space.is_loose(high)
-        tie = single & ~free & (plain | ~met_plain)
-        space.unite(x[tie], high[tie], reason)
-        crossed = ~single & ~free
-        space.fix(x[crossed], reason)
-        return free | crossed
+        tells_apart = bool(named.numel()) and bool((named != named[0]).any())
+        return ~single if tells_apart else ~single | self._is_plain(x)
+
+    def _is_plain(self, x: Tensor) -> Tensor:
+        """Tell which labels are no population's: data, and parameters that met nothing yet."""
+        return (x <= DATA) | self.space.is_loose(x)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, shape_of
-from natsel.communities.labels import NONE
+from natsel.communities.labels import DATA, NONE
 from natsel.communities.propagation import Propagation, rule
+from natsel.communities.rules.normalization import note_mixed
 
 MOVES = (
     "view.default reshape.default _unsafe_view.default permute.default transpose.int t.default "
@@ -107,15 +108,21 @@ def constants(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any
 @rule("aten.fill.Scalar", "aten.fill.Tensor")
 def fill(run: Propagation, node: fx.Node, x: Any, value: Any) -> Any:
     """A tensor of the same shape with one number everywhere."""
-    if isinstance(value, Tensor | TensorRef):
-        return run.lift(value).expand(shape_of(node))
-    return torch.full(shape_of(node), NONE, dtype=torch.int64)
+    return _spread(value, run, node)
 
 
 @rule("aten.copy.default")
 def copy(run: Propagation, node: fx.Node, x: Any, source: Any, *args: Any) -> Any:
     """The source, in the shape of what it is written to."""
-    return run.lift(source).expand(shape_of(node))
+    return _spread(source, run, node)
+
+
+def _spread(value: Any, run: Propagation, node: fx.Node) -> Tensor:
+    """One number of data is the same everywhere; anything else keeps its labels."""
+    labels = run.lift(value) if isinstance(value, Tensor | TensorRef) else torch.tensor(NONE)
+    if labels.numel() == 1 and int(labels) == DATA:
+        labels = torch.tensor(NONE)
+    return labels.expand(shape_of(node)).contiguous()
 
 
 @rule("aten.index_select.default")
@@ -123,7 +130,10 @@ def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any)
     """Take places that data names, along an axis on which populations do not differ."""
     reason = f"it is indexed by data at{place(node)}"
     run.space.fix(run.lift(index), reason)
-    merged = run.space.unite_along(run.lift(x), (axis % run.lift(x).dim(),), reason)
+    x = run.lift(x)
+    axes = (axis % x.dim(),)
+    note_mixed(run, x, axes, reason)
+    merged = run.space.unite_along(x, axes, reason)
     return merged.expand(shape_of(node))
 
 
@@ -141,6 +151,7 @@ def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
     if any(v.dtype in (torch.bool, torch.uint8) for v in values):
         return run.barrier(node, x)
     axes = tuple(i for i, labels in enumerate(indices) if labels is not None)
+    note_mixed(run, x, axes, reason)
     merged = run.space.unite_along(x, axes, reason)
     first = [None if t is None else torch.zeros_like(run.lift(t)) for t in indices]
     return torch.ops.aten.index.Tensor(merged, first)
