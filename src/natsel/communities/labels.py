@@ -48,15 +48,15 @@ class LabelSpace:
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's class, same shape."""
-        return torch.from_numpy(self._root[labels.numpy()])
+        return torch.from_numpy(np.asarray(self._root[labels.numpy()]))
 
     def is_fixed(self, labels: Tensor) -> Tensor:
         """Return, per label, whether its class cannot be removed."""
-        return torch.from_numpy(self._fixed[self._root[labels.numpy()]])
+        return torch.from_numpy(np.asarray(self._fixed[self._root[labels.numpy()]]))
 
     def is_loose(self, labels: Tensor) -> Tensor:
         """Return, per label, whether it was made loose and is still alone in its class."""
-        return torch.from_numpy(self._loose[self._root[labels.numpy()]])
+        return torch.from_numpy(np.asarray(self._loose[self._root[labels.numpy()]]))
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Merge the classes of two label tensors of one shape, element by element.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from natsel.communities.community import Community, Refusal
-from natsel.communities.rebinding import attempts, candidates, conflict
+from natsel.communities.community import Community, Rebinding, Refusal
+from natsel.communities.rebinding import alike, attempts, candidates, conflict
 from natsel.communities.surgery import remove, silence
 from natsel.communities.trials import choices, stand_in
 
@@ -144,24 +143,35 @@ def prove(
     if trial.failure(plain) is None:
         return plain, []
     found = {c.name: candidates(model, c) for c in plain}
-    mixed = [replace(c, rebindings=found[c.name]) if c.kind == "head" else c for c in plain]
-    if trial.failure(mixed) is None:
-        return mixed, []
+    heads = [c for c in plain if c.kind == "head"]
+    solved = _solve(trial, heads[0], found[heads[0].name]) if heads else None
+    if isinstance(solved, Community):
+        # Attention layers of one model are mostly alike: one trial for all instead of one each.
+        guess = [alike(c, found[c.name], solved) if c in heads else c for c in plain]
+        if trial.failure(guess) is None:
+            return guess, []
     proven: list[Community] = []
     refused: list[Refusal] = []
     for community in plain:
-        reason = ""
-        for attempt in attempts(community, found[community.name]):
-            failure = trial.failure([attempt])
-            if failure is None:
-                proven.append(attempt)
-                break
-            reason = reason or failure
+        result = _solve(trial, community, found[community.name])
+        if isinstance(result, Community):
+            proven.append(result)
         else:
-            remedy = "write sizes in forward as shapes of tensors, or as attributes of the module"
-            refused.append(Refusal(community.name, community.size, reason, remedy))
+            refused.append(result)
     together, clashing = _compatible(trial, proven)
     return together, refused + clashing
+
+
+def _solve(trial: Trial, community: Community, found: tuple[Rebinding, ...]) -> Community | Refusal:
+    """Return a community with the rebindings that make its removal exact, or why none do."""
+    reason = ""
+    for attempt in attempts(community, found):
+        failure = trial.failure([attempt])
+        if failure is None:
+            return attempt
+        reason = reason or failure
+    remedy = "write sizes in forward as shapes of tensors, or as attributes of the module"
+    return Refusal(community.name, community.size, reason, remedy)
 
 
 def _compatible(

@@ -36,8 +36,8 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
             if next(child.parameters(), None) is None:
                 paths[f"{path}.{name}" if path else name] = None
     widths = {1, *(s.index.shape[1] for s in community.slices)}
-    # Of query heads to key/value heads, for example, only the ratio of two widths is a number.
-    widths |= {a // b for a in widths for b in widths if a % b == 0}
+    # A number may count parts of a width: query heads of a key/value head, for example.
+    widths = {part for width in widths for part in range(1, width + 1) if width % part == 0}
     found = []
     for path in paths:
         module = model.get_submodule(path)
@@ -53,11 +53,24 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
 
 
 def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[Community]:
-    """Yield a community without rebindings, then with all that were found, then with fewer."""
-    sizes = [0, *range(len(found), 0, -1)]
-    subsets = itertools.chain.from_iterable(itertools.combinations(found, n) for n in sizes)
+    """Yield a community with no rebinding, then with each, each pair, and so on.
+
+    The fewest that make the model run are taken: a number that forward does not use stays.
+    """
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(found, n) for n in range(len(found) + 1)
+    )
     for subset in itertools.islice(subsets, MAX_ATTEMPTS):
         yield replace(community, rebindings=subset)
+
+
+def alike(
+    community: Community, found: tuple[Rebinding, ...], solved: Community
+) -> Community:
+    """Return a community with the numbers rebound that another one needed, by their names."""
+    names = {(bound.attribute, bound.per_population) for bound in solved.rebindings}
+    same = tuple(b for b in found if (b.attribute, b.per_population) in names)
+    return replace(community, rebindings=same)
 
 
 def conflict(communities: Sequence[Community]) -> str | None:
