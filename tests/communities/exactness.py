@@ -65,9 +65,12 @@ def apart(communities: Communities, survivors: Mapping[str, Tensor], *inputs: Te
     assert [t.shape for t in small] == [t.shape for t in masked]
     assert all(t.isfinite().all() for t in small)
     scale = max(1.0, *(float(t.double().abs().max()) for t in masked))
-    return max(
-        float((a.double() - b.double()).abs().max()) for a, b in zip(small, masked, strict=True)
-    ) / scale
+    return (
+        max(
+            float((a.double() - b.double()).abs().max()) for a, b in zip(small, masked, strict=True)
+        )
+        / scale
+    )
 
 
 def selections(communities: Communities, num_random: int = 6) -> list[dict[str, Tensor]]:

@@ -245,7 +245,11 @@ def test_heads(name):
     (community,) = communities.values()
     assert (community.kind, community.size) == ("head", 3)
     wide, narrow = (torch.arange(2 * n).view(3, -1).tolist() for n in (num_query, num_key))
-    slices = {f"{t}.{p}:0": i for t, i in zip("qkv", (wide, narrow, narrow), strict=True) for p in ("weight", "bias")}  # noqa: E501
+    slices = {
+        f"{t}.{p}:0": i
+        for t, i in zip("qkv", (wide, narrow, narrow), strict=True)
+        for p in ("weight", "bias")
+    }
     assert owned(communities, community.name) == slices | {"o.weight:1": wide}
     assert_exact(communities)
 

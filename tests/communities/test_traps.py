@@ -5,10 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from exactness import Net, apart, assert_exact, found, offered, parameter, reasons, selections
+from exactness import Net, assert_exact, found, offered, parameter, reasons
 from torch import nn
-
-from natsel.communities import discover
 
 L = nn.Linear
 VEC = torch.randn(2, 5)

@@ -100,9 +100,7 @@ def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.nda
         if not hit.any():
             continue
         counts = np.bincount(position[hit], minlength=len(candidates))
-        _, signature = np.unique(
-            np.stack([signature, counts], axis=1), axis=0, return_inverse=True
-        )
+        _, signature = np.unique(np.stack([signature, counts], axis=1), axis=0, return_inverse=True)
         signature = signature.reshape(-1)
     return [candidates[signature == value] for value in np.unique(signature)]
 

@@ -12,8 +12,8 @@ import natsel.communities.rules  # noqa: F401  (fills the table of rules)
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
-from natsel.communities.propagation import Propagation
 from natsel.communities.proof import prove
+from natsel.communities.propagation import Propagation
 
 
 def discover(
@@ -75,19 +75,27 @@ def as_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         refuse("example_inputs", type(example_inputs).__name__, "a tuple of tensors")
     if not example_inputs:
         refuse("example_inputs", (), "at least one tensor")
+    if any(not x.numel() for x in example_inputs):
+        shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        refuse("example_inputs", shapes, "tensors with at least one element each")
     return tuple(example_inputs)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while; every module's own mode comes back."""
+    """Put a model into evaluation mode for a while; its modes and buffers come back."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

@@ -137,10 +137,18 @@ def fold(model: nn.Module) -> None:
             stack = module.parametrizations[name]  # type: ignore[union-attr, index]
             gates = [p for p in stack if isinstance(p, Gate)]
             if gates:
+                _own_class(module)
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
             for gate in gates:
                 # A shared weight has the mass now: its other places must not apply it again.
                 gate.mass.fill_(1)
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a module a class of its own: copies share theirs, and removing a gate changes it."""
+    kind = type(module)
+    members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind)(kind.__name__, kind.__bases__, members)
 
 
 def is_gated(model: nn.Module) -> bool:

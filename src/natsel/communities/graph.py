@@ -49,7 +49,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 
 def place(node: fx.Node) -> str:
-    """Return the line of user code that a node came from, or nothing if it is not known."""
+    """Return `` at file:line `code` ``, where a node came from in user code, or nothing."""
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
     frames = [i for i, line in enumerate(lines) if line.startswith('File "')]
     own = [i for i in frames if not _is_library(lines[i].split('"')[1])]
@@ -59,7 +59,7 @@ def place(node: fx.Node) -> str:
     file = Path(lines[index].split('"')[1]).name
     number = lines[index].split("line ")[-1].split(",")[0]
     code = lines[index + 1] if index + 1 < len(lines) else ""
-    return f" {file}:{number} `{code}`" if code else f" {file}:{number}"
+    return f" at {file}:{number} `{code}`" if code else f" at {file}:{number}"
 
 
 def _is_library(file: str) -> bool:

@@ -214,7 +214,7 @@ class Propagation:
         operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
         result = operands[0]
         for other in operands[1:]:
-            result = self._combine_two(result, other, f"it meets other data at{place(node)}")
+            result = self._combine_two(result, other, f"it meets other data{place(node)}")
         return result
 
     def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:

@@ -64,9 +64,7 @@ def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[Com
         yield replace(community, rebindings=subset)
 
 
-def alike(
-    community: Community, found: tuple[Rebinding, ...], solved: Community
-) -> Community:
+def alike(community: Community, found: tuple[Rebinding, ...], solved: Community) -> Community:
     """Return a community with the numbers rebound that another one needed, by their names."""
     names = {(bound.attribute, bound.per_population) for bound in solved.rebindings}
     same = tuple(b for b in found if (b.attribute, b.per_population) in names)

@@ -31,7 +31,7 @@ def attention(
     query, key, value = run.lift(query), run.lift(key), run.lift(value)
     if query.dim() < 3:
         return run.barrier(node, (query, key, value, mask))
-    reason = f"attention mixes it with plain data at{place(node)}"
+    reason = f"attention mixes it with plain data{place(node)}"
     merged = [run.space.unite_along(t, (-2, -1), reason) for t in (query, key, value)]
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]
@@ -57,7 +57,7 @@ def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     a, b = run.lift(a), run.lift(b)
     if a.dim() < 2 or b.dim() < 2:
         return run.barrier(node, (a, b))
-    reason = f"it is contracted with plain data at{place(node)}"
+    reason = f"it is contracted with plain data{place(node)}"
     shape = shape_of(node)
     macs = float(prod(shape) * a.shape[-1])
     if bool((a <= DATA).all()) or bool((b <= DATA).all()):

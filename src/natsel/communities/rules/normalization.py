@@ -32,7 +32,7 @@ def batch_norm(
     """Each channel is scaled and shifted by numbers of its own."""
     x = run.lift(x)
     over = tuple(i for i in range(x.dim()) if i != 1)
-    channels = run.space.unite_along(x, over, f"it meets plain data at{place(node)}").reshape(-1)
+    channels = run.space.unite_along(x, over, f"it meets plain data{place(node)}").reshape(-1)
     _tie_parameters(run, channels, weight, bias, mean, variance)
     ref = next((p for p in (weight, mean) if isinstance(p, TensorRef)), None)
     labels = channels if ref is None else run.axis(ref, 0, "tied")
@@ -60,7 +60,7 @@ def layer_norm(
     """Everything that is normalised together stands or falls together."""
     x = run.lift(x)
     axes = tuple(range(x.dim() - len(shape), x.dim()))
-    reason = f"normalised together with its neighbours at{place(node)}"
+    reason = f"normalised together with its neighbours{place(node)}"
     note_mixed(run, x, axes, reason)
     parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
     result = run.space.unite_along(x, axes, reason).expand(x.shape)
@@ -85,7 +85,7 @@ def group_norm(
 ) -> Any:
     """The channels of a group are normalised together; with one channel each they are free."""
     x = run.lift(x)
-    reason = f"normalised together with its group at{place(node)}"
+    reason = f"normalised together with its group{place(node)}"
     grouped = x.reshape(x.shape[0], groups, -1)
     note_mixed(run, grouped, (2,), reason)
     merged = run.space.unite_along(grouped, (2,), reason).expand(grouped.shape).reshape(x.shape)
@@ -94,11 +94,13 @@ def group_norm(
     return merged
 
 
-@rule("aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default", "aten._log_softmax.default")
+@rule(
+    "aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default", "aten._log_softmax.default"
+)
 def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Tensor:
     """What competes in one softmax stands or falls together."""
     x = run.lift(x)
-    reason = f"it shares a softmax at{place(node)}"
+    reason = f"it shares a softmax{place(node)}"
     note_mixed(run, x, (dim % x.dim(),), reason)
     return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
 

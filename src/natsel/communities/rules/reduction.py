@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from natsel.communities.graph import operator_name, place
 from natsel.communities.propagation import Propagation, rule
@@ -40,14 +40,8 @@ POOLS = {
     "upsample_bicubic2d.vec": 2,
 }
 
-REDUCTIONS = (
-    "mean.dim mean.default sum.dim_IntList sum.default amax.default amin.default aminmax.default "
-    "max.default max.dim min.default min.dim var.dim var.correction var.default std.dim "
-    "std.correction std.default var_mean.correction std_mean.correction norm.ScalarOpt_dim "
-    "norm.Scalar linalg_vector_norm.default logsumexp.default argmax.default argmin.default "
-    "any.default any.dim any.dims all.default all.dim all.dims prod.default prod.dim_int "
-    "median.default median.dim count_nonzero.default count_nonzero.dim_IntList"
-).split()
+REDUCTIONS = ["mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "amax.default", "amin.default", "aminmax.default", "max.default", "max.dim", "min.default", "min.dim", "var.dim", "var.correction", "var.default", "std.dim", "std.correction", "std.default", "var_mean.correction", "std_mean.correction", "norm.ScalarOpt_dim", "norm.Scalar", "linalg_vector_norm.default", "logsumexp.default", "argmax.default", "argmin.default", "any.default", "any.dim", "any.dims", "all.default", "all.dim", "all.dims", "prod.default", "prod.dim_int", "median.default", "median.dim", "count_nonzero.default", "count_nonzero.dim_IntList"]
+
 
 @rule(*(f"aten.{name}" for name in POOLS))
 def pools(run: Propagation, node: fx.Node, x: Any, *args: Any) -> Any:
@@ -55,7 +49,7 @@ def pools(run: Propagation, node: fx.Node, x: Any, *args: Any) -> Any:
     x = run.lift(x)
     num_spatial = POOLS[operator_name(node).removeprefix("aten.")]
     axes = tuple(range(x.dim() - num_spatial, x.dim()))
-    channels = run.space.unite_along(x, axes, f"pooled with plain data at{place(node)}")
+    channels = run.space.unite_along(x, axes, f"pooled with plain data{place(node)}")
     value = node.meta["val"]
     if isinstance(value, list | tuple):
         return tuple(channels.expand(tuple(v.shape)) for v in value)
@@ -67,7 +61,7 @@ def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: An
     """A sum over places keeps labels; over populations it ties them."""
     x = run.lift(x)
     axes = _axes(node, x.dim())
-    reason = f"reduced together with its neighbours at{place(node)}"
+    reason = f"reduced together with its neighbours{place(node)}"
     note_mixed(run, x, axes, reason)
     merged = run.space.unite_along(x, axes, reason)
     value = node.meta["val"]

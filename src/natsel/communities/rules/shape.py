@@ -12,24 +12,9 @@ from natsel.communities.labels import DATA, NONE
 from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
 
-MOVES = (
-    "view.default reshape.default _unsafe_view.default permute.default transpose.int t.default "
-    "unsqueeze.default squeeze.default squeeze.dim squeeze.dims expand.default slice.Tensor "
-    "select.int split.Tensor split_with_sizes.default chunk.default unbind.int flatten.using_ints "
-    "unflatten.int movedim.int movedim.intlist narrow.default expand_as.default view_as.default "
-    "flip.default roll.default repeat.default repeat_interleave.self_int "
-    "unfold.default swapaxes.default swapdims.default mT.default numpy_T.default "
-    "pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default "
-    "diagonal.default tile.default hsplit.int vsplit.int dsplit.int tensor_split.sections "
-    "tensor_split.indices native_channel_shuffle.default broadcast_to.default "
-    "slice_scatter.default select_scatter.default"
-).split()
+MOVES = ["view.default", "reshape.default", "_unsafe_view.default", "permute.default", "transpose.int", "t.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims", "expand.default", "slice.Tensor", "select.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "flatten.using_ints", "unflatten.int", "movedim.int", "movedim.intlist", "narrow.default", "expand_as.default", "view_as.default", "flip.default", "roll.default", "repeat.default", "repeat_interleave.self_int", "unfold.default", "swapaxes.default", "swapdims.default", "mT.default", "numpy_T.default", "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default", "diagonal.default", "tile.default", "hsplit.int", "vsplit.int", "dsplit.int", "tensor_split.sections", "tensor_split.indices", "native_channel_shuffle.default", "broadcast_to.default", "slice_scatter.default", "select_scatter.default"]
 
-KEEPS = (
-    "contiguous.default clone.default detach.default alias.default "
-    "to.dtype to.device to.dtype_layout to.other _to_copy.default lift_fresh_copy.default "
-    "dropout.default feature_dropout.default alpha_dropout.default type_as.default"
-).split()
+KEEPS = ["contiguous.default", "clone.default", "detach.default", "alias.default", "to.dtype", "to.device", "to.dtype_layout", "to.other", "_to_copy.default", "lift_fresh_copy.default", "dropout.default", "feature_dropout.default", "alpha_dropout.default", "type_as.default"]
 
 
 @rule(*(f"aten.{name}" for name in MOVES))
@@ -39,9 +24,7 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         order = _order(operator_name(node), args)
         if order is not None:
             return args[0].permuted(order)
-    lifted = [
-        run.lift(a).contiguous() if isinstance(a, Tensor | TensorRef) else a for a in args
-    ]
+    lifted = [run.lift(a).contiguous() if isinstance(a, Tensor | TensorRef) else a for a in args]
     assert callable(node.target)
     return map_tensors(node.target(*lifted, **kwargs), torch.Tensor.contiguous)
 
@@ -94,9 +77,7 @@ def pad(
     return padded.to(torch.int64)
 
 
-CONSTANTS = (
-    "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor"
-).split()
+CONSTANTS = ["zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor"]
 
 
 @rule(*(f"aten.{name}.default" for name in CONSTANTS))
@@ -128,7 +109,7 @@ def _spread(value: Any, run: Propagation, node: fx.Node) -> Tensor:
 @rule("aten.index_select.default")
 def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any) -> Any:
     """Take places that data names, along an axis on which populations do not differ."""
-    reason = f"it is indexed by data at{place(node)}"
+    reason = f"it is indexed by data{place(node)}"
     run.space.fix(run.lift(index), reason)
     x = run.lift(x)
     axes = (axis % x.dim(),)
@@ -141,7 +122,7 @@ def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any)
 def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
     """The same with tensors of indices, such as a table of relative positions."""
     x = run.lift(x)
-    reason = f"it is indexed by data at{place(node)}"
+    reason = f"it is indexed by data{place(node)}"
     for labels in indices:
         if labels is not None:
             run.space.fix(run.lift(labels), reason)

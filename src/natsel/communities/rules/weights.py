@@ -26,15 +26,15 @@ def spread(labels: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
 
 def _read(run: Propagation, node: fx.Node, x: Tensor, axis: int, weight_labels: Tensor) -> None:
     """Unite each channel of ``x`` with the weight's input index that reads it."""
-    reason = f"it carries plain data at{place(node)}"
+    reason = f"it carries plain data{place(node)}"
     run.space.unite(channels_of(run, x, axis, reason), weight_labels, reason)
 
 
 def _add_bias(run: Propagation, node: fx.Node, labels: Tensor, bias: Any) -> None:
     if isinstance(bias, TensorRef) and len(bias.axes) == 1:
-        run.space.unite(labels, run.axis(bias, 0, "tied"), f"its bias is shared at{place(node)}")
+        run.space.unite(labels, run.axis(bias, 0, "tied"), f"its bias is shared{place(node)}")
     elif bias is not None:
-        reason = f"its bias is computed at{place(node)}"
+        reason = f"its bias is computed{place(node)}"
         run.space.fix(labels, reason)
         run.space.fix(run.lift(bias), reason)
 
@@ -105,11 +105,9 @@ def convolution(
     return spread(labels, shape, 1)
 
 
-def _grouped(
-    run: Propagation, node: fx.Node, x: Tensor, weight: TensorRef, groups: int
-) -> Tensor:
-    reason = f"the groups of a convolution must stay equal at{place(node)}"
-    channels = channels_of(run, x, 1, f"it carries plain data at{place(node)}")
+def _grouped(run: Propagation, node: fx.Node, x: Tensor, weight: TensorRef, groups: int) -> Tensor:
+    reason = f"the groups of a convolution must stay equal{place(node)}"
+    channels = channels_of(run, x, 1, f"it carries plain data{place(node)}")
     if weight.sizes[1] == 1:
         labels = run.axis(weight, 0, "tied")
         run.space.unite(channels.repeat_interleave(len(labels) // groups), labels, reason)
@@ -151,7 +149,7 @@ def embedding(run: Propagation, node: fx.Node, weight: Any, indices: Any, *args:
     """A table lookup: its columns are made like the outputs of a linear map."""
     if not isinstance(weight, TensorRef):
         return run.barrier(node, (weight, indices))
-    reason = f"rows of an embedding are chosen by data at{place(node)}"
+    reason = f"rows of an embedding are chosen by data{place(node)}"
     run.space.fix(run.axis(weight, 0, "in"), reason)
     run.space.fix(run.lift(indices), reason)
     labels = run.axis(weight, 1, "out")
@@ -165,7 +163,7 @@ def prelu(run: Propagation, node: fx.Node, x: Any, weight: Any) -> Any:
     if not isinstance(weight, TensorRef):
         return run.barrier(node, (x, weight))
     if weight.sizes[0] > 1:
-        reason = f"it meets plain data at{place(node)}"
+        reason = f"it meets plain data{place(node)}"
         channels = channels_of(run, x, min(1, x.dim() - 1), reason)
         run.space.unite(channels, run.axis(weight, 0, "tied"), reason)
     return x
