@@ -1,4 +1,4 @@
-"""What the tests of this folder share: networks in one line, and the check that removal is exact."""
+"""What the tests here share: networks in one line, and the check that removal is exact."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Discovery as a whole: reference networks, costs, inputs of every kind, taught operators."""
 
+# ruff: noqa: E501 - one network a line reads best
+
 import copy
 import re
 from collections import namedtuple

@@ -1,5 +1,7 @@
 """What each operator does to populations: the slices they own, spelled out, and exactness."""
 
+# ruff: noqa: E501 - one network a line reads best
+
 import pytest
 import torch
 import torch.nn.functional as F

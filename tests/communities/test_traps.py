@@ -1,5 +1,7 @@
 """Networks on which a peer was silently wrong: each is exact, or refused with a reason."""
 
+# ruff: noqa: E501 - one network a line reads best
+
 import copy
 
 import pytest
@@ -143,7 +145,14 @@ REFUSED = {
     "a weight as data": (
         Net(lambda m, x: m.b(m.a(x)) + m.a.weight.sum(), a=L(5, 6), b=L(6, 3)), VEC, "as plain data"),
     "weight norm": (
-        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, ""),
+        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a.parametrizations.weight: no rule for"),
+    "a recurrent network": (
+        Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True), b=L(4, 3)), VEC, "a: no rule for aten.lstm"),
+    "an image without a batch": (
+        Net(lambda m, x: m.b(m.a(x[0])), a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 3)), IMG, "a: no rule for aten.conv2d"),
+    "topk": (mlp(lambda m, y: y.topk(6, 1)[0]), VEC, "no rule for aten.topk"),
+    "a count of ones": (
+        mlp(lambda m, y: y / torch.ones_like(y).sum(1, keepdim=True)), VEC, "removing is not masking"),
 }  # fmt: skip
 
 

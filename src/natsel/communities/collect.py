@@ -11,6 +11,7 @@ from natsel.communities.community import Community, Cost, Refusal, Role, Slice
 from natsel.communities.propagation import Propagation
 
 Key = tuple[str, int]
+TEACH = "teach the operator with @natsel.rule"
 
 
 def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
@@ -30,7 +31,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     makers = [key for key in axes if "out" in run.roles.get(key, ())]
     readers = [key for key in axes if "in" in run.roles.get(key, ())]
     if not makers:
-        return [], []
+        return [], _untaught(run, set())
     made = np.unique(np.concatenate([roots[key] for key in makers]))
     read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
@@ -78,13 +79,14 @@ def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
                 axes.setdefault((name, axis), rows[:, 0].contiguous())
                 break
         else:
-            values, counts = roots.unique(return_counts=True)
-            run.space.fix(values[counts > 1], f"{name} cannot be sliced along one axis")
-            shared = run.space.roots(labels)
-            owned = torch.cat([run.space.roots(v).reshape(-1) for v in axes.values()])
+            values, counts = np.unique(roots.numpy(), return_counts=True)
             run.space.fix(
-                shared[torch.isin(shared, owned)], f"{name} cannot be sliced along one axis"
+                torch.from_numpy(values[counts > 1]), f"{name} cannot be sliced along one axis"
             )
+            shared = run.space.roots(labels)
+            for owned in list(axes.values()):
+                met = shared[torch.isin(shared, run.space.roots(owned))]
+                run.space.fix(met, f"{name} cannot be sliced along one axis")
     return axes
 
 
@@ -227,9 +229,17 @@ def _refusals(
         reasons += [alone[int(r)] for r in labels.tolist() if int(r) in alone and not reasons]
         if not reasons and not np.isin(labels.numpy(), read).any():
             reasons = ["no linear map reads it"]
-        remedy = ""
-        if any(r.startswith("no rule for") for r in reasons):
-            remedy = "teach the operator with @natsel.rule"
+        remedy = TEACH if any(r.startswith("no rule for") for r in reasons) else ""
         name = key[0].rpartition(".")[0] or key[0]
         refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
-    return refusals
+    return refusals + _untaught(run, {r.name for r in refusals})
+
+
+def _untaught(run: Propagation, named: set[str]) -> list[Refusal]:
+    """Name the modules whose weights enter an operator without a rule, such as a recurrent one."""
+    found: dict[str, Refusal] = {}
+    for tensor, reason in run.untaught.items():
+        name = tensor.rpartition(".")[0] or tensor
+        if name not in named and len(run.shapes[tensor]) > 1:
+            found.setdefault(name, Refusal(name, run.shapes[tensor][0], reason, TEACH))
+    return list(found.values())

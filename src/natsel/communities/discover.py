@@ -118,7 +118,8 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     """Replace writing in place by new values, so that every name keeps its labels."""
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            return program.run_decompositions({})
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            return functional
     return program
 
 

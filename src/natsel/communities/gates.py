@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,8 +133,8 @@ def fold(model: nn.Module) -> None:
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
             continue
-        for name in list(module.parametrizations.keys()):  # type: ignore[union-attr, operator]
-            stack = module.parametrizations[name]  # type: ignore[union-attr, index]
+        for name in list(module.parametrizations.keys()):  # type: ignore[operator, union-attr]
+            stack = module.parametrizations[name]  # type: ignore[index]
             gates = [p for p in stack if isinstance(p, Gate)]
             if gates:
                 _own_class(module)
@@ -148,7 +148,7 @@ def _own_class(module: nn.Module) -> None:
     """Give a module a class of its own: copies share theirs, and removing a gate changes it."""
     kind = type(module)
     members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(kind)(kind.__name__, kind.__bases__, members)
+    module.__class__ = cast(type[nn.Module], type(kind.__name__, kind.__bases__, members))
 
 
 def is_gated(model: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
@@ -66,6 +67,7 @@ class Propagation:
         self.macs = 0.0
         self.heads: list[Tensor] = []
         self.barriers: dict[str, str] = {}
+        self.untaught: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._refs = self._references(canonical)
         self._counting = False
@@ -135,6 +137,8 @@ class Propagation:
         reason = f"no rule for {name}{place(node)}"
         self.barriers[name] = place(node)
         for labels in tensors_in((args, kwargs)):
+            if isinstance(labels, TensorRef):
+                self.untaught[labels.name] = reason
             self.space.fix(self.lift(labels), reason)
         return self._data(node)
 
@@ -218,7 +222,7 @@ class Propagation:
         return result
 
     def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
-        shape = torch.broadcast_shapes(a.shape, b.shape)
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
         a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
         b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -36,9 +37,7 @@ def attention(
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]
         merged = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
-    head, *others = torch.broadcast_tensors(*merged)
-    for other in others:
-        run.space.unite(head, other, reason)
+    head = _meet(run, _meet(run, merged[0], merged[1], reason), merged[2], reason)
     if mask is not None:
         run.combine(node, head.expand(*query.shape[:-1], key.shape[-2]), mask)
     run.mark_heads(head)
@@ -67,8 +66,7 @@ def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     # place. In attention that place is the head.
     rows = run.space.unite_along(a, (-2, -1), reason)
     columns = run.space.unite_along(b, (-2, -1), reason)
-    head, other = torch.broadcast_tensors(rows, columns)
-    run.space.unite(head, other, reason)
+    head = _meet(run, rows, columns, reason)
     run.mark_heads(head)
     run.charge_labels(head, macs / head.numel())
     return head.expand(shape)
@@ -80,6 +78,13 @@ def product_with_addend(
 ) -> Any:
     """beta addend + alpha a b."""
     return run.combine(node, product(run, node, a, b), addend)
+
+
+def _meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
+    """Unite the batch places of two operands of a product."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    run.space.unite(a.expand(shape), b.expand(shape), reason)
+    return a.expand(shape)
 
 
 def _mix(run: Propagation, a: Tensor, b: Tensor, shape: tuple[int, ...], reason: str) -> Tensor:

@@ -40,7 +40,45 @@ POOLS = {
     "upsample_bicubic2d.vec": 2,
 }
 
-REDUCTIONS = ["mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "amax.default", "amin.default", "aminmax.default", "max.default", "max.dim", "min.default", "min.dim", "var.dim", "var.correction", "var.default", "std.dim", "std.correction", "std.default", "var_mean.correction", "std_mean.correction", "norm.ScalarOpt_dim", "norm.Scalar", "linalg_vector_norm.default", "logsumexp.default", "argmax.default", "argmin.default", "any.default", "any.dim", "any.dims", "all.default", "all.dim", "all.dims", "prod.default", "prod.dim_int", "median.default", "median.dim", "count_nonzero.default", "count_nonzero.dim_IntList"]
+REDUCTIONS = [
+    "mean.dim",
+    "mean.default",
+    "sum.dim_IntList",
+    "sum.default",
+    "amax.default",
+    "amin.default",
+    "aminmax.default",
+    "max.default",
+    "max.dim",
+    "min.default",
+    "min.dim",
+    "var.dim",
+    "var.correction",
+    "var.default",
+    "std.dim",
+    "std.correction",
+    "std.default",
+    "var_mean.correction",
+    "std_mean.correction",
+    "norm.ScalarOpt_dim",
+    "norm.Scalar",
+    "linalg_vector_norm.default",
+    "logsumexp.default",
+    "argmax.default",
+    "argmin.default",
+    "any.default",
+    "any.dim",
+    "any.dims",
+    "all.default",
+    "all.dim",
+    "all.dims",
+    "prod.default",
+    "prod.dim_int",
+    "median.default",
+    "median.dim",
+    "count_nonzero.default",
+    "count_nonzero.dim_IntList",
+]
 
 
 @rule(*(f"aten.{name}" for name in POOLS))

@@ -12,9 +12,72 @@ from natsel.communities.labels import DATA, NONE
 from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
 
-MOVES = ["view.default", "reshape.default", "_unsafe_view.default", "permute.default", "transpose.int", "t.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims", "expand.default", "slice.Tensor", "select.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "flatten.using_ints", "unflatten.int", "movedim.int", "movedim.intlist", "narrow.default", "expand_as.default", "view_as.default", "flip.default", "roll.default", "repeat.default", "repeat_interleave.self_int", "unfold.default", "swapaxes.default", "swapdims.default", "mT.default", "numpy_T.default", "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default", "diagonal.default", "tile.default", "hsplit.int", "vsplit.int", "dsplit.int", "tensor_split.sections", "tensor_split.indices", "native_channel_shuffle.default", "broadcast_to.default", "slice_scatter.default", "select_scatter.default"]
+MOVES = [
+    "view.default",
+    "reshape.default",
+    "_unsafe_view.default",
+    "permute.default",
+    "transpose.int",
+    "t.default",
+    "unsqueeze.default",
+    "squeeze.default",
+    "squeeze.dim",
+    "squeeze.dims",
+    "expand.default",
+    "slice.Tensor",
+    "select.int",
+    "split.Tensor",
+    "split_with_sizes.default",
+    "chunk.default",
+    "unbind.int",
+    "flatten.using_ints",
+    "unflatten.int",
+    "movedim.int",
+    "movedim.intlist",
+    "narrow.default",
+    "expand_as.default",
+    "view_as.default",
+    "flip.default",
+    "roll.default",
+    "repeat.default",
+    "repeat_interleave.self_int",
+    "unfold.default",
+    "swapaxes.default",
+    "swapdims.default",
+    "mT.default",
+    "numpy_T.default",
+    "pixel_shuffle.default",
+    "pixel_unshuffle.default",
+    "channel_shuffle.default",
+    "diagonal.default",
+    "tile.default",
+    "hsplit.int",
+    "vsplit.int",
+    "dsplit.int",
+    "tensor_split.sections",
+    "tensor_split.indices",
+    "native_channel_shuffle.default",
+    "broadcast_to.default",
+    "slice_scatter.default",
+    "select_scatter.default",
+]
 
-KEEPS = ["contiguous.default", "clone.default", "detach.default", "alias.default", "to.dtype", "to.device", "to.dtype_layout", "to.other", "_to_copy.default", "lift_fresh_copy.default", "dropout.default", "feature_dropout.default", "alpha_dropout.default", "type_as.default"]
+KEEPS = [
+    "contiguous.default",
+    "clone.default",
+    "detach.default",
+    "alias.default",
+    "to.dtype",
+    "to.device",
+    "to.dtype_layout",
+    "to.other",
+    "_to_copy.default",
+    "lift_fresh_copy.default",
+    "dropout.default",
+    "feature_dropout.default",
+    "alpha_dropout.default",
+    "type_as.default",
+]
 
 
 @rule(*(f"aten.{name}" for name in MOVES))
@@ -77,7 +140,18 @@ def pad(
     return padded.to(torch.int64)
 
 
-CONSTANTS = ["zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor"]
+CONSTANTS = [
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "scalar_tensor",
+]
 
 
 @rule(*(f"aten.{name}.default" for name in CONSTANTS))
