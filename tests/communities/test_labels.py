@@ -30,7 +30,7 @@ class Slow:
             self.classes[member] = merged
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(pairs, max_size=4))
 def test_unite_equals_a_dictionary(calls):
     space, slow = LabelSpace(), Slow()

@@ -232,11 +232,8 @@ class Propagation:
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
-        return torch.where(
-            a_free & b_free,
-            torch.where((a == NONE) & (b == NONE), NONE, DATA),
-            torch.where(a_free | (a == NONE), b, a),
-        )
+        result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
+        return torch.where(a == NONE, b, torch.where(b == NONE, a, result))
 
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
