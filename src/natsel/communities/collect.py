@@ -11,6 +11,7 @@ from natsel.communities.community import Community, Cost, Refusal, Role, Slice
 from natsel.communities.propagation import Propagation
 
 Key = tuple[str, int]
+TEACH = "teach the operator with @natsel.rule"
 
 
 def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
@@ -30,7 +31,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     makers = [key for key in axes if "out" in run.roles.get(key, ())]
     readers = [key for key in axes if "in" in run.roles.get(key, ())]
     if not makers:
-        return [], []
+        return [], _untaught(run, set())
     made = np.unique(np.concatenate([roots[key] for key in makers]))
     read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
@@ -45,8 +46,24 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
         kind = "head" if np.isin(members, heads).any() else None
-        communities.append(_community(run, members, roots, kind, names))
+        community = _community(run, members, roots, kind, names)
+        if all(_in_step(part.index.numpy()) for part in community.slices):
+            communities.append(community)
+        else:
+            reason = "its populations change their order on the way (a roll, a shuffle)"
+            alone.update(dict.fromkeys(members.tolist(), reason))
     return communities, _refusals(run, makers, roots, communities, read, alone)
+
+
+def _in_step(index: np.ndarray) -> bool:
+    """Tell whether populations follow one another in the same order, or the reverse, everywhere.
+
+    Each population may own several places: the first places of all must be in order, and the
+    second, and so on. Cutting keeps the order within a tensor; operators that reorder by a rule
+    of their own, such as a roll, reorder what remains differently.
+    """
+    steps = np.diff(np.sort(index, axis=1), axis=0)
+    return bool(((steps > 0).all(axis=0) | (steps < 0).all(axis=0)).all())
 
 
 def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
@@ -62,13 +79,14 @@ def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
                 axes.setdefault((name, axis), rows[:, 0].contiguous())
                 break
         else:
-            values, counts = roots.unique(return_counts=True)
-            run.space.fix(values[counts > 1], f"{name} cannot be sliced along one axis")
-            shared = run.space.roots(labels)
-            owned = torch.cat([run.space.roots(v).reshape(-1) for v in axes.values()])
+            values, counts = np.unique(roots.numpy(), return_counts=True)
             run.space.fix(
-                shared[torch.isin(shared, owned)], f"{name} cannot be sliced along one axis"
+                torch.from_numpy(values[counts > 1]), f"{name} cannot be sliced along one axis"
             )
+            shared = run.space.roots(labels)
+            for owned in list(axes.values()):
+                met = shared[torch.isin(shared, run.space.roots(owned))]
+                run.space.fix(met, f"{name} cannot be sliced along one axis")
     return axes
 
 
@@ -84,9 +102,7 @@ def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.nda
         if not hit.any():
             continue
         counts = np.bincount(position[hit], minlength=len(candidates))
-        _, signature = np.unique(
-            np.stack([signature, counts], axis=1), axis=0, return_inverse=True
-        )
+        _, signature = np.unique(np.stack([signature, counts], axis=1), axis=0, return_inverse=True)
         signature = signature.reshape(-1)
     return [candidates[signature == value] for value in np.unique(signature)]
 
@@ -118,7 +134,6 @@ def _community(
     by_value = np.argsort(members)
     slices = []
     owned_widths: dict[str, dict[int, int]] = defaultdict(dict)
-    macs = 0.0
     for (name, axis), labels in roots.items():
         places = np.flatnonzero(np.isin(labels, members))
         if not len(places):
@@ -130,9 +145,8 @@ def _community(
         role: Role = "in" if "in" in roles else "out" if "out" in roles else "tied"
         slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
         owned_widths[name][axis] = width
-        macs += width * run.axis_macs.get((name, axis), 0.0)
-    macs += _label_macs(run, int(members[0]))
-    makers = [s for s in slices if s.role == "out"]
+    macs = _weight_macs(run, owned_widths) + _label_macs(run, int(members[0]))
+    makers = [s for s in slices if "out" in run.roles.get((s.tensor, s.axis), ())]
     if kind is None:
         kind = "filter" if len(run.shapes[makers[0].tensor]) > 2 else "neuron"
     name = _name(makers[0].tensor, [s.tensor for s in slices], kind)
@@ -154,6 +168,18 @@ def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
             full *= size
             left *= size - owned.get(axis, 0)
         total += full - left
+    return total
+
+
+def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
+    total = 0.0
+    for use in run.weight_macs:
+        full, left = 1, 1
+        for axis in use.axes:
+            size = run.shapes[use.tensor][axis]
+            full *= size
+            left *= size - widths.get(use.tensor, {}).get(axis, 0)
+        total += use.macs * (full - left) / full
     return total
 
 
@@ -203,9 +229,17 @@ def _refusals(
         reasons += [alone[int(r)] for r in labels.tolist() if int(r) in alone and not reasons]
         if not reasons and not np.isin(labels.numpy(), read).any():
             reasons = ["no linear map reads it"]
-        remedy = ""
-        if any(r.startswith("no rule for") for r in reasons):
-            remedy = "teach the operator with @natsel.rule"
+        remedy = TEACH if any(r.startswith("no rule for") for r in reasons) else ""
         name = key[0].rpartition(".")[0] or key[0]
         refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
-    return refusals
+    return refusals + _untaught(run, {r.name for r in refusals})
+
+
+def _untaught(run: Propagation, named: set[str]) -> list[Refusal]:
+    """Name the modules whose weights enter an operator without a rule, such as a recurrent one."""
+    found: dict[str, Refusal] = {}
+    for tensor, reason in run.untaught.items():
+        name = tensor.rpartition(".")[0] or tensor
+        if name not in named and len(run.shapes[tensor]) > 1:
+            found.setdefault(name, Refusal(name, run.shapes[tensor][0], reason, TEACH))
+    return list(found.values())

@@ -12,8 +12,8 @@ import natsel.communities.rules  # noqa: F401  (fills the table of rules)
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
-from natsel.communities.propagation import Propagation
 from natsel.communities.proof import prove
+from natsel.communities.propagation import Propagation
 
 
 def discover(
@@ -54,16 +54,11 @@ def discover(
         program = _export(model, inputs)
         run = Propagation(program, _canonical_names(model))
         communities, refused = collect(run)
-        macs = sum(
-            each * run.shapes[name][axis]
-            for (name, axis), each in run.axis_macs.items()
-            if "in" in run.roles[name, axis] or run.roles[name, axis] == {"tied"}
-        ) + sum(each * len(labels) for labels, each in run.label_macs)
         if proof and communities:
-            communities, failed = prove(model, communities, inputs)
+            communities, failed = prove(model, communities, inputs, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
-    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, macs)
+    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
 
 
 def as_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -80,19 +75,27 @@ def as_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         refuse("example_inputs", type(example_inputs).__name__, "a tuple of tensors")
     if not example_inputs:
         refuse("example_inputs", (), "at least one tensor")
+    if any(not x.numel() for x in example_inputs):
+        shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        refuse("example_inputs", shapes, "tensors with at least one element each")
     return tuple(example_inputs)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while; every module's own mode comes back."""
+    """Put a model into evaluation mode for a while; its modes and buffers come back."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -101,7 +104,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Export
     for attempt in dict.fromkeys((narrow, inputs)):
         try:
             with torch.no_grad():
-                return torch.export.export(model, attempt, strict=False)
+                return _functional(torch.export.export(model, attempt, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
@@ -109,6 +112,24 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Export
         f"model={type(model).__name__} cannot be exported by torch.export: {_first_line(failure)} "
         "(remedy: avoid Python control flow on tensor values in forward)"
     ) from failure
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Replace writing in place by new values, so that every name keeps its labels."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            return functional
+    return program
+
+
+def _casts(program: torch.export.ExportedProgram) -> bool:
+    """Tell whether forward names a floating-point type, so that float64 does not go through."""
+    return any(
+        isinstance(value, torch.dtype) and value.is_floating_point
+        for node in program.graph.nodes
+        for value in (*node.args, *node.kwargs.values())
+    )
 
 
 def _first_sample(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import defaultdict
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from natsel.communities.community import Communities
+from natsel.communities.surgery import tensors_of
 
 
 class Gate(nn.Module):
@@ -64,6 +66,17 @@ def ungated_name(name: str) -> str:
     return name
 
 
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return every place of each tensor: a shared one must be gated wherever it is read."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    owners[id(tensor)].append((module, name))
+    return owners
+
+
 def install(communities: Communities) -> list[Gated]:
     """Put a gate with mass 1 on every weight that reads a population.
 
@@ -81,7 +94,8 @@ def install(communities: Communities) -> list[Gated]:
     offset = 0
     places: dict[tuple[str, int], Tensor] = {}
     total = communities.num_populations
-    parameters = dict(communities.model.named_parameters())
+    parameters = tensors_of(communities.model)
+    owners = _owners(communities.model)
     for community in communities.values():
         for part in community.gates:
             key = (part.tensor, part.axis)
@@ -99,19 +113,14 @@ def install(communities: Communities) -> list[Gated]:
         offset += community.size
     gated = []
     for (name, axis), index in places.items():
-        module, attribute = owner(communities.model, name)
         weight = parameters[name]
-        if parametrize.is_parametrized(module) and not _has_gates(module):
-            raise ValueError(
-                f"communities={communities!r} is not allowed: the module of {name} has a "
-                "parametrization of its own; remove it with torch.nn.utils.parametrize first"
-            )
         shape = [1] * weight.dim()
         shape[axis] = -1
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
         gate = Gate(mass)
-        parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+        for module, attribute in owners[id(weight)]:
+            parametrize.register_parametrization(module, attribute, gate, unsafe=True)
         gated.append(Gated(name, axis, gate, index.to(weight.device)))
     return gated
 
@@ -122,26 +131,24 @@ def fold(model: nn.Module) -> None:
     The parameters stay the same objects.
     """
     for module in list(model.modules()):
-        if not _has_gates(module):
+        if not parametrize.is_parametrized(module):
             continue
-        # torch's own removal deletes the property from a class that deep copies share.
-        stacks = module._modules.pop("parametrizations")
-        assert isinstance(stacks, nn.ModuleDict)
-        module.__class__ = type(module).__bases__[0]
-        for name, stack in stacks.items():
-            assert isinstance(stack, parametrize.ParametrizationList)
-            original = stack._parameters["original"]
-            assert original is not None
-            with torch.no_grad():
-                original.copy_(stack())
-            module.register_parameter(name, original)
+        for name in list(module.parametrizations.keys()):  # type: ignore[operator, union-attr]
+            stack = module.parametrizations[name]  # type: ignore[index]
+            gates = [p for p in stack if isinstance(p, Gate)]
+            if gates:
+                _own_class(module)
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            for gate in gates:
+                # A shared weight has the mass now: its other places must not apply it again.
+                gate.mass.fill_(1)
 
 
-def _has_gates(module: nn.Module) -> bool:
-    stacks = module._modules.get("parametrizations")
-    if not isinstance(stacks, nn.ModuleDict):
-        return False
-    return any(isinstance(p, Gate) for stack in stacks.values() for p in stack.children())
+def _own_class(module: nn.Module) -> None:
+    """Give a module a class of its own: copies share theirs, and removing a gate changes it."""
+    kind = type(module)
+    members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = cast(type[nn.Module], type(kind.__name__, kind.__bases__, members))
 
 
 def is_gated(model: nn.Module) -> bool:

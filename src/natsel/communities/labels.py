@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 NONE = 0
-"""Label of a structural zero: a padded border, a constant zero. Removing around it is harmless."""
+"""Label of a constant that is the same everywhere, such as a padded border: it ties nothing."""
 
 DATA = 1
 """Label of data that belongs to no population: inputs, constants, results of unknown operators."""
@@ -27,25 +27,36 @@ class LabelSpace:
     def __init__(self) -> None:
         self._root = np.arange(2, dtype=np.int64)
         self._fixed = np.array([False, True])
+        self._loose = np.zeros(2, dtype=bool)
         self._reasons: list[tuple[np.ndarray, str]] = []
         self.num_changes = 0
 
-    def fresh(self, *shape: int) -> Tensor:
-        """Return a tensor of new labels, each a class of its own."""
+    def fresh(self, *shape: int, loose: bool = False) -> Tensor:
+        """Return a tensor of new labels, each a class of its own.
+
+        Args:
+            shape: of the tensor.
+            loose: whether :meth:`is_loose` holds for them until they are united with something.
+        """
         start = len(self._root)
         count = int(np.prod(shape, dtype=np.int64))
         new = np.arange(start, start + count, dtype=np.int64)
         self._root = np.concatenate([self._root, new])
         self._fixed = np.concatenate([self._fixed, np.zeros(count, dtype=bool)])
+        self._loose = np.concatenate([self._loose, np.full(count, loose)])
         return torch.from_numpy(new.copy()).reshape(shape)
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's class, same shape."""
-        return torch.from_numpy(self._root[labels.numpy()])
+        return torch.from_numpy(np.asarray(self._root[labels.numpy()]))
 
     def is_fixed(self, labels: Tensor) -> Tensor:
         """Return, per label, whether its class cannot be removed."""
-        return torch.from_numpy(self._fixed[self._root[labels.numpy()]])
+        return torch.from_numpy(np.asarray(self._fixed[self._root[labels.numpy()]]))
+
+    def is_loose(self, labels: Tensor) -> Tensor:
+        """Return, per label, whether it was made loose and is still alone in its class."""
+        return torch.from_numpy(np.asarray(self._loose[self._root[labels.numpy()]]))
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Merge the classes of two label tensors of one shape, element by element.
@@ -82,6 +93,7 @@ class LabelSpace:
         target[nodes] = smallest[component]
         self._root = target[self._root]
         self._fixed[smallest] = fixed
+        self._loose[smallest] = False
         self.num_changes += 1
 
     def unite_along(self, labels: Tensor, axes: tuple[int, ...], reason: str) -> Tensor:

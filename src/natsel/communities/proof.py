@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from natsel.communities.community import Community, Rebinding, Refusal
+from natsel.communities.rebinding import alike, attempts, candidates, conflict
 from natsel.communities.surgery import remove, silence
-
-MAX_SUBSETS = 64
+from natsel.communities.trials import choices, stand_in
 
 
 class Difference(NamedTuple):
@@ -24,12 +23,14 @@ class Difference(NamedTuple):
         max_rel: the same, relative to the largest absolute output.
         finite: whether all outputs are finite.
         same_shape: whether all outputs have the same shapes.
+        scale: the largest absolute output.
     """
 
     max_abs: float
     max_rel: float
     finite: bool
     same_shape: bool
+    scale: float = 0.0
 
     def within(self, tolerance: float) -> bool:
         """Tell whether the two agree to a relative tolerance."""
@@ -37,14 +38,8 @@ class Difference(NamedTuple):
 
 
 def outputs_of(value: object) -> list[Tensor]:
-    """Return the floating-point tensors inside what a model returned."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [t for item in value for t in outputs_of(item)]
-    return []
+    """Return the tensors inside what a model returned."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def difference(first: nn.Module, second: nn.Module, inputs: tuple[Tensor, ...]) -> Difference:
@@ -61,7 +56,7 @@ def difference(first: nn.Module, second: nn.Module, inputs: tuple[Tensor, ...]) 
         finite &= bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())
         max_abs = max(max_abs, float((a - b).abs().max()))
         scale = max(scale, float(b.abs().max()))
-    return Difference(max_abs, max_abs / max(scale, 1e-30) if max_abs else 0.0, finite, True)
+    return Difference(max_abs, max_abs / max(scale, 1e-30) if max_abs else 0.0, finite, True, scale)
 
 
 def tolerance_for(model: nn.Module) -> float:
@@ -72,131 +67,131 @@ def tolerance_for(model: nn.Module) -> float:
     return 1e-9 if dtypes == {torch.float64} else 1e-4
 
 
+class Trial(NamedTuple):
+    """What communities are tested on.
+
+    Attributes:
+        model: a copy of the model on which a wrong removal shows.
+        inputs: its inputs.
+        tolerance: how far outputs may be apart, relative to the largest.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    tolerance: float
+
+    def unfit(self) -> str | None:
+        """Return why nothing can be shown on this model, or None."""
+        found = difference(self.model, self.model, self.inputs)
+        if not found.finite:
+            return "nothing can be proven: outputs are not finite on the example inputs"
+        if found.scale == 0:
+            return "nothing can be proven: the model returns no tensor, or only zeros"
+        if not found.within(self.tolerance):
+            return "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
+        return None
+
+    def failure(self, communities: Sequence[Community]) -> str | None:
+        """Return why removing is not masking, or None if it is."""
+        if (number := conflict(communities)) is not None:
+            return f"two communities would set the same number {number}"
+        for survivors in choices(communities):
+            try:
+                small = remove(self.model, communities, survivors)
+                masked = silence(self.model, communities, survivors)
+                found = difference(small, masked, self.inputs)
+            except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                return f"the small model does not run: {lines[0]}"
+            if not found.same_shape:
+                return "removing changes the shape of an output"
+            if not found.finite:
+                return "removing makes outputs infinite or NaN"
+            if not found.within(self.tolerance):
+                return f"removing is not masking: outputs differ by {found.max_abs:.3g}"
+        return None
+
+
 def prove(
-    model: nn.Module, communities: Sequence[Community], inputs: tuple[Tensor, ...]
+    model: nn.Module,
+    communities: Sequence[Community],
+    inputs: tuple[Tensor, ...],
+    *,
+    casts: bool = False,
 ) -> tuple[list[Community], list[Refusal]]:
     """Keep the communities for which extracted equals masked; say why for the others.
 
-    Each community loses an uneven, seeded choice of its populations. Where ``forward`` uses a
-    Python number that holds a size (a head count, say), numbers of that value in the modules
-    around are rebound, and the rebinding is proven by the same comparison.
+    Each community loses several choices of its populations, alone and together with the others.
+    Where ``forward`` uses a Python number that holds a size (a head count, say), numbers of that
+    value in the modules around are rebound, and the rebinding is proven by the same comparison.
 
     Args:
         model: the model, in evaluation mode.
         communities: what was collected.
         inputs: what the model runs on.
+        casts: whether ``forward`` names a floating-point type, which limits the precision.
 
     Returns:
         The proven communities, with the rebindings they need, and the refusals.
     """
-    inputs = _informative(inputs)
-    tolerance = tolerance_for(model)
+    trial_model, trial_inputs = stand_in(model, communities, inputs)
+    tolerance = tolerance_for(trial_model)
+    trial = Trial(trial_model, trial_inputs, max(tolerance, 1e-4) if casts else tolerance)
+    if (reason := trial.unfit()) is not None:
+        return [], [Refusal(c.name, c.size, reason) for c in communities]
     plain = list(communities)
-    if _failure(model, plain, inputs, tolerance) is None:
+    if trial.failure(plain) is None:
         return plain, []
-    bound = [replace(c, rebindings=tuple(_candidates(model, c))) for c in plain]
-    mixed = [b if b.kind == "head" else p for b, p in zip(bound, plain, strict=True)]
-    if _failure(model, mixed, inputs, tolerance) is None:
-        return mixed, []
+    found = {c.name: candidates(model, c) for c in plain}
+    heads = [c for c in plain if c.kind == "head"]
+    solved = _solve(trial, heads[0], found[heads[0].name]) if heads else None
+    if isinstance(solved, Community):
+        # Attention layers of one model are mostly alike: one trial for all instead of one each.
+        guess = [alike(c, found[c.name], solved) if c in heads else c for c in plain]
+        if trial.failure(guess) is None:
+            return guess, []
     proven: list[Community] = []
     refused: list[Refusal] = []
-    for community, candidate in zip(plain, bound, strict=True):
-        reason = ""
-        for attempt in _attempts(community, candidate.rebindings):
-            failure = _failure(model, [attempt], inputs, tolerance)
-            if failure is None:
-                proven.append(attempt)
-                break
-            reason = reason or failure
+    for community in plain:
+        result = _solve(trial, community, found[community.name])
+        if isinstance(result, Community):
+            proven.append(result)
         else:
-            remedy = "write sizes in forward as shapes of tensors, or as attributes of the module"
-            refused.append(Refusal(community.name, community.size, reason, remedy))
-    while len(proven) > 1 and _failure(model, proven, inputs, tolerance) is not None:
-        # Each is exact alone and not together: keep the longest prefix that is.
-        last = proven.pop()
-        refused.append(
-            Refusal(last.name, last.size, "removing it together with others is not masking")
-        )
-    return proven, refused
+            refused.append(result)
+    together, clashing = _compatible(trial, proven)
+    return together, refused + clashing
 
 
-def _informative(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Replace constant floating-point inputs, on which a wrong network may look right."""
-    generator = torch.Generator().manual_seed(0)
-    result = []
-    for x in inputs:
-        if x.is_floating_point() and x.numel() > 1 and bool((x == x.reshape(-1)[0]).all()):
-            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            x = noise.to(device=x.device, dtype=x.dtype)
-        result.append(x)
-    return tuple(result)
+def _solve(trial: Trial, community: Community, found: tuple[Rebinding, ...]) -> Community | Refusal:
+    """Return a community with the rebindings that make its removal exact, or why none do."""
+    reason = ""
+    for attempt in attempts(community, found):
+        failure = trial.failure([attempt])
+        if failure is None:
+            return attempt
+        reason = reason or failure
+    remedy = "write sizes in forward as shapes of tensors, or as attributes of the module"
+    return Refusal(community.name, community.size, reason, remedy)
 
 
-def _uneven(communities: Iterable[Community]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    survivors = {}
-    for c in communities:
-        alive = torch.rand(c.size, generator=generator) < 0.6
-        alive[int(torch.randint(c.size, (1,), generator=generator))] = False
-        if not bool(alive.any()):
-            alive[-1] = True
-        if not bool(alive.any()) or bool(alive.all()):
-            alive = torch.arange(c.size) > 0
-        survivors[c.name] = alive
-    return survivors
-
-
-def _failure(
-    model: nn.Module,
-    communities: Sequence[Community],
-    inputs: tuple[Tensor, ...],
-    tolerance: float,
-) -> str | None:
-    """Return why removing is not masking, or None if it is."""
-    survivors = _uneven(communities)
-    try:
-        small = remove(model, communities, survivors)
-        masked = silence(model, communities, survivors)
-        found = difference(small, masked, inputs)
-    except Exception as error:  # noqa: BLE001 - a broken forward is what this test looks for
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"the small model does not run: {lines[0]}"
-    if not found.same_shape:
-        return "removing changes the shape of an output"
-    if not found.within(tolerance):
-        return f"removing is not masking: outputs differ by {found.max_abs:.3g}"
-    return None
-
-
-def _candidates(model: nn.Module, community: Community) -> list[Rebinding]:
-    """Find plain integer attributes that hold the size of a community or of one of its slices."""
-    paths = dict.fromkeys(
-        path for s in community.slices for path in _ancestors(s.tensor.rpartition(".")[0])
-    )
-    widths = {1, *(s.index.shape[1] for s in community.slices)}
-    found = []
-    for path in paths:
-        module = model.get_submodule(path)
-        if type(module).__module__.startswith("torch.nn.modules"):
-            continue
-        for attribute, value in vars(module).items():
-            if type(value) is not int or attribute.startswith("_") or attribute == "training":
-                continue
-            for width in sorted(widths):
-                if value == community.size * width:
-                    found.append(Rebinding(path, attribute, width))
-                    break
-    return found
-
-
-def _ancestors(path: str) -> list[str]:
-    parts = path.split(".") if path else []
-    return [".".join(parts[:i]) for i in range(len(parts), max(len(parts) - 3, -1), -1)]
-
-
-def _attempts(community: Community, candidates: tuple[Rebinding, ...]) -> list[Community]:
-    sizes = [0, *range(len(candidates), 0, -1)]
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(candidates, size) for size in sizes
-    )
-    return [replace(community, rebindings=s) for s in itertools.islice(subsets, MAX_SUBSETS)]
+def _compatible(
+    trial: Trial, communities: Sequence[Community]
+) -> tuple[list[Community], list[Refusal]]:
+    """Keep communities that are exact together, too: refuse each that breaks with those before."""
+    kept: list[Community] = []
+    rest = list(communities)
+    refused: list[Refusal] = []
+    while rest and trial.failure(kept + rest) is not None:
+        good, bad = 0, len(rest)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if trial.failure(kept + rest[:middle]) is None:
+                good = middle
+            else:
+                bad = middle
+        last = rest[good]
+        why = trial.failure([*kept, *rest[: good + 1]])
+        reason = f"removing it together with others is not masking ({why})"
+        refused.append(Refusal(last.name, last.size, reason))
+        kept, rest = kept + rest[:good], rest[good + 1 :]
+    return kept + rest, refused

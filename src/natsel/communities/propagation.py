@@ -5,36 +5,26 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, tensors_in
 from natsel.communities.labels import DATA, NONE, LabelSpace
 
 MAX_LIFTED_ELEMENTS = 1 << 24
-MAX_PASSES = 4
+MAX_PASSES = 100
 
 
-@dataclass(frozen=True)
-class TensorRef:
-    """A parameter or buffer that the graph reads, before anything says how its axes are used.
+class WeightMacs(NamedTuple):
+    """Multiply-accumulates of one use of a weight, spread evenly along some of its axes."""
 
-    Attributes:
-        name: its name in the model, the first where several share the tensor.
-        shape: its shape.
-        axes: which axis of the stored tensor each axis of this view is.
-    """
-
-    name: str
-    shape: tuple[int, ...]
+    tensor: str
     axes: tuple[int, ...]
-
-    def permuted(self, order: tuple[int, ...]) -> TensorRef:
-        """Return the same tensor seen with its axes in another order."""
-        return TensorRef(self.name, self.shape, tuple(self.axes[i] for i in order))
+    macs: float
 
 
 Rule = Callable[..., Any]
@@ -72,10 +62,12 @@ class Propagation:
         self.axis_labels: dict[tuple[str, int], Tensor] = {}
         self.lifted: dict[str, Tensor] = {}
         self.roles: dict[tuple[str, int], set[str]] = defaultdict(set)
-        self.axis_macs: dict[tuple[str, int], float] = {}
+        self.weight_macs: list[WeightMacs] = []
         self.label_macs: list[tuple[Tensor, float]] = []
+        self.macs = 0.0
         self.heads: list[Tensor] = []
         self.barriers: dict[str, str] = {}
+        self.untaught: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._refs = self._references(canonical)
         self._counting = False
@@ -83,8 +75,12 @@ class Propagation:
             before = self.space.num_changes
             self._counting = number == 0
             self._run()
-            if self.space.num_changes == before and number:
-                break
+            if self.space.num_changes == before:
+                return
+        raise ValueError(
+            f"a rule keeps changing labels after {MAX_PASSES} passes: a rule may only make new "
+            "labels through run.axis"
+        )
 
     def _references(self, canonical: dict[str, str]) -> dict[str, TensorRef]:
         signature = self.program.graph_signature
@@ -121,7 +117,7 @@ class Propagation:
             return function(self, node, *args, **kwargs)
         if not tensors_in((args, kwargs)):
             value = node.meta.get("val")
-            return self._data(node) if contains_tensor(value) else value
+            return self._data(node) if tensors_in(value) else value
         return self.barrier(node, args, kwargs)
 
     def _output(self, value: Any) -> None:
@@ -141,6 +137,8 @@ class Propagation:
         reason = f"no rule for {name}{place(node)}"
         self.barriers[name] = place(node)
         for labels in tensors_in((args, kwargs)):
+            if isinstance(labels, TensorRef):
+                self.untaught[labels.name] = reason
             self.space.fix(self.lift(labels), reason)
         return self._data(node)
 
@@ -177,7 +175,7 @@ class Propagation:
             if count > MAX_LIFTED_ELEMENTS:
                 self.lifted[value.name] = torch.full(value.shape, DATA, dtype=torch.int64)
             else:
-                self.lifted[value.name] = self.space.fresh(*value.shape)
+                self.lifted[value.name] = self.space.fresh(*value.shape, loose=True)
         for (name, axis), labels in list(self.axis_labels.items()):
             if name == value.name:
                 reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
@@ -185,15 +183,23 @@ class Propagation:
                 self.space.fix(self.lifted[name], reason)
         return self.lifted[value.name].permute(value.axes)
 
-    def count(self, ref: Any, axis: int, macs_per_index: float) -> None:
-        """Charge multiply-accumulates to each index of one axis of a weight (first pass only)."""
-        if self._counting:
-            key = (ref.name, ref.axes[axis])
-            self.axis_macs[key] = self.axis_macs.get(key, 0.0) + macs_per_index
+    def charge(self, weight: TensorRef, axes: tuple[int, ...], macs: float) -> None:
+        """Charge multiply-accumulates to a weight (first pass only).
 
-    def count_labels(self, labels: Tensor, macs_each: float) -> None:
+        Args:
+            weight: the weight, as the operator sees it.
+            axes: the axes along which they are spread evenly; shrinking one shrinks them.
+            macs: how many there are.
+        """
+        if self._counting:
+            self.macs += macs
+            stored = tuple(weight.axes[axis] for axis in axes)
+            self.weight_macs.append(WeightMacs(weight.name, stored, macs))
+
+    def charge_labels(self, labels: Tensor, macs_each: float) -> None:
         """Charge multiply-accumulates to each of some labels (first pass only)."""
         if self._counting:
+            self.macs += macs_each * labels.numel()
             self.label_macs.append((labels.reshape(-1), macs_each))
 
     def mark_heads(self, labels: Tensor) -> None:
@@ -212,102 +218,36 @@ class Propagation:
         operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
         result = operands[0]
         for other in operands[1:]:
-            result = self._combine_two(result, other, f"it meets other data at{place(node)}")
+            result = self._combine_two(result, other, f"it meets other data{place(node)}")
         return result
 
     def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
-        shape = torch.broadcast_shapes(a.shape, b.shape)
-        a_full = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
-        b_full = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
-        a_free = self._tie(a_full, b_full, shape, reason)
-        b_free = self._tie(b_full, a_full, shape, reason)
-        a_out, b_out = a_full.expand(shape), b_full.expand(shape)
-        a_free, b_free = a_free.expand(shape), b_free.expand(shape)
-        return torch.where(
-            a_free & b_free,
-            torch.where((a_out == NONE) & (b_out == NONE), NONE, DATA),
-            torch.where(a_free | (a_out == NONE), b_out, a_out),
-        )
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
+        b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
+        a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
+        # A free element that is a population of its own is repeated over several others.
+        self.space.fix(a[a_free & ~self._is_plain(a)], reason)
+        self.space.fix(b[b_free & ~self._is_plain(b)], reason)
+        a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
+        tied = ~a_free & ~b_free
+        self.space.unite(a[tied], b[tied], reason)
+        result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
+        return torch.where(a == NONE, b, torch.where(b == NONE, a, result))
 
-    def _tie(self, x: Tensor, y: Tensor, shape: torch.Size, reason: str) -> Tensor:
-        """Unite ``x`` with what it meets in ``y``; return where ``x`` ties nothing instead."""
-        space = self.space
-        repeated = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and shape[i] > 1)
-        met = space.roots(y)
-        over = tuple(i for i in repeated if y.shape[i] > 1)
+    def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+        """Return which elements of ``x`` tie nothing where they meet ``y``."""
+        met = self.space.roots(y)
+        over = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and y.shape[i] > 1)
         high = met.amax(dim=over, keepdim=True) if over else met
         low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
         low = low.amin(dim=over, keepdim=True) if over else low
-        single = (low == high) | (high == NONE)
-        single, high = single.expand(x.shape), high.expand(x.shape)
-        plain = (x == DATA) | self._is_lone(x)
-        # Data that meets one and the same population everywhere does not index populations.
+        single = ((low == high) | (high == NONE)).expand(x.shape)
+        # Data that meets one and the same population everywhere does not tell populations apart.
         named = high[high > DATA]
-        indexes = bool(named.numel()) and bool((named != named[0]).any())
-        free = torch.where(single, plain & (not indexes), plain | space.is_fixed(x) | (x == NONE))
-        # What the other operand is to plain data is decided from the side of the data.
-        met_plain = (high == DATA) | self._is_lone(high)
-        tie = single & ~free & (plain | ~met_plain)
-        space.unite(x[tie], high[tie], reason)
-        crossed = ~single & ~free
-        space.fix(x[crossed], reason)
-        return free | crossed
+        tells_apart = bool(named.numel()) and bool((named != named[0]).any())
+        return ~single if tells_apart else ~single | self._is_plain(x)
 
-    def _is_lone(self, labels: Tensor) -> Tensor:
-        """Tell which labels are elements of a lifted parameter that met nothing yet."""
-        if not hasattr(self, "_lone_cache") or self._lone_cache[0] != self._lone_key():
-            lone = torch.zeros(len(self.space._root), dtype=torch.bool)
-            counts = torch.bincount(torch.from_numpy(self.space._root), minlength=len(lone))
-            for element_labels in self.lifted.values():
-                lone[element_labels.reshape(-1)] = True
-            self._lone_cache = (self._lone_key(), lone & (counts == 1))
-        return self._lone_cache[1][labels]
-
-    def _lone_key(self) -> tuple[int, int, int]:
-        return (self.space.num_changes, len(self.space._root), len(self.lifted))
-
-
-def operator_name(node: fx.Node) -> str:
-    """Return an operator's name, such as ``aten.relu.default``."""
-    return str(node.target)
-
-
-def place(node: fx.Node) -> str:
-    """Return the line of user code that a node came from, or nothing if it is not known."""
-    trace = node.meta.get("stack_trace") or ""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
-    own = [i for i in frames if "/torch/" not in lines[i].replace("\\", "/")]
-    for index in reversed(own or frames):
-        if lines[index].startswith("File "):
-            parts = lines[index].split('"')
-            file = parts[1].replace("\\", "/").rsplit("/", 1)[-1] if len(parts) > 1 else "?"
-            number = lines[index].split("line ")[-1].split(",")[0]
-            code = lines[index + 1] if index + 1 < len(lines) else ""
-            return f" {file}:{number} `{code}`" if code else f" {file}:{number}"
-    return ""
-
-
-def tensors_in(value: Any) -> list[Any]:
-    """Return the label tensors and references inside nested arguments."""
-    if isinstance(value, Tensor | TensorRef):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [t for item in value for t in tensors_in(item)]
-    return []
-
-
-def contains_tensor(value: Any) -> bool:
-    """Tell whether a (nested) value holds a tensor."""
-    return bool(tensors_in(value))
-
-
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensors inside nested lists and tuples."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(item, function) for item in value)
-    return value
+    def _is_plain(self, x: Tensor) -> Tensor:
+        """Tell which labels are no population's: data, and parameters that met nothing yet."""
+        return (x <= DATA) | self.space.is_loose(x)

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from natsel.communities.community import Community
 
 SIZE_ATTRIBUTES: dict[type[nn.Module], tuple[tuple[str, str, int], ...]] = {
     nn.Linear: (("in_features", "weight", 1), ("out_features", "weight", 0)),
-    nn.BatchNorm1d: (("num_features", "running_mean|weight", 0),),
-    nn.BatchNorm2d: (("num_features", "running_mean|weight", 0),),
-    nn.BatchNorm3d: (("num_features", "running_mean|weight", 0),),
+    _NormBase: (("num_features", "weight|running_mean", 0),),
     nn.Embedding: (("num_embeddings", "weight", 0), ("embedding_dim", "weight", 1)),
-    nn.GroupNorm: (("num_channels", "weight", 0),),
     nn.PReLU: (("num_parameters", "weight", 0),),
 }
 """Numbers in modules of torch that repeat the size of a tensor: (attribute, tensor, axis)."""
@@ -147,7 +145,11 @@ def follow_sizes(model: nn.Module) -> None:
                         if isinstance(tensor, Tensor) and tensor.dim() > axis:
                             setattr(module, attribute, tensor.shape[axis])
                             break
-        if isinstance(module, nn.LayerNorm) and module.weight is not None:
+        if isinstance(module, nn.GroupNorm) and module.weight is not None:
+            per_group = module.num_channels // module.num_groups
+            module.num_channels = module.weight.shape[0]
+            module.num_groups = module.num_channels // per_group
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
         if isinstance(module, CONVOLUTIONS):
             _follow_convolution(module)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.graph import TensorRef, place, shape_of
 from natsel.communities.labels import DATA
-from natsel.communities.propagation import Propagation, TensorRef, place, rule
+from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
-from natsel.communities.rules.weights import weight_product
+from natsel.communities.rules.weights import product_with_weight_first, weight_product
 
 
 @rule("aten.scaled_dot_product_attention.default")
@@ -29,49 +32,65 @@ def attention(
     query, key, value = run.lift(query), run.lift(key), run.lift(value)
     if query.dim() < 3:
         return run.barrier(node, (query, key, value, mask))
-    reason = f"attention mixes it with plain data at{place(node)}"
+    reason = f"attention mixes it with plain data{place(node)}"
     merged = [run.space.unite_along(t, (-2, -1), reason) for t in (query, key, value)]
-    num_heads = query.shape[-3]
-    repeated = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
-    head = repeated[0]
-    for other in repeated[1:]:
-        run.space.unite(head, other.expand_as(head), reason)
-    scores = (*query.shape[:-1], key.shape[-2])
+    if kwargs.get("enable_gqa"):
+        num_heads = query.shape[-3]
+        merged = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
+    head = _meet(run, _meet(run, merged[0], merged[1], reason), merged[2], reason)
     if mask is not None:
-        run.combine(node, head.expand(scores), mask)
+        run.combine(node, head.expand(*query.shape[:-1], key.shape[-2]), mask)
     run.mark_heads(head)
-    shape = tuple(node.meta["val"].shape)
     per_head = query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-    run.count_labels(head, float(per_head))
-    return head.expand(shape)
+    run.charge_labels(head, float(per_head))
+    return head.expand(shape_of(node))
 
 
 @rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
 def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     """A product of two activations, as in attention written out, or with a weight."""
     if isinstance(b, TensorRef) and len(b.axes) == 2 and not isinstance(a, TensorRef):
-        return weight_product(run, node, a, b)
+        return weight_product(run, node, a, b, None, in_axis=0)
+    if isinstance(a, TensorRef) and len(a.axes) == 2 and isinstance(b, Tensor) and b.dim() > 1:
+        return product_with_weight_first(run, node, a, b)
     a, b = run.lift(a), run.lift(b)
     if a.dim() < 2 or b.dim() < 2:
         return run.barrier(node, (a, b))
-    reason = f"it is contracted with plain data at{place(node)}"
-    shape = tuple(node.meta["val"].shape)
-    if bool((a == DATA).all()) or bool((b == DATA).all()):
+    reason = f"it is contracted with plain data{place(node)}"
+    shape = shape_of(node)
+    macs = float(prod(shape) * a.shape[-1])
+    if bool((a <= DATA).all()) or bool((b <= DATA).all()):
+        run.charge_labels(torch.full((1,), DATA), macs)
         return _mix(run, a, b, shape, reason)
     # Each entry of the result sums over pairs without a weight between: one population per batch
     # place. In attention that place is the head.
     rows = run.space.unite_along(a, (-2, -1), reason)
     columns = run.space.unite_along(b, (-2, -1), reason)
-    batch = torch.broadcast_shapes(rows.shape, columns.shape)
-    head = rows.expand(batch)
-    run.space.unite(head, columns.expand(batch), reason)
+    head = _meet(run, rows, columns, reason)
     run.mark_heads(head)
-    run.count_labels(head, float(shape[-2] * shape[-1] * a.shape[-1]))
+    run.charge_labels(head, macs / head.numel())
     return head.expand(shape)
+
+
+@rule("aten.baddbmm.default")
+def product_with_addend(
+    run: Propagation, node: fx.Node, addend: Any, a: Any, b: Any, **kwargs: Any
+) -> Any:
+    """beta addend + alpha a b."""
+    return run.combine(node, product(run, node, a, b), addend)
+
+
+def _meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
+    """Unite the batch places of two operands of a product."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    run.space.unite(a.expand(shape), b.expand(shape), reason)
+    return a.expand(shape)
 
 
 def _mix(run: Propagation, a: Tensor, b: Tensor, shape: tuple[int, ...], reason: str) -> Tensor:
     """Mix places with a matrix of plain data: harmless along an axis without populations."""
-    carrier, axis = (b, -2) if bool((a == DATA).all()) else (a, -1)
+    carrier, axis = (b, -2) if bool((a <= DATA).all()) else (a, -1)
     note_mixed(run, carrier, (axis % carrier.dim(),), reason)
-    return run.space.unite_along(carrier, (axis,), reason).expand(shape)
+    merged = run.space.unite_along(carrier, (axis,), reason)
+    # A row of data that is contracted with populations is plain data itself.
+    return merged.clamp_min(DATA).expand(shape)

@@ -6,25 +6,124 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.propagation import Propagation, TensorRef, rule
+from natsel.communities.graph import tensors_in
+from natsel.communities.propagation import Propagation, rule
 
-UNARY = (
-    "relu relu_ gelu gelu_ tanh tanh_ sigmoid sigmoid_ silu silu_ elu elu_ selu selu_ celu celu_ "
-    "mish mish_ leaky_relu leaky_relu_ hardtanh hardtanh_ relu6 relu6_ hardswish hardswish_ "
-    "hardsigmoid hardsigmoid_ softplus softshrink hardshrink threshold threshold_ log_sigmoid "
-    "neg exp log sqrt rsqrt abs sign sin cos erf reciprocal square floor ceil round clamp clamp_ "
-    "clamp_min clamp_max nan_to_num logical_not bitwise_not isnan isfinite log1p expm1"
-).split()
+UNARY = [
+    "relu",
+    "gelu",
+    "tanh",
+    "sigmoid",
+    "silu",
+    "elu",
+    "selu",
+    "celu",
+    "mish",
+    "leaky_relu",
+    "hardtanh",
+    "relu6",
+    "hardswish",
+    "hardsigmoid",
+    "softplus",
+    "softshrink",
+    "hardshrink",
+    "threshold",
+    "log_sigmoid",
+    "neg",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "sign",
+    "sin",
+    "cos",
+    "tan",
+    "atan",
+    "sinh",
+    "cosh",
+    "erf",
+    "reciprocal",
+    "square",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "nan_to_num",
+    "logical_not",
+    "bitwise_not",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "log1p",
+    "log2",
+    "expm1",
+    "exp2",
+    "tril",
+    "triu",
+    "logit",
+    "positive",
+]
 
-BINARY = (
-    "add.Tensor add_.Tensor sub.Tensor sub_.Tensor rsub.Scalar mul.Tensor mul_.Tensor div.Tensor "
-    "div_.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar mul_.Scalar add_.Scalar div_.Scalar "
-    "pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar maximum.default minimum.default "
-    "where.self where.ScalarOther where.ScalarSelf masked_fill.Scalar masked_fill_.Scalar "
-    "eq.Tensor eq.Scalar ne.Tensor ne.Scalar lt.Tensor lt.Scalar le.Tensor le.Scalar gt.Tensor "
-    "gt.Scalar ge.Tensor ge.Scalar addcmul.default lerp.Scalar atan2.default "
-    "div.Tensor_mode clamp.Tensor"
-).split()
+BINARY = [
+    "add.Tensor",
+    "sub.Tensor",
+    "rsub.Tensor",
+    "rsub.Scalar",
+    "mul.Tensor",
+    "div.Tensor",
+    "true_divide.Tensor",
+    "add.Scalar",
+    "sub.Scalar",
+    "mul.Scalar",
+    "div.Scalar",
+    "pow.Tensor_Scalar",
+    "pow.Tensor_Tensor",
+    "pow.Scalar",
+    "maximum.default",
+    "minimum.default",
+    "fmod.Tensor",
+    "remainder.Tensor",
+    "remainder.Scalar",
+    "floor_divide.default",
+    "div.Tensor_mode",
+    "div.Scalar_mode",
+    "where.self",
+    "where.ScalarOther",
+    "where.ScalarSelf",
+    "where.Scalar",
+    "masked_fill.Scalar",
+    "masked_fill.Tensor",
+    "eq.Tensor",
+    "eq.Scalar",
+    "ne.Tensor",
+    "ne.Scalar",
+    "lt.Tensor",
+    "lt.Scalar",
+    "le.Tensor",
+    "le.Scalar",
+    "gt.Tensor",
+    "gt.Scalar",
+    "ge.Tensor",
+    "ge.Scalar",
+    "addcmul.default",
+    "addcdiv.default",
+    "lerp.Scalar",
+    "lerp.Tensor",
+    "atan2.default",
+    "clamp.Tensor",
+    "bitwise_and.Tensor",
+    "bitwise_or.Tensor",
+    "bitwise_xor.Tensor",
+    "logical_and.default",
+    "logical_or.default",
+    "logical_xor.default",
+    "__and__.Tensor",
+    "__or__.Tensor",
+]
 
 
 @rule(*(f"aten.{name}.default" for name in UNARY))
@@ -36,9 +135,7 @@ def unary(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) ->
 @rule(*(f"aten.{name}" for name in BINARY))
 def binary(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
     """f(x, y, ...), element by element with broadcasting."""
-    if not any(isinstance(a, Tensor | TensorRef) for a in args):
-        return run.barrier(node, args, kwargs)
-    return run.combine(node, *args)
+    return run.combine(node, *tensors_in((args, kwargs)))
 
 
 @rule("aten.glu.default")

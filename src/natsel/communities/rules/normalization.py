@@ -6,16 +6,19 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.propagation import Propagation, TensorRef, place, rule
+from natsel.communities.graph import TensorRef, place
+from natsel.communities.propagation import Propagation, rule
 
 
 def _tie_parameters(run: Propagation, channels: Tensor, *parameters: Any) -> None:
     for parameter in parameters:
         if isinstance(parameter, TensorRef):
             run.space.unite(channels, run.axis(parameter, 0, "tied"), "it meets plain data")
+        elif isinstance(parameter, Tensor):
+            run.space.unite(channels, parameter, "its scale or shift is computed from plain data")
 
 
-@rule("aten.batch_norm.default")
+@rule("aten.batch_norm.default", "aten.instance_norm.default")
 def batch_norm(
     run: Propagation,
     node: fx.Node,
@@ -24,20 +27,24 @@ def batch_norm(
     bias: Any,
     mean: Any,
     variance: Any,
-    training: bool,
     *args: Any,
 ) -> Any:
     """Each channel is scaled and shifted by numbers of its own."""
     x = run.lift(x)
     over = tuple(i for i in range(x.dim()) if i != 1)
-    channels = run.space.unite_along(x, over, f"it meets plain data at{place(node)}").reshape(-1)
+    channels = run.space.unite_along(x, over, f"it meets plain data{place(node)}").reshape(-1)
     _tie_parameters(run, channels, weight, bias, mean, variance)
     ref = next((p for p in (weight, mean) if isinstance(p, TensorRef)), None)
-    if ref is None:
-        return x
+    labels = channels if ref is None else run.axis(ref, 0, "tied")
     view = [1] * x.dim()
     view[1] = -1
-    return run.axis(ref, 0, "tied").reshape(view).expand(x.shape)
+    return labels.reshape(view).expand(x.shape)
+
+
+@rule("aten._native_batch_norm_legit_no_training.default")
+def functional_batch_norm(run: Propagation, node: fx.Node, *args: Any) -> Any:
+    """The same, as it reads in a graph that was made functional; the statistics are not used."""
+    return batch_norm(run, node, *args), None, None
 
 
 @rule("aten.layer_norm.default", "aten.rms_norm.default")
@@ -53,7 +60,7 @@ def layer_norm(
     """Everything that is normalised together stands or falls together."""
     x = run.lift(x)
     axes = tuple(range(x.dim() - len(shape), x.dim()))
-    reason = f"normalised together with its neighbours at{place(node)}"
+    reason = f"normalised together with its neighbours{place(node)}"
     note_mixed(run, x, axes, reason)
     parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
     result = run.space.unite_along(x, axes, reason).expand(x.shape)
@@ -66,21 +73,19 @@ def layer_norm(
     return result
 
 
-@rule("aten.group_norm.default", "aten.instance_norm.default")
+@rule("aten.group_norm.default")
 def group_norm(
     run: Propagation,
     node: fx.Node,
     x: Any,
-    groups: Any,
+    groups: int,
     weight: Any = None,
     bias: Any = None,
     *args: Any,
 ) -> Any:
     """The channels of a group are normalised together; with one channel each they are free."""
-    if not isinstance(groups, int):
-        return run.barrier(node, (x, groups, weight, bias, *args))
     x = run.lift(x)
-    reason = f"normalised together with its group at{place(node)}"
+    reason = f"normalised together with its group{place(node)}"
     grouped = x.reshape(x.shape[0], groups, -1)
     note_mixed(run, grouped, (2,), reason)
     merged = run.space.unite_along(grouped, (2,), reason).expand(grouped.shape).reshape(x.shape)
@@ -89,11 +94,13 @@ def group_norm(
     return merged
 
 
-@rule("aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default")
+@rule(
+    "aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default", "aten._log_softmax.default"
+)
 def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Tensor:
     """What competes in one softmax stands or falls together."""
     x = run.lift(x)
-    reason = f"it shares a softmax at{place(node)}"
+    reason = f"it shares a softmax{place(node)}"
     note_mixed(run, x, (dim % x.dim(),), reason)
     return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
 

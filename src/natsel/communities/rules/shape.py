@@ -7,36 +7,87 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, shape_of
 from natsel.communities.labels import DATA, NONE
-from natsel.communities.propagation import Propagation, TensorRef, map_tensors, place, rule
+from natsel.communities.propagation import Propagation, rule
+from natsel.communities.rules.normalization import note_mixed
 
-MOVES = (
-    "view.default reshape.default _unsafe_view.default permute.default transpose.int t.default "
-    "unsqueeze.default squeeze.default squeeze.dim squeeze.dims expand.default slice.Tensor "
-    "select.int split.Tensor split_with_sizes.default chunk.default unbind.int flatten.using_ints "
-    "unflatten.int movedim.int movedim.intlist narrow.default expand_as.default view_as.default "
-    "flip.default roll.default repeat.default repeat_interleave.self_int "
-    "unfold.default swapaxes.default swapdims.default mT.default numpy_T.default "
-    "pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default "
-    "diagonal.default tile.default hsplit.int vsplit.int tensor_split.sections"
-).split()
+MOVES = [
+    "view.default",
+    "reshape.default",
+    "_unsafe_view.default",
+    "permute.default",
+    "transpose.int",
+    "t.default",
+    "unsqueeze.default",
+    "squeeze.default",
+    "squeeze.dim",
+    "squeeze.dims",
+    "expand.default",
+    "slice.Tensor",
+    "select.int",
+    "split.Tensor",
+    "split_with_sizes.default",
+    "chunk.default",
+    "unbind.int",
+    "flatten.using_ints",
+    "unflatten.int",
+    "movedim.int",
+    "movedim.intlist",
+    "narrow.default",
+    "expand_as.default",
+    "view_as.default",
+    "flip.default",
+    "roll.default",
+    "repeat.default",
+    "repeat_interleave.self_int",
+    "unfold.default",
+    "swapaxes.default",
+    "swapdims.default",
+    "mT.default",
+    "numpy_T.default",
+    "pixel_shuffle.default",
+    "pixel_unshuffle.default",
+    "channel_shuffle.default",
+    "diagonal.default",
+    "tile.default",
+    "hsplit.int",
+    "vsplit.int",
+    "dsplit.int",
+    "tensor_split.sections",
+    "tensor_split.indices",
+    "native_channel_shuffle.default",
+    "broadcast_to.default",
+    "slice_scatter.default",
+    "select_scatter.default",
+]
 
-KEEPS = (
-    "contiguous.default clone.default detach.default detach_.default alias.default "
-    "to.dtype to.device to.dtype_layout to.other _to_copy.default lift_fresh_copy.default "
-    "dropout.default dropout_.default feature_dropout.default alpha_dropout.default "
-    "type_as.default bernoulli.p"
-).split()
+KEEPS = [
+    "contiguous.default",
+    "clone.default",
+    "detach.default",
+    "alias.default",
+    "to.dtype",
+    "to.device",
+    "to.dtype_layout",
+    "to.other",
+    "_to_copy.default",
+    "lift_fresh_copy.default",
+    "dropout.default",
+    "feature_dropout.default",
+    "alpha_dropout.default",
+    "type_as.default",
+]
 
 
 @rule(*(f"aten.{name}" for name in MOVES))
 def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
-    """Execute the operator on the labels."""
+    """Execute the operator on the labels; writing into a slice is one of them."""
     if args and isinstance(args[0], TensorRef):
-        order = _order(str(node.target), args)
+        order = _order(operator_name(node), args)
         if order is not None:
             return args[0].permuted(order)
-    lifted = [run.lift(a) if isinstance(a, Tensor | TensorRef) else a for a in args]
+    lifted = [run.lift(a).contiguous() if isinstance(a, Tensor | TensorRef) else a for a in args]
     assert callable(node.target)
     return map_tensors(node.target(*lifted, **kwargs), torch.Tensor.contiguous)
 
@@ -66,7 +117,7 @@ def keeps(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) ->
 def joins(run: Propagation, node: fx.Node, tensors: Any, dim: int = 0) -> Any:
     """Concatenate the labels."""
     lifted = [run.lift(t) for t in tensors]
-    join = torch.stack if "stack" in str(node.target) else torch.cat
+    join = torch.stack if "stack" in operator_name(node) else torch.cat
     if join is torch.cat:
         lifted = [t for t in lifted if t.dim() > 1 or t.numel()] or lifted
     return join(lifted, dim)
@@ -81,44 +132,81 @@ def pad(
     mode: Any = "constant",
     value: float | None = None,
 ) -> Any:
-    """Zeros around are structural; any other constant is plain data; reflections move labels."""
-    if "constant_pad_nd" in str(node.target) and not isinstance(mode, str):
-        mode, value = "constant", mode
+    """A constant around ties nothing; reflections move labels."""
     x = run.lift(x)
-    if mode == "constant":
-        return torch.nn.functional.pad(x, padding, value=DATA if value else NONE)
+    if mode == "constant" or "constant_pad_nd" in operator_name(node):
+        return torch.nn.functional.pad(x, padding, value=NONE)
     padded = torch.nn.functional.pad(x.double(), padding, mode=mode)
     return padded.to(torch.int64)
 
 
-@rule(
-    "aten.zeros.default",
-    "aten.zeros_like.default",
-    "aten.new_zeros.default",
-    "aten.full.default",
-    "aten.new_full.default",
-    "aten.full_like.default",
-)
+CONSTANTS = [
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "scalar_tensor",
+]
+
+
+@rule(*(f"aten.{name}.default" for name in CONSTANTS))
 def constants(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
-    """A constant zero is structural, any other constant is plain data."""
-    name = str(node.target)
-    value = 0 if "zeros" in name else args[2 if "new_full" in name else 1]
-    shape = tuple(node.meta["val"].shape)
-    return torch.full(shape, DATA if value else NONE, dtype=torch.int64)
+    """The same number everywhere: it ties nothing."""
+    return torch.full(shape_of(node), NONE, dtype=torch.int64)
 
 
-@rule("aten.copy_.default", "aten.index_put_.default", "aten.fill_.Scalar", "aten.zero_.default")
-def writes(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
-    """Writing into a view changes values that other names still refer to: a barrier."""
-    return run.barrier(node, args, kwargs)
+@rule("aten.fill.Scalar", "aten.fill.Tensor")
+def fill(run: Propagation, node: fx.Node, x: Any, value: Any) -> Any:
+    """A tensor of the same shape with one number everywhere."""
+    return _spread(value, run, node)
 
 
-@rule("aten.index_select.default", "aten.index.Tensor", "aten.gather.default")
-def gathers(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Gather along an axis on which labels do not differ; otherwise a barrier."""
+@rule("aten.copy.default")
+def copy(run: Propagation, node: fx.Node, x: Any, source: Any, *args: Any) -> Any:
+    """The source, in the shape of what it is written to."""
+    return _spread(source, run, node)
+
+
+def _spread(value: Any, run: Propagation, node: fx.Node) -> Tensor:
+    """One number of data is the same everywhere; anything else keeps its labels."""
+    labels = run.lift(value) if isinstance(value, Tensor | TensorRef) else torch.tensor(NONE)
+    if labels.numel() == 1 and int(labels) == DATA:
+        labels = torch.tensor(NONE)
+    return labels.expand(shape_of(node)).contiguous()
+
+
+@rule("aten.index_select.default")
+def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any) -> Any:
+    """Take places that data names, along an axis on which populations do not differ."""
+    reason = f"it is indexed by data{place(node)}"
+    run.space.fix(run.lift(index), reason)
     x = run.lift(x)
-    if "index_select" in str(node.target):
-        axis = args[0] % x.dim()
-        merged = run.space.unite_along(x, (axis,), f"it is indexed by data at{place(node)}")
-        return merged.expand(tuple(node.meta["val"].shape))
-    return run.barrier(node, (x, *args), kwargs)
+    axes = (axis % x.dim(),)
+    note_mixed(run, x, axes, reason)
+    merged = run.space.unite_along(x, axes, reason)
+    return merged.expand(shape_of(node))
+
+
+@rule("aten.index.Tensor")
+def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
+    """The same with tensors of indices, such as a table of relative positions."""
+    x = run.lift(x)
+    reason = f"it is indexed by data{place(node)}"
+    for labels in indices:
+        if labels is not None:
+            run.space.fix(run.lift(labels), reason)
+    nodes = node.args[1]
+    assert isinstance(nodes, list | tuple)
+    values = [n.meta["val"] for n in nodes if isinstance(n, fx.Node)]
+    if any(v.dtype in (torch.bool, torch.uint8) for v in values):
+        return run.barrier(node, x)
+    axes = tuple(i for i, labels in enumerate(indices) if labels is not None)
+    note_mixed(run, x, axes, reason)
+    merged = run.space.unite_along(x, axes, reason)
+    first = [None if t is None else torch.zeros_like(run.lift(t)) for t in indices]
+    return torch.ops.aten.index.Tensor(merged, first)

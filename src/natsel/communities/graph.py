@@ -1,0 +1,87 @@
+"""Reading exported graphs: operator names, places in the user's code, nested arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+OWN_FOLDER = Path(__file__).resolve().parents[1]
+TORCH_FOLDER = Path(torch.__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A parameter or buffer that the graph reads, before anything says how its axes are used.
+
+    Attributes:
+        name: its name in the model, the first where several share the tensor.
+        shape: its shape, as stored.
+        axes: which axis of the stored tensor each axis of this view is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of this view."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    def permuted(self, order: tuple[int, ...]) -> TensorRef:
+        """Return the same tensor seen with its axes in another order."""
+        return TensorRef(self.name, self.shape, tuple(self.axes[i] for i in order))
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return an operator's name, such as ``aten.relu.default``."""
+    return str(node.target)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's result."""
+    return tuple(node.meta["val"].shape)
+
+
+def place(node: fx.Node) -> str:
+    """Return `` at file:line `code` ``, where a node came from in user code, or nothing."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+    frames = [i for i, line in enumerate(lines) if line.startswith('File "')]
+    own = [i for i in frames if not _is_library(lines[i].split('"')[1])]
+    if not frames:
+        return ""
+    index = (own or frames)[-1]
+    file = Path(lines[index].split('"')[1]).name
+    number = lines[index].split("line ")[-1].split(",")[0]
+    code = lines[index + 1] if index + 1 < len(lines) else ""
+    return f" at {file}:{number} `{code}`" if code else f" at {file}:{number}"
+
+
+def _is_library(file: str) -> bool:
+    path = Path(file)
+    return TORCH_FOLDER in path.parents or OWN_FOLDER / "communities" in path.parents
+
+
+def tensors_in(value: Any) -> list[Any]:
+    """Return the label tensors and references inside nested arguments."""
+    if isinstance(value, Tensor | TensorRef):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [t for item in value for t in tensors_in(item)]
+    return []
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensors inside nested lists and tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value

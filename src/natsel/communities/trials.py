@@ -1,0 +1,112 @@
+"""What a gate test runs on: weights and inputs on which a wrong removal shows, telling choices."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from natsel.communities.community import Community
+from natsel.communities.surgery import tensors_of
+
+MAX_DOUBLE_ELEMENTS = 1 << 26
+
+
+def stand_in(
+    model: nn.Module, communities: Iterable[Community], inputs: tuple[Tensor, ...]
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return a copy of a model, and inputs, on which a removal that is not masking shows.
+
+    Whether a structure may be removed does not depend on the values of the weights, but a branch
+    that ends in zeros hides what happens in it, and a bias of zero what is added. So tensors whose
+    elements are all the same get seeded noise. It runs in float64 where the model can.
+
+    Args:
+        model: the model, in evaluation mode; it is not changed.
+        communities: their buffers get noise too.
+        inputs: what the model runs on.
+
+    Returns:
+        The copy and its inputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    double = copy.deepcopy(model)
+    owned = {s.tensor for c in communities for s in c.slices}
+    parameters = dict(double.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors_of(double).items():
+            if (name in owned or name in parameters) and _is_constant(tensor):
+                tensor.copy_(_noise(tensor, generator))
+    inputs = tuple(_informative(x, generator) for x in inputs)
+    kinds = {p.dtype for p in parameters.values() if p.is_floating_point()}
+    size = sum(p.numel() for p in parameters.values())
+    if kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS:
+        return double, inputs
+    single = copy.deepcopy(double)
+    exact = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    try:
+        double.double()
+        with torch.no_grad():
+            double(*exact)
+    except Exception:  # noqa: BLE001 - a model with a fixed precision is tested in that one
+        return single, inputs
+    return double, exact
+
+
+def _is_constant(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 1 and bool((x == x.reshape(-1)[0]).all())
+
+
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    if x.dim() > 1:
+        scale = 1 / math.sqrt(x.numel() / x.shape[0])
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64) * scale
+    # Positive: it may be a variance.
+    return 0.5 + torch.rand(x.shape, generator=generator, dtype=torch.float64)
+
+
+def _informative(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not _is_constant(x):
+        return x
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    return noise.to(device=x.device, dtype=x.dtype)
+
+
+def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:
+    """Yield selections of survivors that tell a removal that is masking from one that is not.
+
+    In each, a community loses either many of its populations, unevenly, or few. Which of the two
+    it is follows the binary digits of its number, so that any two communities lose different
+    shares at least once: a split into equal halves is not mistaken for one that follows the
+    populations.
+
+    Args:
+        communities: to select in.
+
+    Yields:
+        One boolean tensor per community.
+    """
+    generator = torch.Generator().manual_seed(1)
+    for digit in range(len(communities).bit_length() + 1):
+        yield {
+            c.name: _many(c.size, generator) if (number >> digit) & 1 == 0 else _few(c.size)
+            for number, c in enumerate(communities, 1)
+        }
+
+
+def _many(size: int, generator: torch.Generator) -> Tensor:
+    """Lose about 60 %, at least one; the first is among them."""
+    num_alive = max(1, min(size - 1, round(0.4 * size)))
+    alive = torch.zeros(size, dtype=torch.bool)
+    alive[1 + torch.randperm(size - 1, generator=generator)[:num_alive]] = True
+    return alive
+
+
+def _few(size: int) -> Tensor:
+    """Lose the last; of two, none."""
+    alive = torch.ones(size, dtype=torch.bool)
+    alive[-1] = size <= 2
+    return alive

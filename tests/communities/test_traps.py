@@ -1,0 +1,179 @@
+"""Networks on which a peer was silently wrong: each is exact, or refused with a reason."""
+
+# ruff: noqa: E501 - one network a line reads best
+
+import pytest
+import torch
+import torch.nn.functional as F
+from exactness import Net, assert_exact, found, offered, parameter, reasons
+from torch import nn
+
+L = nn.Linear
+VEC = torch.randn(2, 5)
+IMG = torch.randn(2, 3, 6, 6)
+
+
+def mlp(between, hidden=6, out=None, **parts):
+    """Linear, something between, Linear."""
+    out = hidden if out is None else out
+    return Net(lambda m, x: m.b(between(m, m.a(x))), a=L(5, hidden), b=L(out, 3), **parts)
+
+
+def conv(between, hidden=6, out=None, **parts):
+    out = hidden if out is None else out
+    return Net(
+        lambda m, x: m.b(between(m, m.a(x))),
+        a=nn.Conv2d(3, hidden, 3),
+        b=nn.Conv2d(out, 2, 3),
+        **parts,
+    )
+
+
+def _iadd(m, y):
+    y += 1
+    return y.relu_()
+
+
+def _iadd_itself(m, y):
+    z = y * 2
+    z += y
+    return z
+
+
+def _write_zero(m, y):
+    y[:, :3] = 0
+    return y
+
+
+def _write_places(m, y):
+    y[:, :, :1] = 0
+    y[..., 1:] *= 2
+    return y
+
+
+def _buffer_filled(m, y):
+    z = torch.zeros_like(y)
+    z[:, :] = y
+    return z
+
+
+def _write_other(m, y):
+    z = torch.zeros(y.shape[0], 6, dtype=y.dtype)
+    z[:, 1:4] = y[:, :3]
+    return z
+
+
+def _channels_last(m, y):
+    return y.permute(0, 2, 3, 1).flatten(1)
+
+
+def _shuffle(m, y):
+    b, c, h, w = y.shape
+    return y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+EXACT = {
+    "flip": (mlp(lambda m, y: y.flip(1)), VEC, {"a": 6}),
+    "flip of one half": (mlp(lambda m, y: torch.cat([y, y.flip(1)], 1), out=12), VEC, {"a": 6}),
+    "in place": (mlp(_iadd), VEC, {"a": 6}),
+    "in place, itself": (mlp(_iadd_itself), VEC, {"a": 6}),
+    "write zeros into a slice": (mlp(_write_zero), VEC, {"a": 3}),
+    "write into places": (conv(_write_places), IMG, {"a": 6}),
+    "write into a new tensor": (mlp(_buffer_filled), VEC, {"a": 6}),
+    "channels-last flatten": (
+        Net(lambda m, x: m.b(_channels_last(m, m.a(x))), a=nn.Conv2d(3, 6, 3), b=L(96, 3)),
+        IMG,
+        {"a": 6},
+    ),
+    "grouped, different local places": (conv(lambda m, y: m.g(y), g=nn.Conv2d(6, 6, 1, groups=2)), IMG, {"a": 3, "g": 3}),
+    "called twice": (mlp(lambda m, y: m.h(torch.tanh(m.h(y))), h=L(6, 6)), VEC, {"a": 6}),
+    "dropout": (mlp(lambda m, y: m.d(F.dropout(y, training=False)), d=nn.Dropout()), VEC, {"a": 6}),
+    "one population more": (mlp(lambda m, y: y - y.detach().mean(0)), VEC, {"a": 6}),
+    "outer product with data": (
+        Net(lambda m, x: m.b((m.a(x)[:, None, :] * x[:, :, None]).sum(1)), a=L(5, 6), b=L(6, 3)),
+        VEC,
+        {"a": 6},
+    ),
+    "spatial gate": (
+        conv(lambda m, y: y * torch.sigmoid(m.s(y)), s=nn.Conv2d(6, 1, 1)), IMG, {"a": 6}),
+    "a frozen maker": (mlp(lambda m, y: y.relu()).requires_grad_(False), VEC, {"a": 6}),
+    "tied autoencoder": (
+        Net(lambda m, x: F.linear(torch.tanh(m.a(x)), m.a.weight.t()), a=L(5, 6)), VEC, {"a": 6}),
+    "a size read from the shape": (conv(lambda m, y: y.view(y.shape[0], y.size(1), -1).view(*y.shape)), IMG, {"a": 6}),
+    "a size held by the module": (
+        conv(lambda m, y: y.view(-1, m.width, 4, 4), width=6), IMG, {"a": 6}),
+    "a sum over places": (
+        Net(lambda m, x: m.b(m.a(x).sum((2, 3))), a=nn.Conv2d(3, 6, 3), b=L(6, 3)), IMG, {"a": 6}),
+    "an einsum-free bilinear map": (mlp(lambda m, y: y * m.c(y), c=L(6, 6)), VEC, {"a": 6}),
+    "ones minus": (mlp(lambda m, y: torch.ones_like(y) - y), VEC, {"a": 6}),
+    "normalised by groups of one": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(6, 6)), IMG, {"a": 6}),
+    "normalised by groups of two": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(3, 6)), IMG, {"a": 3}),
+}  # fmt: skip
+
+REFUSED = {
+    "roll": (mlp(lambda m, y: y.roll(1, 1)), VEC, "change their order"),
+    "channel shuffle": (conv(_shuffle), IMG, "change their order"),
+    "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, "a"),
+    "division by size": (mlp(lambda m, y: y / y.size(1)), VEC, "removing is not masking"),
+    "cumsum": (mlp(lambda m, y: y.cumsum(1)), VEC, "no rule for aten.cumsum"),
+    "sort": (mlp(lambda m, y: y.sort(1)[0]), VEC, "no rule for aten.sort"),
+    "argmax": (mlp(lambda m, y: y + y.argmax(1, keepdim=True)), VEC, "reduced together"),
+    "softmax": (mlp(lambda m, y: y.softmax(1)), VEC, "softmax"),
+    "mean": (mlp(lambda m, y: y - y.mean(1, keepdim=True)), VEC, "reduced together"),
+    "LayerNorm": (mlp(lambda m, y: m.n(y), n=nn.LayerNorm(6)), VEC, "normalised together"),
+    "RMSNorm": (mlp(lambda m, y: m.n(y), n=nn.RMSNorm(6)), VEC, "together"),
+    "GroupNorm of all": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(1, 6)), IMG, "normalised"),
+    "normalize": (mlp(lambda m, y: F.normalize(y)), VEC, "reduced together"),
+    "write one slice into another": (mlp(_write_other), VEC, "a: "),
+    "literal view": (conv(lambda m, y: y.view(-1, 6, 4, 4)), IMG, "does not run"),
+    "literal flatten": (
+        Net(lambda m, x: m.b(m.a(x).view(-1, 96)), a=nn.Conv2d(3, 6, 3), b=L(96, 3)), IMG, "does not run"),
+    "halves": (
+        Net(lambda m, x: m.b(m.a(x).chunk(2, 1)[0]) + m.c(m.a(x).chunk(2, 1)[1]),
+            a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, "a: "),
+    "plain data": (mlp(lambda m, y: y + torch.arange(6.0, dtype=y.dtype)), VEC, "meets other data"),
+    "the input": (Net(lambda m, x: m.b(m.a(x) + x), a=L(5, 5), b=L(5, 3)), VEC, "meets other data"),
+    "outer product": (
+        Net(lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None, :]).flatten(1)),
+            a=L(5, 4), b=L(5, 3), c=L(12, 2)), VEC, "meets other data"),
+    "einsum": (mlp(lambda m, y: torch.einsum("bi,ij->bj", y, m.w), w=parameter(6, 6)), VEC, "no rule for aten.einsum"),
+    "an index": (mlp(lambda m, y: y[:, torch.tensor([0, 2, 1, 4, 3, 5])]), VEC, "indexed by data"),
+    "a list outside parameters": (mlp(lambda m, y: y * m.scales[0], scales=[torch.rand(6).double()]), VEC, "meets other data"),
+    "random in evaluation": (mlp(lambda m, y: F.dropout(y, 0.5, True)), VEC, "two runs"),
+    "a weight as data": (
+        Net(lambda m, x: m.b(m.a(x)) + m.a.weight.sum(), a=L(5, 6), b=L(6, 3)), VEC, "as plain data"),
+    "weight norm": (
+        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a.parametrizations.weight: no rule for"),
+    "a recurrent network": (
+        Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True), b=L(4, 3)), VEC, "a: no rule for aten.lstm"),
+    "an image without a batch": (
+        Net(lambda m, x: m.b(m.a(x[0])), a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 3)), IMG, "a: no rule for aten.conv2d"),
+    "topk": (mlp(lambda m, y: y.topk(6, 1)[0]), VEC, "no rule for aten.topk"),
+    "a count of ones": (
+        mlp(lambda m, y: y / torch.ones_like(y).sum(1, keepdim=True)), VEC, "removing is not masking"),
+}  # fmt: skip
+
+
+def assert_every_reason_says_something(communities):
+    assert communities.refused
+    for refusal in communities.refused:
+        assert refusal.reason
+        assert "unknown" not in refusal.reason
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact(name):
+    model, x, expected = EXACT[name]
+    communities = found(model, x)
+    assert {c.name: c.size for c in communities.values()} == expected, reasons(communities)
+    assert_every_reason_says_something(communities)
+    assert_exact(communities)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_name(name):
+    model, x, reason = REFUSED[name]
+    communities = found(model, x)
+    assert offered(communities) == {}
+    assert_every_reason_says_something(communities)
+    assert reason in reasons(communities)
