@@ -97,15 +97,17 @@ def install(communities: Communities) -> list[Gated]:
             width = part.index.shape[1]
             places[key][part.index.reshape(-1)] = ids.repeat_interleave(width)
         offset += community.size
-    gated = []
-    for (name, axis), index in places.items():
-        module, attribute = owner(communities.model, name)
-        weight = parameters[name]
+    for name, _ in places:
+        module, _ = owner(communities.model, name)
         if parametrize.is_parametrized(module) and not _has_gates(module):
             raise ValueError(
                 f"communities={communities!r} is not allowed: the module of {name} has a "
                 "parametrization of its own; remove it with torch.nn.utils.parametrize first"
             )
+    gated = []
+    for (name, axis), index in places.items():
+        module, attribute = owner(communities.model, name)
+        weight = parameters[name]
         shape = [1] * weight.dim()
         shape[axis] = -1
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
@@ -116,12 +118,35 @@ def install(communities: Communities) -> list[Gated]:
     return gated
 
 
+def masses_of(communities: Communities) -> dict[str, Tensor]:
+    """Return the mass of every population as its gates hold it: 1 where there is no gate."""
+    found = {}
+    for community in communities.values():
+        found[community.name] = torch.ones(community.size)
+        for part in community.gates:
+            module, attribute = owner(communities.model, part.tensor)
+            if not _has_gates(module):
+                continue
+            for gate in module.get_submodule(f"parametrizations.{attribute}").children():
+                if isinstance(gate, Gate) and gate.mass.shape[part.axis] == gate.mass.numel():
+                    mass = gate.mass.detach().reshape(-1).float()
+                    found[community.name] = mass[part.index[:, 0].to(mass.device)]
+    return found
+
+
+class Observer:
+    """Base of the hooks that natsel puts on modules, so that they can be told from a user's."""
+
+
 def fold(model: nn.Module) -> None:
     """Multiply every gate's mass into its weight for good, and remove the gates, in place.
 
-    The parameters stay the same objects.
+    What observes the populations goes too. The parameters stay the same objects.
     """
     for module in list(model.modules()):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Observer):
+                del module._forward_pre_hooks[key]
         if not _has_gates(module):
             continue
         # torch's own removal deletes the property from a class that deep copies share.
