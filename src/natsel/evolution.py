@@ -31,6 +31,9 @@ __all__ = ["CEILING", "Ecology", "Evolution", "Landing"]
 CEILING = 0.999
 """A mass of exactly 1 is at rest under the logistic law, whatever its fitness: stay below."""
 
+RESERVE = 0.1
+"""Share of the extinction level that the living keep in a box: from exactly 0 nobody returns."""
+
 TENSORS = ("mass", "average", "alive", "below")
 
 
@@ -39,12 +42,13 @@ class _Group:
     """Communities of one size, evolved in one call: views of shape ``[communities, size]``."""
 
     positions: list[int]
-    start: int
     mass: Tensor
     average: Tensor
     alive: Tensor
     competition: Tensor | None = None
     any_dead: bool = False
+    exposed: Tensor | None = None
+    """1 where pressure is felt, ``[communities, 1]``; None if no community is at its floor."""
 
 
 class Evolution:
@@ -57,7 +61,7 @@ class Evolution:
     extinct: its mass is 0 for good, and removing it changes nothing. There is no schedule and no
     target: populations die because their fitness stays low. With a ``capacity`` the pressure is
     itself a state: it rises while more live than the environment carries, and nobody dies once
-    they do not.
+    they do not. A community at its floor feels no pressure, so that those who are left recover.
 
     Call :meth:`step` after ``loss.backward()`` and before ``optimizer.zero_grad()``, or pass the
     optimizer and it is called by itself before each ``optimizer.step()``, where the fitness
@@ -193,7 +197,7 @@ class Evolution:
                 group.mass,
                 self._relative(group),
                 self.ecology.rate,
-                pressure=pressure,
+                pressure=pressure if group.exposed is None else pressure * group.exposed,
                 competition=group.competition,
                 generator=self._generator,
             )
@@ -203,7 +207,7 @@ class Evolution:
             masses.append(mass.reshape(-1))
         mass = torch.cat(masses)
         if self.dynamic.space == "box":
-            mass.clamp_(0.0, CEILING)
+            mass.clamp_(RESERVE * self.ecology.level, CEILING)
         if self._num_alive < len(mass):
             mass.mul_(self._alive)
         # One reduction tells that nobody is near extinction, and that no mass is NaN.
@@ -404,7 +408,7 @@ class Evolution:
                 flat[start:stop].view(len(positions), size)
                 for flat in (self._mass, self._average, self._alive)
             )
-            self._groups.append(_Group(positions, start, mass, average, alive))
+            self._groups.append(_Group(positions, mass, average, alive))
             for row, position in enumerate(positions):
                 self._starts[position] = start + row * size
             start = stop
@@ -425,7 +429,10 @@ class Evolution:
         self._num_alive = int(self._alive.sum())
         self._any_below = bool(self._below.any())
         for group in self._groups:
-            group.any_dead = not bool(group.alive.bool().all())
+            living = group.alive.sum(-1, keepdim=True)
+            group.any_dead = bool((living < group.alive.shape[-1]).any())
+            exposed = living > self.ecology.floor
+            group.exposed = None if bool(exposed.all()) else exposed.float()
 
     def _raw(self) -> Tensor:
         """Return the fitness now, checked: ``[num_populations]``."""
@@ -443,12 +450,17 @@ class Evolution:
         size = float(torch.linalg.vector_norm(raw, 1))
         if not math.isfinite(size):
             self._check_finite(raw, f"fitness {self.fitness.name!r}")
-        if size == 0.0 and self.fitness.needs_gradient:
+        # With masses near 0 a signal may vanish; after zero_grad no parameter has a gradient.
+        if size == 0.0 and self.fitness.needs_gradient and not self._any_gradient():
             raise ValueError(
                 "gradients=0 is not allowed: expected evolution.step() after loss.backward() "
                 "and before optimizer.zero_grad()"
             )
         return raw
+
+    def _any_gradient(self) -> bool:
+        gradients = (p.grad for p in self.communities.model.parameters())
+        return any(g is not None and bool(g.any()) for g in gradients)
 
     def _relative(self, group: _Group) -> Tensor:
         """Divide by the mean of the community's living, so that communities are comparable."""
@@ -501,6 +513,7 @@ class Evolution:
             dead[bisect_right(self._rows_at, place) - 1].append(place)
         for row, places in dead.items():
             self._bury(row, places)
+        self._count()
 
     def _bury(self, row: int, places: list[int]) -> None:
         """Bury populations of one community, the first ones first, down to its floor."""
@@ -515,10 +528,6 @@ class Evolution:
             self._mass[whole] *= total / max(total - share, 1e-30)
         for flat in (self._mass, self._alive, self._average, self._below):
             flat.index_fill_(0, index, 0.0)
-        self._num_alive -= len(places)
-        for group in self._groups:
-            if group.start <= first < group.start + group.mass.numel():
-                group.any_dead = True
 
     def _write_gates(self) -> None:
         if self._mass.data_ptr() != self._influence.data_ptr():
