@@ -4,103 +4,51 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.errors import NonFiniteError, choose, refuse
 from natsel.communities import Communities
 from natsel.communities.gates import Gated, install
 from natsel.dynamics import Dynamic, competition
 from natsel.dynamics import get as get_dynamic
+from natsel.ecology import Ecology, Landing
 from natsel.fitness import Fitness, Parts
 from natsel.fitness import get as get_fitness
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.selection import Sparsity, Survivors, select
+from natsel.selection.budget import nearest_count
 from natsel.trajectory import Trajectory
+
+__all__ = ["CEILING", "Ecology", "Evolution", "Landing"]
 
 CEILING = 0.999
 """A mass of exactly 1 is at rest under the logistic law, whatever its fitness: stay below."""
 
+RESERVE = 0.1
+"""Share of the extinction level that the living keep in a box: from exactly 0 nobody returns."""
 
-@dataclass(frozen=True)
-class Ecology:
-    """The constants of a run; all are per training step, and none knows how long the run is.
-
-    Attributes:
-        rate: time that passes in one training step.
-        pressure: selection pressure at the start (constant unless there is a capacity).
-        horizon: steps over which fitness is averaged (the time constant of the EMA).
-        initial: mass of every population at the start, in (0, 1].
-        level: a population whose mass stays under this level goes extinct.
-        patience: for how many steps it has to stay there.
-        floor: how many populations of each community survive at least.
-        capacity: share of all populations that the environment carries, or None.
-        adaptation: how fast the pressure rises while more live than the environment carries.
-        competition_every: steps between two measurements of who competes with whom.
-    """
-
-    rate: float
-    pressure: float
-    horizon: int = 100
-    initial: float = 0.9
-    level: float = 0.02
-    patience: int = 20
-    floor: int = 1
-    capacity: float | None = None
-    adaptation: float = 5e-4
-    competition_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("rate", "pressure", "adaptation"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                refuse(name, value, "a finite number >= 0")
-        for name in ("horizon", "patience", "competition_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                refuse(name, value, "a whole number >= 1")
-        if not 0 < self.initial <= 1:
-            refuse("initial", self.initial, "a mass in (0, 1]")
-        if not 0 < self.level < self.initial:
-            refuse("level", self.level, f"a mass in (0, initial={self.initial})")
-        if not isinstance(self.floor, int) or self.floor < 1:
-            refuse("floor", self.floor, "a whole number >= 1")
-        if self.capacity is not None and not 0 < self.capacity <= 1:
-            refuse("capacity", self.capacity, "a share in (0, 1], or None")
+TENSORS = ("mass", "average", "alive", "below")
 
 
 @dataclass
 class _Group:
-    """Communities of one size, evolved in one call: tensors of shape ``[communities, size]``."""
+    """Communities of one size, evolved in one call: views of shape ``[communities, size]``."""
 
     positions: list[int]
     mass: Tensor
     average: Tensor
     alive: Tensor
-    below: Tensor
     competition: Tensor | None = None
     any_dead: bool = False
-
-
-@dataclass(frozen=True)
-class Landing:
-    """How a run with a carrying capacity ended.
-
-    Attributes:
-        asked: share of populations that should be extinct.
-        reached: share that is.
-        landed: whether the two are within 1 %.
-        message: the same in words.
-    """
-
-    asked: float
-    reached: float
-    landed: bool
-    message: str
+    exposed: Tensor | None = None
+    """1 where pressure is felt, ``[communities, 1]``; None if no community is at its floor."""
 
 
 class Evolution:
@@ -113,7 +61,7 @@ class Evolution:
     extinct: its mass is 0 for good, and removing it changes nothing. There is no schedule and no
     target: populations die because their fitness stays low. With a ``capacity`` the pressure is
     itself a state: it rises while more live than the environment carries, and nobody dies once
-    they do not.
+    they do not. A community at its floor feels no pressure, so that those who are left recover.
 
     Call :meth:`step` after ``loss.backward()`` and before ``optimizer.zero_grad()``, or pass the
     optimizer and it is called by itself before each ``optimizer.step()``, where the fitness
@@ -156,40 +104,72 @@ class Evolution:
             refuse("communities", "none", f"a model with at least one community ({left})")
         self.dynamic = get_dynamic(dynamics)
         self.fitness = get_fitness(fitness)
-        known = Ecology.__dataclass_fields__
         for name in constants:
-            if name not in known:
-                refuse("constant", name, f"one of {', '.join(known)}")
+            choose("constant", name, Ecology.__dataclass_fields__)
         defaults = {"rate": self.dynamic.rate, "pressure": self.dynamic.pressure}
         self.ecology = Ecology(**{**defaults, **constants})
         self.communities = communities
+        self._carried = self._carrying()
+        if optimizer is not None:
+            self._check_holds(optimizer)
+        self._device = next(communities.model.parameters()).device
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._alpha = 1.0 - math.exp(-1.0 / self.ecology.horizon)
         self._reader = PartsReader(communities)
-        self._watch = (
-            Watch(communities, self.fitness.statistic) if self.fitness.statistic else None
-        )
-        self._gates: list[Gated] = install(communities)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._watch: Watch | None = None
+        if self.fitness.statistic is not None:
+            self._watch = Watch(communities, self.fitness.statistic, training=True)
+        try:
+            self._gates: list[Gated] = install(communities)
+        except ValueError:
+            if self._watch is not None:
+                self._watch.close()
+            raise
         self._pressure = float(self.ecology.pressure)
         self._steps = 0
         self._handle: Any = None
-        self._device = next(communities.model.parameters()).device
-        self._groups = self._make_groups()
+        self._populate()
         self.trajectory = Trajectory(communities.num_populations)
         self._write_gates()
-        self.trajectory.record(0, self._flat())
+        self.trajectory.record(0, self._in_order(self._influence))
         if optimizer is not None:
             self.attach(optimizer)
 
     # Training.
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Evolve before each ``optimizer.step()`` from now on; needed again after a deep copy."""
-        if self._handle is not None:
-            self._handle.remove()
+        """Evolve before each ``optimizer.step()`` from now on; needed again after a deep copy.
+
+        It ends by itself when the optimizer goes on with another model, as it does after
+        ``natsel.extract(model, survivors, optimizer=optimizer)``.
+
+        Raises:
+            ValueError: if the optimizer holds no parameter of the model.
+        """
+        self._check_holds(optimizer)
+        self.detach()
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
-    def _before_step(self, *_: Any) -> None:
-        self.step()
+    def detach(self) -> None:
+        """Stop evolving before each ``optimizer.step()``; :meth:`step` still works."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._holds(optimizer):
+            self.step()
+        else:
+            self.detach()
+
+    def _holds(self, optimizer: torch.optim.Optimizer) -> bool:
+        held = (id(p) for group in optimizer.param_groups for p in group["params"])
+        return any(p in self._parameters for p in held)
+
+    def _check_holds(self, optimizer: torch.optim.Optimizer) -> None:
+        self._parameters = {id(p) for p in self.communities.model.parameters()}
+        if not self._holds(optimizer):
+            refuse("optimizer", type(optimizer).__name__, "one that holds the model's parameters")
 
     @torch.no_grad()
     def step(self) -> None:
@@ -197,50 +177,55 @@ class Evolution:
 
         Raises:
             ValueError: if there are no gradients to read (called after ``zero_grad``).
-            NonFiniteError: if a fitness is NaN or infinite; masses stay as they were.
+            NonFiniteError: if a fitness is NaN or infinite.
+
+        Whatever it raises, masses and averages stay as they were.
         """
-        self._steps += 1
-        with_capacity = self.ecology.capacity is not None
-        pressure = self._pressure
-        if with_capacity and self.num_alive <= self._carried():
-            pressure = 0.0
-        alpha = 1.0 - math.exp(-1.0 / self.ecology.horizon)
-        statistics = self._watch.read() if self._watch else None
+        raw = self._raw()
+        full = self._carried is not None and self._num_alive <= self._carried
+        pressure = 0.0 if full else self._pressure
+        if self._steps:
+            self._average.lerp_(raw, self._alpha)
+        else:
+            self._average.copy_(raw)
+        measures = self.dynamic.competes and self._steps % self.ecology.competition_every == 0
+        masses = []
         for group in self._groups:
-            raw = self._raw(group, statistics)
-            if self._steps == 1:
-                group.average.copy_(raw)
-            else:
-                group.average.lerp_(raw, alpha)
-            total = float(group.average.sum())
-            if not math.isfinite(total):
-                self._report_non_finite(group)
-            if total == 0.0 and self.fitness.needs_gradient and not self.fitness.signed:
-                raise ValueError(
-                    "gradients=0 is not allowed: expected evolution.step() after loss.backward() "
-                    "and before optimizer.zero_grad()"
-                )
-            if self.dynamic.competes and (self._steps - 1) % self.ecology.competition_every == 0:
+            if measures:
                 group.competition = self._measure_competition(group)
             mass = self.dynamic.step(
                 group.mass,
                 self._relative(group),
                 self.ecology.rate,
-                pressure=pressure,
+                pressure=pressure if group.exposed is None else pressure * group.exposed,
                 competition=group.competition,
                 generator=self._generator,
             )
-            if self.dynamic.space == "box":
-                mass = mass.clamp_(0.0, CEILING)
-            group.mass = mass * group.alive if group.any_dead else mass
+            if mass.shape != group.mass.shape:
+                shapes = f"{tuple(group.mass.shape)} for masses of that shape"
+                refuse("dynamics", self.dynamic.name, f"a law that returns shape {shapes}")
+            masses.append(mass.reshape(-1))
+        mass = torch.cat(masses)
+        if self.dynamic.space == "box":
+            mass.clamp_(RESERVE * self.ecology.level, CEILING)
+        if self._num_alive < len(mass):
+            mass.mul_(self._alive)
+        # One reduction tells that nobody is near extinction, and that no mass is NaN.
+        num_safe = int(torch.count_nonzero(mass >= self.ecology.level))
+        if num_safe < self._num_alive:
+            self._check_finite(mass, f"masses under {self.dynamic.name!r}")
+        self._mass.copy_(mass)
+        self._steps += 1
         if self._watch:
             self._watch.reset()
-        self._extinctions()
+        if not full:
+            self._extinctions(any_under=num_safe < self._num_alive)
         self._write_gates()
-        if with_capacity:
-            self._adapt()
+        if self._carried is not None:
+            excess = self._num_alive / self._carried - 1.0
+            self._pressure += self.ecology.adaptation * min(max(excess, 0.0), 1.0)
         if self._steps % self.trajectory.interval == 0:
-            self.trajectory.record(self._steps, self._flat())
+            self.trajectory.record(self._steps, self._in_order(self._influence))
 
     # What users read.
 
@@ -257,29 +242,27 @@ class Evolution:
     @property
     def num_alive(self) -> int:
         """How many populations are not extinct."""
-        return self.communities.num_populations - sum(
-            int((g.alive == 0).sum()) for g in self._groups if g.any_dead
-        )
+        return self._num_alive
 
     @property
     def extinct_share(self) -> float:
         """Share of all populations that are extinct."""
-        return 1.0 - self.num_alive / self.communities.num_populations
+        return 1.0 - self._num_alive / self.communities.num_populations
 
     @property
     def masses(self) -> dict[str, Tensor]:
         """The mass of every population, in [0, 1]: what scales its influence now."""
-        return self._by_name(lambda g: g.mass.clamp(max=1.0))
+        return self._by_name(self._influence)
 
     @property
     def fitness_values(self) -> dict[str, Tensor]:
         """The averaged fitness of every population, 1 for the mean of its community's living."""
-        return self._by_name(self._relative)
+        return self._by_name(self._all_relative())
 
     @property
     def alive(self) -> dict[str, Tensor]:
         """Which populations are not extinct."""
-        return self._by_name(lambda g: g.alive.bool())
+        return self._by_name(self._alive.bool())
 
     def survivors(self, budget: Sparsity | None = None) -> Survivors:
         """Return who survives: all that did not go extinct, or exactly as many as a budget asks.
@@ -294,7 +277,7 @@ class Evolution:
         if budget is None:
             return Survivors(self.alive, self.communities)
         return select(
-            {n: m.double() for n, m in self.masses.items()},
+            self.masses,
             budget,
             communities=self.communities,
             scope="global",
@@ -310,17 +293,17 @@ class Evolution:
             ValueError: if the run has no capacity.
         """
         capacity = self.ecology.capacity
-        if capacity is None:
+        if capacity is None or self._carried is None:
             refuse("capacity", None, "a run with a carrying capacity")
         asked, reached = 1.0 - capacity, self.extinct_share
-        landed = abs(asked - reached) <= 0.01
+        landed = self._num_alive == self._carried or abs(asked - reached) <= 0.01
         words = (
             f"{reached:.1%} of the populations went extinct; the environment carries {capacity:.1%}"
         )
         if not landed:
             words += (
-                f": {abs(asked - reached):.1%} away. Train longer, or raise rate or adaptation "
-                f"(pressure is {self._pressure:.2f})"
+                f", which leaves {self._num_alive - self._carried} too many. Train longer, or "
+                f"raise rate or adaptation (pressure is {self._pressure:.2f})"
             )
         return Landing(asked, reached, landed, words)
 
@@ -333,16 +316,11 @@ class Evolution:
             "pressure": self._pressure,
             "dynamics": self.dynamic.name,
             "fitness": self.fitness.name,
+            "sizes": {name: c.size for name, c in self.communities.items()},
             "generator": self._generator.get_state(),
-            "groups": [
-                {
-                    "mass": g.mass.clone(),
-                    "average": g.average.clone(),
-                    "alive": g.alive.clone(),
-                    "below": g.below.clone(),
-                    "competition": None if g.competition is None else g.competition.clone(),
-                }
-                for g in self._groups
+            **{name: getattr(self, f"_{name}").clone() for name in TENSORS},
+            "competition": [
+                None if g.competition is None else g.competition.clone() for g in self._groups
             ],
             "trajectory": self.trajectory.state_dict(),
         }
@@ -353,22 +331,19 @@ class Evolution:
         Raises:
             ValueError: if the state is of another dynamic, fitness or model.
         """
-        for name, mine in (("dynamics", self.dynamic.name), ("fitness", self.fitness.name)):
-            if state[name] != mine:
-                refuse(f"state[{name!r}]", state[name], repr(mine))
-        if [g["mass"].shape for g in state["groups"]] != [g.mass.shape for g in self._groups]:
-            shapes = [tuple(g["mass"].shape) for g in state["groups"]]
-            refuse("state", shapes, f"masses of shapes {[tuple(g.mass.shape) for g in self._groups]}")
+        mine = self.state_dict()
+        if missing := sorted(mine.keys() - state.keys()):
+            refuse("state", f"one without {', '.join(missing)}", "the result of state_dict()")
+        for name in ("dynamics", "fitness", "sizes"):
+            if state[name] != mine[name]:
+                refuse(f"state[{name!r}]", state[name], repr(mine[name]))
         self._steps, self._pressure = int(state["steps"]), float(state["pressure"])
         self._generator.set_state(state["generator"].cpu())
-        for group, saved in zip(self._groups, state["groups"], strict=True):
-            group.mass = saved["mass"].to(self._device).clone()
-            group.average = saved["average"].to(self._device).clone()
-            group.alive = saved["alive"].to(self._device).clone()
-            group.below = saved["below"].to(self._device).clone()
-            group.any_dead = not bool(group.alive.bool().all())
-            matrix = saved["competition"]
-            group.competition = None if matrix is None else matrix.to(self._device).clone()
+        for name in TENSORS:
+            getattr(self, f"_{name}").copy_(state[name])
+        for group, matrix in zip(self._groups, state["competition"], strict=True):
+            group.competition = None if matrix is None else matrix.to(self._device, copy=True)
+        self._count()
         self.trajectory.load_state_dict(state["trajectory"])
         self._write_gates()
 
@@ -378,44 +353,114 @@ class Evolution:
         memo[id(self)] = twin
         for name, value in vars(self).items():
             if name == "_generator":
-                generator = torch.Generator()
-                generator.set_state(value.get_state())
-                twin._generator = generator
+                twin._generator = torch.Generator(self._device)
+                twin._generator.set_state(value.get_state())
             elif name == "_handle":
                 twin._handle = None
-            else:
+            elif name not in ("_influence", *(f"_{t}" for t in TENSORS), "_groups", "_rows"):
                 setattr(twin, name, copy.deepcopy(value, memo))
+        twin._populate()
+        for name in TENSORS:
+            getattr(twin, f"_{name}").copy_(getattr(self, f"_{name}"))
+        for mine, theirs in zip(self._groups, twin._groups, strict=True):
+            theirs.competition = copy.deepcopy(mine.competition, memo)
+        twin._count()
+        twin._write_gates()
         return twin
 
-    # Inside.
+    # Inside. All per-population tensors are flat, communities of one size side by side.
 
-    def _make_groups(self) -> list[_Group]:
-        positions: dict[int, list[int]] = {}
+    def _carrying(self) -> int | None:
+        if self.ecology.capacity is None:
+            return None
+        carried = nearest_count(self.ecology.capacity, self.communities.num_populations)
+        least = sum(min(self.ecology.floor, c.size) for c in self.communities.values())
+        if carried < least:
+            refuse(
+                "capacity",
+                self.ecology.capacity,
+                f"at least {least / self.communities.num_populations:.4f}: a floor of "
+                f"{self.ecology.floor} keeps {least} populations alive",
+            )
+        return carried
+
+    def _populate(self) -> None:
+        """Lay out the tensors: everybody alive, with the initial mass."""
+        total, device = self.communities.num_populations, self._device
+        simplex = self.dynamic.space == "simplex"
+        initial = 1.0 if simplex else min(self.ecology.initial, CEILING)
+        # The last element is the mass of places that belong to no population.
+        self._influence = torch.ones(total + 1, device=device)
+        self._mass = torch.ones(total, device=device) if simplex else self._influence[:-1]
+        self._mass.fill_(initial)
+        self._average = torch.zeros(total, device=device)
+        self._alive = torch.ones(total, device=device)
+        self._below = torch.zeros(total, device=device)
+        members: dict[int, list[int]] = defaultdict(list)
         for position, community in enumerate(self.communities.values()):
-            positions.setdefault(community.size, []).append(position)
-        initial = 1.0 if self.dynamic.space == "simplex" else min(self.ecology.initial, CEILING)
-        return [
-            _Group(
-                positions=members,
-                mass=torch.full((len(members), size), initial, device=self._device),
-                average=torch.zeros(len(members), size, device=self._device),
-                alive=torch.ones(len(members), size, device=self._device),
-                below=torch.zeros(len(members), size, device=self._device),
+            members[community.size].append(position)
+        self._groups = []
+        self._starts = [0] * len(self.communities)
+        start = 0
+        for size, positions in members.items():
+            stop = start + size * len(positions)
+            mass, average, alive = (
+                flat[start:stop].view(len(positions), size)
+                for flat in (self._mass, self._average, self._alive)
             )
-            for size, members in positions.items()
+            self._groups.append(_Group(positions, mass, average, alive))
+            for row, position in enumerate(positions):
+                self._starts[position] = start + row * size
+            start = stop
+        self._sizes = [c.size for c in self.communities.values()]
+        self._rows_at = sorted(self._starts)
+        self._rows = [
+            (position, self._influence[first : first + size])
+            for position, (first, size) in sorted(
+                enumerate(zip(self._starts, self._sizes, strict=True)), key=lambda item: item[1][0]
+            )
         ]
+        places = self._in_order(torch.arange(total + 1, device=device))
+        places = torch.cat([places, places.new_tensor([total])])
+        self._places = [places[gated.places.to(device)] for gated in self._gates]
+        self._count()
 
-    def _raw(self, group: _Group, statistics: Mapping[tuple[str, int], Tensor] | None) -> Tensor:
-        rows = [
-            self.fitness.signal(
-                self._reader.read(
-                    position, group.mass[row].clamp(max=1.0), _gradient, statistics
-                )
+    def _count(self) -> None:
+        self._num_alive = int(self._alive.sum())
+        self._any_below = bool(self._below.any())
+        for group in self._groups:
+            living = group.alive.sum(-1, keepdim=True)
+            group.any_dead = bool((living < group.alive.shape[-1]).any())
+            exposed = living > self.ecology.floor
+            group.exposed = None if bool(exposed.all()) else exposed.float()
+
+    def _raw(self) -> Tensor:
+        """Return the fitness now, checked: ``[num_populations]``."""
+        statistics = self._watch.read() if self._watch else None
+        gradient = _gradient if self.fitness.needs_gradient else _no_gradient
+        rows = []
+        for position, mass in self._rows:
+            row = self.fitness.signal(self._reader.read(position, mass, gradient, statistics))
+            if row.shape != mass.shape:
+                refuse("fitness", self.fitness.name, f"a signal of shape [{len(mass)}]")
+            rows.append(row)
+        raw = torch.cat(rows).float()
+        if self._num_alive < len(raw):
+            raw = raw * self._alive
+        size = float(torch.linalg.vector_norm(raw, 1))
+        if not math.isfinite(size):
+            self._check_finite(raw, f"fitness {self.fitness.name!r}")
+        # With masses near 0 a signal may vanish; after zero_grad no parameter has a gradient.
+        if size == 0.0 and self.fitness.needs_gradient and not self._any_gradient():
+            raise ValueError(
+                "gradients=0 is not allowed: expected evolution.step() after loss.backward() "
+                "and before optimizer.zero_grad()"
             )
-            for row, position in enumerate(group.positions)
-        ]
-        raw = torch.stack(rows).float() if len(rows) > 1 else rows[0].float().unsqueeze(0)
-        return raw * group.alive if group.any_dead else raw
+        return raw
+
+    def _any_gradient(self) -> bool:
+        gradients = (p.grad for p in self.communities.model.parameters())
+        return any(g is not None and bool(g.any()) for g in gradients)
 
     def _relative(self, group: _Group) -> Tensor:
         """Divide by the mean of the community's living, so that communities are comparable."""
@@ -425,12 +470,15 @@ class Evolution:
             mean = value.sum(-1, keepdim=True) / group.alive.sum(-1, keepdim=True)
         else:
             mean = value.mean(-1, keepdim=True)
-        return value / mean.clamp(min=1e-30)
+        return value / mean.clamp_(min=1e-30)
+
+    def _all_relative(self) -> Tensor:
+        return torch.cat([self._relative(group).reshape(-1) for group in self._groups])
 
     def _measure_competition(self, group: _Group) -> Tensor:
         matrices = []
-        for position in group.positions:
-            parts = self._reader.read(position, group.mass[0], lambda _: None)
+        for row, position in enumerate(group.positions):
+            parts = self._reader.read(position, group.mass[row], _no_gradient)
             rows = []
             for part in parts.producers:
                 weight = part.weight.movedim(part.axis, 0)[part.index].flatten(1)
@@ -438,90 +486,86 @@ class Evolution:
             matrices.append(competition(torch.cat(rows, dim=1)))
         return torch.stack(matrices)
 
-    def _carried(self) -> int:
-        assert self.ecology.capacity is not None
-        return math.floor(self.ecology.capacity * self.communities.num_populations + 0.5)
-
-    def _adapt(self) -> None:
-        excess = self.num_alive / max(self._carried(), 1) - 1.0
-        if excess > 0:
-            self._pressure += self.ecology.adaptation * min(excess, 1.0)
-
-    def _extinctions(self) -> None:
+    def _extinctions(self, *, any_under: bool) -> None:
         """Declare dead what stayed under the level, the smallest first, down to what is carried."""
-        allowed = self.communities.num_populations
-        if self.ecology.capacity is not None:
-            allowed = self.num_alive - self._carried()
-            if allowed <= 0:
-                return
-        for group in self._groups:
-            under = (group.mass < self.ecology.level) & group.alive.bool()
-            group.below = torch.where(under, group.below + 1, 0.0)
-        dying = [(g.below >= self.ecology.patience) for g in self._groups]
-        if not any(bool(d.any()) for d in dying):
+        if not any_under:
+            if self._any_below:
+                self._below.zero_()
+                self._any_below = False
             return
-        candidates = []
-        for index, (group, dead) in enumerate(zip(self._groups, dying, strict=True)):
-            fitness = self._relative(group)
-            for row, column in dead.nonzero().tolist():
-                candidates.append(
-                    (float(group.mass[row, column]), float(fitness[row, column]), index, row, column)
-                )
-        for _, _, index, row, column in sorted(candidates)[:allowed]:
-            group = self._groups[index]
-            if float(group.alive[row].sum()) <= self.ecology.floor:
-                continue
-            self._bury(group, row, column)
+        self._below.add_(self._alive).mul_(self._mass < self.ecology.level)
+        self._any_below = True
+        if float(self._below.max()) < self.ecology.patience:
+            return
+        dying = (self._below >= self.ecology.patience).nonzero().reshape(-1)
+        if not len(dying):
+            return
+        candidates = sorted(
+            zip(
+                self._mass[dying].tolist(),
+                self._all_relative()[dying].tolist(),
+                dying.tolist(),
+                strict=True,
+            )
+        )
+        allowed = len(candidates) if self._carried is None else self._num_alive - self._carried
+        dead: dict[int, list[int]] = defaultdict(list)
+        for _, _, place in candidates[:allowed]:
+            dead[bisect_right(self._rows_at, place) - 1].append(place)
+        for row, places in dead.items():
+            self._bury(row, places)
+        self._count()
 
-    def _bury(self, group: _Group, row: int, column: int) -> None:
+    def _bury(self, row: int, places: list[int]) -> None:
+        """Bury populations of one community, the first ones first, down to its floor."""
+        first = self._rows_at[row]
+        whole = slice(first, first + self._sizes[self._rows[row][0]])
+        places = places[: max(int(self._alive[whole].sum()) - self.ecology.floor, 0)]
+        if not places:
+            return
+        index = torch.tensor(places, device=self._device)
         if self.dynamic.space == "simplex":
-            share = float(group.mass[row, column])
-            total = float(group.mass[row].sum())
-            group.mass[row] *= total / max(total - share, 1e-30)
-        group.mass[row, column] = 0.0
-        group.alive[row, column] = 0.0
-        group.average[row, column] = 0.0
-        group.any_dead = True
-
-    def _flat(self) -> Tensor:
-        """Return all masses in the order of the communities, ``[num_populations]``."""
-        rows: list[Tensor] = [torch.empty(0)] * len(self.communities)
-        for group in self._groups:
-            bounded = group.mass.clamp(max=1.0) if self.dynamic.space == "simplex" else group.mass
-            for row, position in enumerate(group.positions):
-                rows[position] = bounded[row]
-        return torch.cat(rows)
+            total, share = float(self._mass[whole].sum()), float(self._mass[index].sum())
+            self._mass[whole] *= total / max(total - share, 1e-30)
+        for flat in (self._mass, self._alive, self._average, self._below):
+            flat.index_fill_(0, index, 0.0)
 
     def _write_gates(self) -> None:
-        flat = self._flat()
-        flat = torch.cat([flat, torch.ones(1, device=flat.device)])
-        for gated in self._gates:
-            target = gated.gate.mass
-            value = flat.index_select(0, gated.places)
-            target.copy_(value.reshape(target.shape))
+        if self._mass.data_ptr() != self._influence.data_ptr():
+            torch.clamp(self._mass, max=1.0, out=self._influence[:-1])
+        for gated, places in zip(self._gates, self._places, strict=True):
+            mass = gated.gate.mass
+            if mass.dtype == torch.float32 and mass.device == self._device:
+                torch.index_select(self._influence, 0, places, out=mass.view(-1))
+            else:
+                mass.copy_(self._influence.index_select(0, places).view_as(mass))
 
-    def _by_name(self, function: Callable[[_Group], Tensor]) -> dict[str, Tensor]:
-        names = list(self.communities)
-        found = {}
-        for group in self._groups:
-            for row, position in zip(function(group), group.positions, strict=True):
-                found[names[position]] = row.detach().clone()
-        return {name: found[name] for name in names}
+    def _in_order(self, flat: Tensor) -> Tensor:
+        """Return numbers per population in the order of the communities."""
+        return torch.cat(list(self._by_name(flat).values()))
 
-    def _report_non_finite(self, group: _Group) -> None:
-        names = list(self.communities)
-        for row, position in enumerate(group.positions):
-            if not bool(torch.isfinite(group.average[row]).all()):
+    def _by_name(self, flat: Tensor) -> dict[str, Tensor]:
+        return {
+            name: flat[start : start + size].clone()
+            for name, start, size in zip(self.communities, self._starts, self._sizes, strict=True)
+        }
+
+    def _check_finite(self, flat: Tensor, what: str) -> None:
+        if bool(torch.isfinite(flat).all()):
+            return
+        for name, values in self._by_name(flat).items():
+            if not bool(torch.isfinite(values).all()):
                 raise NonFiniteError(
-                    f"fitness {self.fitness.name!r} became NaN or infinite at step {self._steps} "
-                    f"in community {names[position]!r}"
+                    f"{what} became NaN or infinite at step {self._steps + 1} in community {name!r}"
                 )
 
 
-def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        raise ValueError(
-            "gradients=None is not allowed: expected evolution.step() after loss.backward() and "
-            "before optimizer.zero_grad()"
-        )
+def _gradient(parameter: nn.Parameter) -> Tensor | None:
+    if parameter.grad is None and parameter.requires_grad:
+        # Nothing reached it in this step. If that is true of all, step() refuses.
+        return torch.zeros_like(parameter)
     return parameter.grad
+
+
+def _no_gradient(parameter: nn.Parameter) -> Tensor | None:
+    return None

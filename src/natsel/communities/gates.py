@@ -111,6 +111,13 @@ def install(communities: Communities) -> list[Gated]:
             width = part.index.shape[1]
             places[key][part.index.reshape(-1)] = ids.repeat_interleave(width)
         offset += community.size
+    for name, _ in places:
+        for module, _ in owners[id(parameters[name])]:
+            if parametrize.is_parametrized(module) and not _has_gates(module):
+                raise ValueError(
+                    f"communities={communities!r} is not allowed: the module of {name} has a "
+                    "parametrization of its own; remove it with torch.nn.utils.parametrize first"
+                )
     gated = []
     for (name, axis), index in places.items():
         weight = parameters[name]
@@ -125,13 +132,36 @@ def install(communities: Communities) -> list[Gated]:
     return gated
 
 
+def masses_of(communities: Communities) -> dict[str, Tensor]:
+    """Return the mass of every population as its gates hold it: 1 where there is no gate."""
+    found = {}
+    for community in communities.values():
+        found[community.name] = torch.ones(community.size)
+        for part in community.gates:
+            module, attribute = owner(communities.model, part.tensor)
+            if not _has_gates(module):
+                continue
+            for gate in module.get_submodule(f"parametrizations.{attribute}").children():
+                if isinstance(gate, Gate) and gate.mass.shape[part.axis] == gate.mass.numel():
+                    mass = gate.mass.detach().reshape(-1).float()
+                    found[community.name] = mass[part.index[:, 0].to(mass.device)]
+    return found
+
+
+class Observer:
+    """Base of the hooks that natsel puts on modules, so that they can be told from a user's."""
+
+
 def fold(model: nn.Module) -> None:
     """Multiply every gate's mass into its weight for good, and remove the gates, in place.
 
-    The parameters stay the same objects.
+    What observes the populations goes too. The parameters stay the same objects.
     """
     for module in list(model.modules()):
-        if not parametrize.is_parametrized(module):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Observer):
+                del module._forward_pre_hooks[key]
+        if not _has_gates(module):
             continue
         for name in list(module.parametrizations.keys()):  # type: ignore[operator, union-attr]
             stack = module.parametrizations[name]  # type: ignore[index]
@@ -142,6 +172,13 @@ def fold(model: nn.Module) -> None:
             for gate in gates:
                 # A shared weight has the mass now: its other places must not apply it again.
                 gate.mass.fill_(1)
+
+
+def _has_gates(module: nn.Module) -> bool:
+    stacks = module._modules.get("parametrizations")
+    if not isinstance(stacks, nn.ModuleDict):
+        return False
+    return any(isinstance(p, Gate) for stack in stacks.values() for p in stack.children())
 
 
 def _own_class(module: nn.Module) -> None:

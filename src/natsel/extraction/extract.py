@@ -11,7 +11,7 @@ from natsel.communities import Communities
 from natsel.communities.surgery import remove
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import VerificationError, communities_of, folded
+from natsel.extraction.verify import VerificationError, check_model, communities_of, folded
 from natsel.extraction.verify import verify as compare
 
 
@@ -56,6 +56,7 @@ def extract(
     """
     checked, known = communities_of(survivors, communities)
     base = folded(model)
+    check_model(base, known)
     small = remove(base, known.values(), checked)
     if verify:
         found = compare(base, small, checked, known.example_inputs)

@@ -45,6 +45,9 @@ def export_onnx(
     require("onnxscript", "onnx")
     runtime = require("onnxruntime", "onnx")
     inputs = as_inputs(example_inputs)
+    if all(x.dim() and x.shape[0] == 1 for x in inputs):
+        # An axis of length 1 would be exported as fixed.
+        inputs = tuple(torch.cat((x, x)) for x in inputs)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, evaluating(model):

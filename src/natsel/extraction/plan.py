@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -57,7 +59,9 @@ class Plan:
         cls, model: nn.Module, small: nn.Module, survivors: Survivors, communities: Communities
     ) -> Plan:
         """Return the plan of an extraction."""
-        attributes = {}
+        # A model that was cut before keeps the numbers that followed then.
+        earlier = getattr(model, _ATTRIBUTE, None)
+        attributes = dict(earlier.attributes) if isinstance(earlier, Plan) else {}
         for community in communities.values():
             for bound in community.rebindings:
                 value = getattr(small.get_submodule(bound.module), bound.attribute)
@@ -68,10 +72,7 @@ class Plan:
             model=f"{type(small).__module__}.{type(small).__qualname__}",
             survivors={n: m.nonzero().reshape(-1).tolist() for n, m in survivors.items()},
             sizes={n: m.numel() for n, m in survivors.items()},
-            tensors={
-                name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
-                for name, t in _stored(small).items()
-            },
+            tensors=_described(_stored(small)),
             attributes=attributes,
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
@@ -122,9 +123,10 @@ def save(small: nn.Module, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in _stored(small).items()}
     content = safetensors.torch.save(tensors)
+    # The precision may have changed since the extraction.
+    described = asdict(replace(plan, tensors=_described(tensors)))
     write_atomic(folder / MODEL_FILE, content)
-    checksum = hashlib.sha256(content).hexdigest()
-    write_json(folder / PLAN_FILE, {**asdict(plan), "sha256": checksum})
+    write_json(folder / PLAN_FILE, {**described, "sha256": _checksum(described, content)})
     return folder
 
 
@@ -154,17 +156,21 @@ def load(
         if plan.constructor is None or rebuild is None:
             refuse("model", None, f"model=<a dense {plan.model}>: the plan names no constructor")
         model = rebuild(plan.constructor)
-    tensors = safetensors.torch.load(content)
-    described = {
-        n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
-        for n, t in tensors.items()
-    }
-    if described != plan.tensors:
+    try:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder / MODEL_FILE} is not a safetensors file: {error}") from None
+    if _described(tensors) != plan.tensors:
         raise ValueError(f"{folder / MODEL_FILE} does not hold the tensors that its plan lists")
     small = _reshaped(model, tensors, folder)
+    modules = dict(small.named_modules())
     for path, value in plan.attributes.items():
-        module, _, attribute = path.rpartition(".")
-        setattr(small.get_submodule(module), attribute, value)
+        name, _, attribute = path.rpartition(".")
+        # Only a number that is there already may be set: a plan is data, not code.
+        found = vars(modules[name]).get(attribute) if name in modules else None
+        if type(value) is not int or type(found) is not int:
+            refuse("model", type(model).__name__, f"one with a whole number at {path}")
+        setattr(modules[name], attribute, value)
     follow_sizes(small)
     attach_plan(small, plan)
     return small.eval()
@@ -182,11 +188,28 @@ def _read(folder: Path) -> tuple[Plan, bytes]:
     try:
         plan = Plan(**data)
     except TypeError:
-        raise ValueError(f"{folder / PLAN_FILE} is not a plan of schema {SCHEMA}") from None
+        plan = None
+    if plan is None or not all(
+        isinstance(d, dict) for d in (plan.survivors, plan.sizes, plan.tensors, plan.attributes)
+    ):
+        raise ValueError(f"{folder / PLAN_FILE} is not a plan of schema {SCHEMA}")
     content = (folder / MODEL_FILE).read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise ValueError(f"{folder / MODEL_FILE} is damaged: its checksum is not the plan's")
+    if _checksum(data, content) != checksum:
+        raise ValueError(f"{folder} is damaged: its checksum does not match {MODEL_FILE} and plan")
     return plan, content
+
+
+def _checksum(plan: dict[str, Any], content: bytes) -> str:
+    """Return the SHA-256 of the tensors followed by the plan."""
+    text = json.dumps(plan, sort_keys=True).encode()
+    return hashlib.sha256(content + text).hexdigest()
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+        for name, t in tensors.items()
+    }
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.communities.discover import as_inputs, evaluating
-from natsel.communities.gates import fold, is_gated
+from natsel.communities.gates import fold, is_gated, ungated_name
 from natsel.communities.proof import Difference, difference
-from natsel.communities.surgery import silence
+from natsel.communities.surgery import silence, tensors_of
 from natsel.selection import Survivors
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -74,6 +74,25 @@ def communities_of(
     return checked, known
 
 
+def check_model(model: nn.Module, communities: Communities) -> None:
+    """Make sure that communities were found in a model of this architecture.
+
+    Raises:
+        ValueError: if a tensor that they own is missing or has another shape.
+    """
+    shapes = {ungated_name(n): t.shape for n, t in tensors_of(communities.model).items()}
+    mine = tensors_of(model)
+    for community in communities.values():
+        for part in community.slices:
+            found = tuple(mine[part.tensor].shape) if part.tensor in mine else None
+            if part.tensor in shapes and found != tuple(shapes[part.tensor]):
+                refuse(
+                    "model",
+                    f"{type(model).__name__} with {part.tensor} of shape {found}",
+                    f"the model of the survivors, with shape {tuple(shapes[part.tensor])}",
+                )
+
+
 def verify(
     model: nn.Module,
     small: nn.Module,
@@ -105,6 +124,7 @@ def verify(
     inputs = as_inputs(example_inputs)
     checked, known = communities_of(survivors, communities)
     base = folded(model)
+    check_model(base, known)
     masked = silence(base, known.values(), checked)
     found = _compare(small, masked, inputs)
     if tolerance is None:

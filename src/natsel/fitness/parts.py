@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from natsel.communities import Communities, Community, Slice
-from natsel.communities.gates import owner, ungated_name
+from natsel.communities import Communities, Slice
+from natsel.communities.gates import Observer, owner, ungated_name
 from natsel.fitness.registry import Part, Parts
 
 WeightKey = tuple[str, int]
@@ -84,9 +84,13 @@ class _Place:
         gradient: Callable[[nn.Parameter], Tensor | None],
         statistics: Mapping[WeightKey, Tensor] | None,
     ) -> Part:
-        activation = statistics.get(self.key) if statistics else None
+        activation = None
+        if statistics is not None:
+            activation = statistics.get(self.key)
+            if activation is None:
+                activation = self.parameter.new_zeros(self.parameter.shape[self.axis])
         return Part(
-            self.parameter.detach(),
+            self.parameter,
             gradient(self.parameter),
             self.axis,
             self.index,
@@ -96,73 +100,110 @@ class _Place:
 
 
 class Watch:
-    """Averages a statistic of what enters each consumer, batch by batch, in place.
+    """Averages a statistic of what enters each consumer, batch by batch.
 
     Args:
         communities: whose consumers to watch.
         statistic: "variance" or "square" (the mean square).
+        training: look only at forward passes that record gradients, so that a validation between
+            two training steps leaves no trace.
 
     Raises:
         ValueError: if a consumer's weight does not belong to a module that reads one input.
     """
 
-    def __init__(self, communities: Communities, statistic: str) -> None:
-        self._statistic = statistic
-        self._sums: dict[WeightKey, Tensor] = {}
-        self._squares: dict[WeightKey, Tensor] = {}
-        self._counts: dict[WeightKey, int] = {}
-        self._handles = []
-        seen: set[WeightKey] = set()
+    def __init__(self, communities: Communities, statistic: str, *, training: bool = False) -> None:
+        self._observers: dict[WeightKey, _Moments] = {}
         for community in communities.values():
             for part in community.gates:
-                key = (part.tensor, part.axis)
-                if key not in seen:
-                    seen.add(key)
-                    self._handles.append(self._hook(communities.model, community, key))
-
-    def _hook(
-        self, model: nn.Module, community: Community, key: WeightKey
-    ) -> torch.utils.hooks.RemovableHandle:
-        module, _ = owner(model, key[0])
-        convolution = isinstance(module, nn.modules.conv._ConvNd)
-        if not convolution and not isinstance(module, nn.Linear):
-            raise ValueError(
-                f"fitness={self._statistic!r} is not allowed for community {community.name!r}: "
-                f"its consumer {key[0]} is not a Linear or a convolution; use taylor or magnitude"
-            )
-
-        def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach()
-            axis = 1 if convolution else x.dim() - 1
-            others = [i for i in range(x.dim()) if i != axis]
-            count = x.numel() // x.shape[axis]
-            x = x.float()
-            self._counts[key] = self._counts.get(key, 0) + count
-            squares = x.square().sum(others)
-            self._squares[key] = self._squares[key] + squares if key in self._squares else squares
-            if self._statistic == "variance":
-                sums = x.sum(others)
-                self._sums[key] = self._sums[key] + sums if key in self._sums else sums
-
-        return module.register_forward_pre_hook(observe)
+                module, _ = owner(communities.model, part.tensor)
+                axis = _input_axis(module)
+                if axis is None:
+                    raise ValueError(
+                        f"fitness={statistic!r} is not allowed for community {community.name!r}: "
+                        f"its consumer {part.tensor} is not a Linear or an ungrouped convolution; "
+                        "use taylor or magnitude"
+                    )
+                self._observers[part.tensor, part.axis] = _Moments(axis, statistic, training)
+        self._handles = [
+            owner(communities.model, tensor)[0].register_forward_pre_hook(observer)
+            for (tensor, _), observer in self._observers.items()
+        ]
 
     def read(self) -> dict[WeightKey, Tensor]:
-        """Return the statistic per consumer since the last :meth:`reset`: one number per place."""
-        result = {}
-        for key, squares in self._squares.items():
-            value = squares / self._counts[key]
-            if self._statistic == "variance":
-                value = value - (self._sums[key] / self._counts[key]).square()
-            result[key] = value.clamp_min(0)
-        return result
+        """Return the statistic per consumer since the last :meth:`reset`: one number per place.
+
+        A consumer that nothing entered is left out.
+
+        Raises:
+            ValueError: if nothing entered any of them.
+        """
+        found = {key: o.value() for key, o in self._observers.items() if o.count}
+        if not found:
+            raise ValueError(
+                "forward passes=0 is not allowed: expected the model to run, with gradients where "
+                "it trains, before its activations are read"
+            )
+        return found
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self._sums.clear()
-        self._squares.clear()
-        self._counts.clear()
+        for observer in self._observers.values():
+            observer.reset()
 
     def close(self) -> None:
         """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
+
+
+def _input_axis(module: nn.Module) -> int | None:
+    """Return the axis, from the end, along which a module reads its input, if there is one."""
+    if isinstance(module, nn.Linear):
+        return -1
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+        return -1 - len(module.kernel_size)
+    return None
+
+
+class _Moments(Observer):
+    """A hook that keeps the mean square, or the variance, of what enters a module.
+
+    A deep copy of the model and of the watch together gives hooks of their own, which a closure
+    would not.
+    """
+
+    def __init__(self, axis: int, statistic: str, training: bool) -> None:
+        self.axis = axis
+        self.statistic = statistic
+        self.training = training
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.spread: Tensor | float = 0.0
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.training and not torch.is_grad_enabled():
+            return
+        x = inputs[0].detach()
+        x = x if x.dtype == torch.float64 else x.float()
+        others = [i for i in range(x.dim()) if i != x.dim() + self.axis]
+        count = x.numel() // x.shape[self.axis]
+        share = count / (self.count + count)
+        if self.statistic == "variance":
+            # Merging moments, not sums of squares: those cancel where the mean is large.
+            variance, mean = torch.var_mean(x, others, correction=0)
+            step = mean - self.mean
+            self.spread = self.spread + share * (
+                variance - self.spread + (1 - share) * step.square()
+            )
+            self.mean = self.mean + share * step
+        else:
+            self.spread = self.spread + share * (x.square().mean(others) - self.spread)
+        self.count += count
+
+    def value(self) -> Tensor:
+        assert isinstance(self.spread, Tensor)
+        return self.spread

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from natsel.common.errors import choose
+from natsel.common.errors import choose, refuse
 
 
 class Part(NamedTuple):
@@ -15,7 +15,7 @@ class Part(NamedTuple):
 
     Attributes:
         weight: the tensor (ungated, where it is gated).
-        gradient: dL/dweight, or None where nobody asked for it.
+        gradient: dL/dweight, or None where nobody asked for it or the weight is frozen.
         axis: the axis along which populations lie.
         index: places of each population, ``[size, width]``.
         whole: True if the axis holds exactly one place per population, in order.
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     weight: Tensor
     gradient: Tensor | None
     axis: int
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     whole: bool
     activation: Tensor | None = None
 
@@ -58,7 +58,8 @@ class Fitness(NamedTuple):
 
     Attributes:
         name: how users call it.
-        signal: a pure function from :class:`Parts` to one number per population ``[size]``.
+        signal: a pure function from :class:`Parts` to one number per population ``[size]``;
+            it runs without autograd.
         needs_gradient: whether it reads gradients.
         statistic: what it needs of the activations that enter the consumers: "variance",
             "square" (the mean square) or None.
@@ -90,6 +91,8 @@ def register(fitness: Fitness) -> Fitness:
 def get(fitness: str | Fitness | Callable[[Parts], Tensor]) -> Fitness:
     """Look a signal up by name; a :class:`Fitness` or a bare function passes.
 
+    A bare function gets gradients and may be negative.
+
     Args:
         fitness: a registered name, a signal, or a function of :class:`Parts`.
 
@@ -103,8 +106,19 @@ def get(fitness: str | Fitness | Callable[[Parts], Tensor]) -> Fitness:
         return fitness
     if callable(fitness):
         name = getattr(fitness, "__name__", "custom")
-        return Fitness(name, fitness, needs_gradient=True)
+        return Fitness(name, fitness, needs_gradient=True, signed=True)
     return FITNESS[choose("fitness", fitness, FITNESS)]
+
+
+def gradient_of(part: Part) -> Tensor:
+    """Return the gradient of a slice.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if part.gradient is None:
+        refuse("gradient", None, "weights that require a gradient: a frozen one tells no fitness")
+    return part.gradient
 
 
 def total(values: list[Tensor]) -> Tensor:
@@ -118,5 +132,3 @@ def total(values: list[Tensor]) -> Tensor:
 def squares(parts: tuple[Part, ...]) -> Tensor:
     """Sum of squared weights per population over some slices: ``[size]``."""
     return total([p.per_population(p.weight.square()) for p in parts])
-
-

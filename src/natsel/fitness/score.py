@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
+from natsel.communities.gates import masses_of
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.registry import Fitness, Parts, get
 
@@ -61,19 +64,22 @@ def score(
     """
     fitness = get(scorer)
     reader = PartsReader(communities)
-    ones = [torch.ones(c.size) for c in communities.values()]
+    masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None
     if needs_data and data is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
     if not needs_data or data is None:
-        values = [fitness.signal(reader.read(i, m, lambda _: None)) for i, m in enumerate(ones)]
+        with torch.no_grad():
+            values = [
+                fitness.signal(reader.read(i, m, lambda _: None)) for i, m in enumerate(masses)
+            ]
     elif fitness.needs_gradient:
-        values = _by_gradient(communities, fitness, reader, data, criterion)
+        values = _by_gradient(communities, fitness, reader, masses, data, criterion)
     else:
-        values = _by_activation(communities, fitness, reader, data)
+        values = _by_activation(communities, fitness, reader, masses, data)
     scores = {}
     for (name, community), value in zip(communities.items(), values, strict=True):
-        if value.shape != (community.size,):
+        if not isinstance(value, Tensor) or value.shape != (community.size,):
             refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
@@ -85,40 +91,46 @@ def _by_gradient(
     communities: Communities,
     fitness: Fitness,
     reader: PartsReader,
+    masses: list[Tensor],
     data: Iterable[tuple[Tensor, ...]],
     criterion: Criterion,
 ) -> list[Tensor]:
-    weights = [w for w in reader.weights() if w.requires_grad]
+    weights = reader.weights()
     sums: list[Tensor] | None = None
     count = 0
-    with evaluating(communities.model):
+    with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
         for batch in data:
-            if len(batch) < 2:
-                refuse("data", "batches without labels", "(inputs, labels) for this scorer")
-            *inputs, labels = batch
+            *inputs, labels = _checked(batch, at_least=2)
             loss = criterion(communities.model(*inputs), labels)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             by_id = {
                 id(w): g if g is not None else torch.zeros_like(w)
                 for w, g in zip(weights, gradients, strict=True)
             }
-            values = [
-                fitness.signal(
-                    reader.read(i, torch.ones(c.size, device=loss.device), lambda p: by_id[id(p)])
+            with torch.no_grad():
+                parts = [
+                    reader.read(i, mass.to(loss.device), partial(_look_up, by_id))
+                    for i, mass in enumerate(masses)
+                ]
+                values = [fitness.signal(p) for p in parts]
+                sums = (
+                    values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
                 )
-                for i, c in enumerate(communities.values())
-            ]
-            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
             count += 1
     if sums is None:
         refuse("data", "empty", "at least one batch")
     return [s / count for s in sums]
 
 
+def _look_up(found: dict[int, Tensor], parameter: nn.Parameter) -> Tensor:
+    return found[id(parameter)]
+
+
 def _by_activation(
     communities: Communities,
     fitness: Fitness,
     reader: PartsReader,
+    masses: list[Tensor],
     data: Iterable[tuple[Tensor, ...]],
 ) -> list[Tensor]:
     assert fitness.statistic is not None
@@ -127,7 +139,8 @@ def _by_activation(
     try:
         with evaluating(communities.model), torch.no_grad():
             for batch in data:
-                communities.model(*(batch[:-1] if len(batch) > 1 else batch))
+                inputs = _checked(batch, at_least=1)
+                communities.model(*(inputs[:-1] if len(inputs) > 1 else inputs))
                 count += 1
         if not count:
             refuse("data", "empty", "at least one batch")
@@ -135,9 +148,29 @@ def _by_activation(
     finally:
         watch.close()
     device = next(iter(statistics.values())).device
-    return [
-        fitness.signal(
-            reader.read(i, torch.ones(c.size, device=device), lambda _: None, statistics)
-        )
-        for i, c in enumerate(communities.values())
-    ]
+    with torch.no_grad():
+        return [
+            fitness.signal(reader.read(i, mass.to(device), lambda _: None, statistics))
+            for i, mass in enumerate(masses)
+        ]
+
+
+def _checked(batch: object, *, at_least: int) -> Sequence[Tensor]:
+    if not isinstance(batch, list | tuple) or not batch:
+        refuse("data", f"batches of type {type(batch).__name__}", "tuples (inputs, labels)")
+    if len(batch) < at_least:
+        refuse("data", "batches without labels", "(inputs, labels) for this scorer")
+    return batch
+
+
+@contextmanager
+def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
+    """Let weights require a gradient for a while, frozen ones too."""
+    frozen = [w for w in weights if not w.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)

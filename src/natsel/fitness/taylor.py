@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from natsel.fitness.registry import Fitness, Parts, register, total
+from natsel.fitness.registry import Fitness, Parts, gradient_of, register, total
 
 
 def mass_gradient(parts: Parts) -> Tensor:
@@ -30,8 +30,7 @@ def mass_gradient(parts: Parts) -> Tensor:
     """
     products = []
     for part in parts.consumers:
-        assert part.gradient is not None
-        products.append(part.per_population(part.weight * part.gradient))
+        products.append(part.per_population(part.weight * gradient_of(part)))
     return total(products)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from natsel.common.errors import refuse
 
@@ -30,4 +31,14 @@ class Sparsity:
             >>> Sparsity(0.5).count(5)
             3
         """
-        return math.floor(self.value * size + 0.5)
+        return nearest_count(self.value, size)
+
+
+def nearest_count(share: float, size: int) -> int:
+    """Return a share of a count as a whole number, halves up, of the number as it is written.
+
+    Example:
+        >>> nearest_count(0.29, 50), math.floor(0.29 * 50 + 0.5)
+        (15, 14)
+    """
+    return math.floor(Fraction(str(float(share))) * size + Fraction(1, 2))

@@ -7,8 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from natsel.common.errors import choose
-
 Normalization = Literal["rank", "mean"] | None
 
 
@@ -47,7 +45,6 @@ def normalized(score: Tensor, how: Normalization, ties: Tensor | None = None) ->
     score = score.double()
     if how is None:
         return score
-    choose("normalize", how, ("rank", "mean"))
     if how == "mean":
         scale = score.abs().mean()
         return score / scale if float(scale) > 0 else score

@@ -52,6 +52,8 @@ def select(
         tensor([ True, False,  True])
     """
     choose("scope", scope, ("community", "global"))
+    if normalize is not None:
+        choose("normalize", normalize, ("rank", "mean"))
     if not isinstance(budget, Sparsity):
         refuse("budget", budget, "natsel.Sparsity(share)")
     if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
@@ -91,6 +93,8 @@ def _tie(name: str, value: Tensor, ties: Mapping[str, Tensor] | None) -> Tensor 
     tie = ties[name].detach().reshape(-1).cpu().double()
     if tie.shape != value.shape:
         refuse(f"ties[{name!r}]", tuple(ties[name].shape), f"{value.numel()} numbers")
+    if not bool(torch.isfinite(tie).all()):
+        raise NonFiniteError(f"ties[{name!r}] holds NaN or infinity")
     return tie
 
 
@@ -132,4 +136,4 @@ def _global(
     ranked = ranked[~safe[ranked]]
     mask = torch.ones(sum(sizes), dtype=torch.bool)
     mask[ranked[len(ranked) - num_removed :]] = False
-    return dict(zip(flat, mask.split(sizes), strict=True))
+    return dict(zip(flat, torch.split(mask, sizes), strict=True))

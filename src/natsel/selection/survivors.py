@@ -17,10 +17,18 @@ class Survivors(Mapping[str, Tensor]):
     Args:
         masks: ``{community: tensor}``.
         communities: what they belong to, if it is known; extraction needs it.
+
+    Raises:
+        ValueError: if a mask is not a boolean tensor.
     """
 
     def __init__(self, masks: Mapping[str, Tensor], communities: Communities | None = None) -> None:
-        self._masks = {name: mask.detach().cpu().bool() for name, mask in masks.items()}
+        for name, mask in masks.items():
+            # A number is no decision: scores given by mistake would keep whatever is not 0.
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                refuse(f"survivors[{name!r}]", found, "a tensor of booleans")
+        self._masks = {name: mask.detach().cpu() for name, mask in masks.items()}
         self.communities = communities
 
     def __getitem__(self, name: str) -> Tensor:
