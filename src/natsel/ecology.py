@@ -21,19 +21,19 @@ class Ecology:
         patience: for how many steps it has to stay there.
         floor: how many populations of each community survive at least.
         capacity: share of all populations that the environment carries, or None.
-        adaptation: how fast the pressure rises while more live than the environment carries.
+        adaptation: how much the pressure rises per step while more live than the environment carries.
         competition_every: steps between two measurements of who competes with whom.
     """
 
     rate: float
     pressure: float
-    horizon: int = 100
+    horizon: int = 30
     initial: float = 0.9
     level: float = 0.02
     patience: int = 20
     floor: int = 1
     capacity: float | None = None
-    adaptation: float = 5e-4
+    adaptation: float = 1e-3
     competition_every: int = 100
 
     def __post_init__(self) -> None:

@@ -34,6 +34,9 @@ CEILING = 0.999
 RESERVE = 0.1
 """Share of the extinction level that the living keep in a box: from exactly 0 nobody returns."""
 
+MAX_PER_MASS = 50.0
+"""Bound of the fitness per unit of mass, so that a nearly extinct population cannot explode."""
+
 TENSORS = ("mass", "average", "alive", "below")
 
 
@@ -106,8 +109,7 @@ class Evolution:
         self.fitness = get_fitness(fitness)
         for name in constants:
             choose("constant", name, Ecology.__dataclass_fields__)
-        defaults = {"rate": self.dynamic.rate, "pressure": self.dynamic.pressure}
-        self.ecology = Ecology(**{**defaults, **constants})
+        self.ecology = Ecology(**{**self.dynamic.constants(), **constants})
         self.communities = communities
         self._carried = self._carrying()
         if optimizer is not None:
@@ -183,7 +185,6 @@ class Evolution:
         """
         raw = self._raw()
         full = self._carried is not None and self._num_alive <= self._carried
-        pressure = 0.0 if full else self._pressure
         if self._steps:
             self._average.lerp_(raw, self._alpha)
         else:
@@ -195,9 +196,9 @@ class Evolution:
                 group.competition = self._measure_competition(group)
             mass = self.dynamic.step(
                 group.mass,
-                self._relative(group),
+                self._payoff(group),
                 self.ecology.rate,
-                pressure=pressure if group.exposed is None else pressure * group.exposed,
+                pressure=self._intensity(group, full=full),
                 competition=group.competition,
                 generator=self._generator,
             )
@@ -211,19 +212,21 @@ class Evolution:
         if self._num_alive < len(mass):
             mass.mul_(self._alive)
         # One reduction tells that nobody is near extinction, and that no mass is NaN.
-        num_safe = int(torch.count_nonzero(mass >= self.ecology.level))
+        influence = self._influence_of(mass)
+        num_safe = int(torch.count_nonzero(influence >= self.ecology.level))
         if num_safe < self._num_alive:
             self._check_finite(mass, f"masses under {self.dynamic.name!r}")
         self._mass.copy_(mass)
+        if self._mass.data_ptr() != self._influence.data_ptr():
+            self._influence[:-1] = influence
         self._steps += 1
         if self._watch:
             self._watch.reset()
         if not full:
             self._extinctions(any_under=num_safe < self._num_alive)
         self._write_gates()
-        if self._carried is not None:
-            excess = self._num_alive / self._carried - 1.0
-            self._pressure += self.ecology.adaptation * min(max(excess, 0.0), 1.0)
+        if self._carried is not None and self._num_alive > self._carried:
+            self._pressure += self.ecology.adaptation
         if self._steps % self.trajectory.interval == 0:
             self.trajectory.record(self._steps, self._in_order(self._influence))
 
@@ -472,6 +475,46 @@ class Evolution:
             mean = value.mean(-1, keepdim=True)
         return value / mean.clamp_(min=1e-30)
 
+    def _payoff(self, group: _Group) -> Tensor:
+        """Return the fitness that the law sees.
+
+        A signal such as |m dL/dm| is what a whole population contributes. Laws of the simplex
+        describe growth per unit of mass: there it is divided by the mass, so that a population
+        that has more than it makes use of loses to one that has less.
+        """
+        relative = self._relative(group)
+        if self.dynamic.space == "box":
+            return relative
+        return (relative / group.mass.clamp(min=1e-6)).clamp_(max=MAX_PER_MASS)
+
+    def _intensity(self, group: _Group, *, full: bool) -> float | Tensor:
+        """Return the pressure that a law is given: none where nobody may die.
+
+        On the simplex pressure is not a rate: it is the share of mass that full influence takes.
+        """
+        pressure = 0.0 if full else 1.0 if self.dynamic.space == "simplex" else self._pressure
+        return pressure if group.exposed is None else pressure * group.exposed
+
+    def _influence_of(self, mass: Tensor) -> Tensor:
+        """Return what masses scale the network by, in [0, 1], both flat.
+
+        In the box it is the mass itself. On the simplex the mean mass of a community's living is
+        1, and a population needs ``pressure`` times that for its full influence.
+        """
+        if self.dynamic.space == "box":
+            return mass
+        needed = torch.full_like(mass, max(self._pressure, 1e-6))
+        for group, view in zip(self._groups, self._views(needed), strict=True):
+            if group.exposed is not None:
+                view.mul_(group.exposed).clamp_(min=1e-6)
+        return (mass / needed).clamp_(max=1.0)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """Return a flat tensor as one view per group, ``[communities, size]`` each."""
+        shapes = [group.mass.shape for group in self._groups]
+        parts = flat.split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def _all_relative(self) -> Tensor:
         return torch.cat([self._relative(group).reshape(-1) for group in self._groups])
 
@@ -493,7 +536,7 @@ class Evolution:
                 self._below.zero_()
                 self._any_below = False
             return
-        self._below.add_(self._alive).mul_(self._mass < self.ecology.level)
+        self._below.add_(self._alive).mul_(self._influence[:-1] < self.ecology.level)
         self._any_below = True
         if float(self._below.max()) < self.ecology.patience:
             return
@@ -502,7 +545,7 @@ class Evolution:
             return
         candidates = sorted(
             zip(
-                self._mass[dying].tolist(),
+                self._influence[dying].tolist(),
                 self._all_relative()[dying].tolist(),
                 dying.tolist(),
                 strict=True,
@@ -525,14 +568,16 @@ class Evolution:
             return
         index = torch.tensor(places, device=self._device)
         if self.dynamic.space == "simplex":
-            total, share = float(self._mass[whole].sum()), float(self._mass[index].sum())
-            self._mass[whole] *= total / max(total - share, 1e-30)
+            # The mean mass of the living stays 1.
+            living = float(self._alive[whole].sum()) - len(places)
+            rest = float(self._mass[whole].sum()) - float(self._mass[index].sum())
+            self._mass[whole] *= living / max(rest, 1e-30)
         for flat in (self._mass, self._alive, self._average, self._below):
             flat.index_fill_(0, index, 0.0)
 
     def _write_gates(self) -> None:
         if self._mass.data_ptr() != self._influence.data_ptr():
-            torch.clamp(self._mass, max=1.0, out=self._influence[:-1])
+            self._influence[:-1] = self._influence_of(self._mass)
         for gated, places in zip(self._gates, self._places, strict=True):
             mass = gated.gate.mass
             if mass.dtype == torch.float32 and mass.device == self._device:

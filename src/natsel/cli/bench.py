@@ -45,7 +45,9 @@ def step(
             )
         table = Table(title=f"One step of {result['network']}, batch {batch_size}")
         for column in ("dynamics", "optimizer", "time", "quartiles", "memory", "plain"):
-            table.add_column(column, justify="left" if column in ("dynamics", "optimizer") else "right")
+            table.add_column(
+                column, justify="left" if column in ("dynamics", "optimizer") else "right"
+            )
         for row in result["rows"]:
             table.add_row(
                 row["dynamics"],

@@ -140,7 +140,9 @@ def parse_settings(entries: list[str]) -> dict[str, float | int]:
         try:
             if not separator:
                 raise ValueError
-            settings[name.strip()] = int(text) if text.strip().lstrip("-").isdigit() else float(text)
+            settings[name.strip()] = (
+                int(text) if text.strip().lstrip("-").isdigit() else float(text)
+            )
         except ValueError:
             raise ValueError(
                 f"set={entry!r} is not allowed: expected name=number, such as rate=0.02"

@@ -79,4 +79,14 @@ def velocity(
     return mass * (fitness * (1 - mass) - pressure * crowding(mass, competition))
 
 
-register(Dynamic("lotka-volterra", lotka_volterra, "box", velocity, competes=True))
+register(
+    Dynamic(
+        "lotka-volterra",
+        lotka_volterra,
+        "box",
+        velocity,
+        competes=True,
+        rate=0.03,
+        adaptation=1.5e-3,
+    )
+)

@@ -82,4 +82,15 @@ def velocity(
     return torch.where(mass > 0, inside, torch.zeros_like(mass))
 
 
-register(Dynamic("participation", participation, "box", velocity, competes=True))
+register(
+    Dynamic(
+        "participation",
+        participation,
+        "box",
+        velocity,
+        competes=True,
+        rate=0.005,
+        pressure=0.5,
+        adaptation=1e-3,
+    )
+)

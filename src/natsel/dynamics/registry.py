@@ -50,6 +50,8 @@ class Dynamic(NamedTuple):
         stochastic: whether it draws from the generator.
         rate: time that passes in one training step, unless the user says otherwise.
         pressure: the selection pressure, unless the user says otherwise.
+        adaptation: how much the pressure rises per step under a carrying capacity, unless the
+            user says otherwise.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Dynamic(NamedTuple):
     stochastic: bool = False
     rate: float = 0.01
     pressure: float = 1.0
+    adaptation: float = 1e-3
+
+    def constants(self) -> dict[str, float]:
+        """Return the constants of a run that the law has an opinion on."""
+        return {"rate": self.rate, "pressure": self.pressure, "adaptation": self.adaptation}
 
     def bind(self, **constants: float) -> Dynamic:
         """The same law with other constants of its own.

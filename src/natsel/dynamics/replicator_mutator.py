@@ -17,7 +17,7 @@ def replicator_mutator(
     pressure: float | Tensor = 1.0,
     competition: Tensor | None = None,
     generator: torch.Generator | None = None,
-    mutation: float | Tensor = 0.01,
+    mutation: float | Tensor = 0.002,
 ) -> Tensor:
     r"""Select like the replicator, but scatter a part of the births over all the living.
 
@@ -74,7 +74,7 @@ def velocity(
     *,
     pressure: float | Tensor = 1.0,
     competition: Tensor | None = None,
-    mutation: float | Tensor = 0.01,
+    mutation: float | Tensor = 0.002,
 ) -> Tensor:
     r"""The right-hand side, times the sum of the masses; 0 for the extinct.
 
@@ -95,4 +95,8 @@ def velocity(
     return torch.where(living, pressure * change, torch.zeros_like(mass))
 
 
-register(Dynamic("replicator-mutator", replicator_mutator, "simplex", velocity))
+register(
+    Dynamic(
+        "replicator-mutator", replicator_mutator, "simplex", velocity, rate=0.03, adaptation=1e-3
+    )
+)

@@ -18,7 +18,7 @@ def wright_fisher(
     pressure: float | Tensor = 1.0,
     competition: Tensor | None = None,
     generator: torch.Generator | None = None,
-    individuals: float = 20.0,
+    individuals: float = 200.0,
 ) -> Tensor:
     r"""Draw the next generation at random, in proportion to mass and fitness.
 
@@ -78,7 +78,7 @@ def velocity(
     *,
     pressure: float | Tensor = 1.0,
     competition: Tensor | None = None,
-    individuals: float = 20.0,
+    individuals: float = 200.0,
 ) -> Tensor:
     r"""The right-hand side of the mean, which is the replicator's.
 
@@ -95,4 +95,14 @@ def velocity(
     return replicator_velocity(mass, fitness, pressure=pressure)
 
 
-register(Dynamic("wright-fisher", wright_fisher, "simplex", velocity, stochastic=True))
+register(
+    Dynamic(
+        "wright-fisher",
+        wright_fisher,
+        "simplex",
+        velocity,
+        stochastic=True,
+        rate=0.03,
+        adaptation=1e-3,
+    )
+)

@@ -107,4 +107,3 @@ def describe(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]
         "parameters": num_parameters(model),
         "macs": macs(model, inputs),
     }
-

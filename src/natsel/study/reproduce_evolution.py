@@ -359,24 +359,18 @@ def summarize(
 ) -> dict[str, Any]:
     """Put the table into sentences and verdicts."""
     claims = []
-    uncut = [
-        r for r in rows if r["family"] == "dynamic" and r["sparsity"] == 0.0
-    ]
+    uncut = [r for r in rows if r["family"] == "dynamic" and r["sparsity"] == 0.0]
     worst = min(uncut, key=lambda r: r["mean"])
     claims.append(
         _claim(f"dense accuracy of every dynamic (lowest: {worst['method']})", worst, 0.978, 0.984)
     )
-    matched = {
-        (r["method"], r["sparsity"]): r for r in rows if r.get("protocol") == "matched"
-    }
+    matched = {(r["method"], r["sparsity"]): r for r in rows if r.get("protocol") == "matched"}
     sentences = []
     for sparsity, floor, aim in CLAIMS:
         row = matched.get((best, sparsity))
         if row is None:
             continue
-        claims.append(
-            _claim(f"{best}, matched pressure, {sparsity:.0%} removed", row, floor, aim)
-        )
+        claims.append(_claim(f"{best}, matched pressure, {sparsity:.0%} removed", row, floor, aim))
         word = "better than" if row["better"] else "worse than" if row["worse"] else "not told from"
         sentences.append(
             f"{sparsity:.0%} of the neurons removed, no fine-tuning: {best} keeps {row['mean']:.2%} "
@@ -426,5 +420,3 @@ def _as_json(grid: Grid) -> dict[str, Any]:
     config["hidden"] = list(HIDDEN)
     config["constants"] = {name: CONSTANTS.get(name, {}) for name in grid.dynamics}
     return config
-
-
