@@ -493,9 +493,10 @@ class Evolution:
                 self._below.zero_()
                 self._any_below = False
             return
-        under = (self._mass < self.ecology.level) & self._alive.bool()
-        self._below.copy_(torch.where(under, self._below + 1, 0.0))
+        self._below.add_(self._alive).mul_(self._mass < self.ecology.level)
         self._any_below = True
+        if float(self._below.max()) < self.ecology.patience:
+            return
         dying = (self._below >= self.ecology.patience).nonzero().reshape(-1)
         if not len(dying):
             return
@@ -550,6 +551,8 @@ class Evolution:
         }
 
     def _check_finite(self, flat: Tensor, what: str) -> None:
+        if bool(torch.isfinite(flat).all()):
+            return
         for name, values in self._by_name(flat).items():
             if not bool(torch.isfinite(values).all()):
                 raise NonFiniteError(

@@ -52,7 +52,7 @@ def test_who_is_left_at_the_floor_recovers(run, dynamics):
     r = run(dynamics=dynamics, rate=0.3, pressure=10.0, patience=2, level=0.1).train(120)
     for name, mass in r.evolution.masses.items():
         assert 1 <= int(r.evolution.alive[name].sum()) <= 2
-        assert mass.max() > 0.5
+        assert mass.max() > 0.2, "twice the level, where all that is left is carried up"
 
 
 def test_a_signal_that_vanishes_with_the_masses_is_no_missing_gradient(run):

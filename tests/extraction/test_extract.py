@@ -63,7 +63,7 @@ def test_removing_nothing_gives_an_equal_model(net, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_removing_all_but_one(net, name):
-    model, communities, _ = net(name)
+    model, communities, inputs = net(name)
     masks = {n: torch.arange(c.size) == c.size - 1 for n, c in communities.items()}
     survivors = natsel.Survivors(masks, communities)
     small = natsel.extract(model, survivors)
@@ -73,7 +73,7 @@ def test_removing_all_but_one(net, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_verify_is_able_to_fail(net, draw, name):
-    model, communities, _ = net(name)
+    model, communities, inputs = net(name)
     survivors = draw(communities, 0.5, 1)
     small = natsel.extract(model, survivors)
     assert natsel.verify(model, small, survivors, inputs).passed
