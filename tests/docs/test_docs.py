@@ -1,0 +1,159 @@
+"""The pages build, their code runs, and their command lines exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from natsel.cli.main import app
+from natsel.evolution import Ecology
+from natsel.fitness import FITNESS
+from natsel.study.reproduce_evolution import MATCHED_FOR_ALL, Grid
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# dynamics.md has a test of its own, which also checks what its code computes.
+EXECUTED = [page for page in PAGES if page.name != "dynamics.md"]
+COMMAND = typer.main.get_command(app)
+NO_RUN = r"(?P<no_run><!-- no-run -->\s*\n)?"
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code of a page in one language, without what is marked no-run."""
+    found = re.finditer(NO_RUN + rf"```{language}\n(?P<code>.*?)```", text_of(page), re.DOTALL)
+    return [match["code"] for match in found if not match["no_run"]]
+
+
+def command_lines(page: Path) -> list[str]:
+    """Return every natsel command line of the blocks of a page."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [line.removeprefix("$ ") for b in blocks(page, "console") for line in b.splitlines()]
+    return [line for line in lines if line.startswith("natsel ")]
+
+
+def parse(arguments: list[str]):
+    """Let the command line parse arguments, without running anything."""
+    command, words = COMMAND, ["natsel"]
+    while hasattr(command, "commands"):
+        assert arguments, f"{' '.join(words)} needs a command"
+        assert arguments[0] in command.commands, f"{' '.join(words)} has no {arguments[0]}"
+        words.append(arguments[0])
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return command.make_context(" ".join(words), list(arguments))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("material")
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_the_site_builds_strictly_and_holds_every_page(site):
+    for page in (ROOT / "docs").glob("*.md"):
+        assert (site / f"{page.stem}.html").is_file()
+
+
+def test_a_built_page_fetches_nothing_from_elsewhere(site):
+    for page in site.glob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?:[^\s\">]+)", html)
+        fetched += [
+            link
+            for tag in re.findall(r"<link[^>]*>", html)
+            if re.search(r"rel=\"?(stylesheet|preconnect|icon)", tag)
+            for link in re.findall(r"href=\"?(https?:[^\s\">]+)", tag)
+        ]
+        assert fetched == []
+
+
+def test_formulas_need_no_script():
+    for page in PAGES:
+        assert not re.search(r"\$\$|\\\(|\\\[", text_of(page)), page.name
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    with torch.random.fork_rng(devices=[]):
+        for number, code in enumerate(blocks(page, "python"), 1):
+            exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in command_lines(page)}))
+def test_a_command_line_parses(line):
+    parse(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_and_options_in_running_text_exist(page):
+    prose = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    for line in re.findall(r"`(natsel [^`]+)`", prose):
+        words = line.split()[1:]
+        command = COMMAND
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"{page.name}: {line}"
+            command, words = command.commands[words[0]], words[1:]
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= {*known, "--help"}, f"{page.name}: {line}"
+
+
+def test_options_on_the_quickstart_exist():
+    command = COMMAND.commands["evolve"]
+    known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    rows = re.findall(r"^\| `(--[a-z-]+)", text_of(ROOT / "docs" / "quickstart.md"), re.MULTILINE)
+    assert rows
+    assert set(rows) <= known
+
+
+def test_commands_print_what_the_pages_show(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = [block for page in PAGES for block in blocks(page, "console")]
+    assert shown
+    for block in shown:
+        line, _, expected = block.partition("\n")
+        result = CliRunner().invoke(app, shlex.split(line.removeprefix("$ "))[1:])
+        assert result.output.split() == expected.split(), line
+
+
+def test_the_constants_have_the_defaults_on_the_page():
+    page = text_of(ROOT / "docs" / "quickstart.md")
+    for field in dataclasses.fields(Ecology):
+        default = "of the law" if field.default is dataclasses.MISSING else field.default
+        assert f"| `{field.name}` | {default} |" in page
+
+
+def test_every_registered_fitness_is_on_the_quickstart():
+    page = text_of(ROOT / "docs" / "quickstart.md")
+    listed = re.search(r"Registered scorers: (.*?)\.", page)
+    assert set(re.findall(r"`(.*?)`", listed[1])) == set(FITNESS)
+
+
+def test_the_number_of_trainings_is_the_one_on_the_page():
+    grid = Grid()
+    laws, cuts = len(grid.dynamics), len(grid.sparsities)
+    matched = laws * len(MATCHED_FOR_ALL) + cuts - len(MATCHED_FOR_ALL)
+    total = grid.seeds * (1 + cuts + laws + matched)
+    assert f"{total} trainings" in text_of(ROOT / "docs" / "reproduction.md")
