@@ -224,9 +224,9 @@ class Evolution:
             self._watch.reset()
         if not full:
             self._extinctions(any_under=num_safe < self._num_alive)
-        self._write_gates()
         if self._carried is not None and self._num_alive > self._carried:
             self._pressure += self.ecology.adaptation
+        self._write_gates()
         if self._steps % self.trajectory.interval == 0:
             self.trajectory.record(self._steps, self._in_order(self._influence))
 

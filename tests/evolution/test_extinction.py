@@ -131,11 +131,16 @@ def test_a_budget_is_met_exactly_among_masses_that_tie(run, harsh):
         assert all(m.any() for m in survivors.values())
 
 
-def test_on_the_simplex_the_dead_leave_their_share_to_the_living(run):
+def test_on_the_simplex_the_mean_mass_of_the_living_stays_one(run):
     r = run(dynamics="replicator", rate=0.3, pressure=3.0, patience=2, level=0.1).train(60)
     assert r.evolution.num_alive < 13
     for group in r.evolution._groups:
         sums = group.mass.sum(-1)
-        torch.testing.assert_close(
-            sums, torch.full_like(sums, group.mass.shape[-1]), rtol=1e-4, atol=0
-        )
+        torch.testing.assert_close(sums, group.alive.sum(-1), rtol=1e-4, atol=0)
+
+
+def test_on_the_simplex_full_influence_takes_pressure_times_the_mean_mass(run):
+    r = run(dynamics="replicator", pressure=2.0)
+    # Everybody starts with the mean mass, 1, and so with half of the influence.
+    for mass in r.evolution.masses.values():
+        torch.testing.assert_close(mass, torch.full_like(mass, 0.5))
