@@ -77,4 +77,4 @@ def velocity(
     return pressure * mass * (fitness - mean_fitness(mass, fitness))
 
 
-register(Dynamic("replicator", replicator, "simplex", velocity, rate=0.03, adaptation=1e-3))
+register(Dynamic("replicator", replicator, "simplex", velocity, rate=0.05, adaptation=1e-3))
