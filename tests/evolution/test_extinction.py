@@ -134,7 +134,7 @@ def test_a_budget_is_met_exactly_among_masses_that_tie(run, harsh):
 def test_on_the_simplex_the_mean_mass_of_the_living_stays_one(run):
     r = run(dynamics="replicator", rate=0.3, pressure=3.0, patience=2, level=0.1).train(60)
     assert r.evolution.num_alive < 13
-    for group in r.evolution._groups:
+    for group in r.evolution._populations.groups:
         sums = group.mass.sum(-1)
         torch.testing.assert_close(sums, group.alive.sum(-1), rtol=1e-4, atol=0)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from natsel.common.files import load_tree, save_tree
 from natsel.dynamics import DYNAMICS
-from natsel.trajectory import Trajectory
+from natsel.evolution.trajectory import Trajectory
 
 CONSTANTS = {"rate": 0.3, "pressure": 2.0, "patience": 2, "competition_every": 3}
 
@@ -101,6 +102,33 @@ def test_a_state_of_another_run_is_refused(run):
         run().evolution.load_state_dict({"steps": 3})
     with pytest.raises(ValueError, match="sizes"):
         run().evolution.load_state_dict({**state, "sizes": {"layers.0": 9}})
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "message"),
+    [
+        ("rate", 0.25, r"\['rate'\]=0\.3 is not allowed: expected 0\.25"),
+        ("patience", 5, r"\['patience'\]=2 is not allowed: expected 5"),
+        ("capacity", 0.5, r"\['capacity'\]=None is not allowed: expected 0\.5"),
+    ],
+)
+def test_a_state_of_a_run_with_other_constants_is_refused(run, constant, value, message):
+    state = run(**CONSTANTS).train(5).evolution.state_dict()
+    other = run(**{**CONSTANTS, constant: value}).train(2)
+    untouched = run(**{**CONSTANTS, constant: value}).train(2)
+    with pytest.raises(ValueError, match=message):
+        other.evolution.load_state_dict(state)
+    assert equal(other, untouched)
+
+
+def test_a_state_is_plain_whatever_kind_of_number_the_constants_are(run, tmp_path):
+    options = {"capacity": np.float64(0.4), "rate": 1, "pressure": np.float64(2)}
+    state = run(**options).train(2).evolution.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = run(capacity=0.4, rate=1.0, pressure=2.0)
+    resumed.evolution.load_state_dict(saved)
+    assert resumed.evolution.num_steps == 2
 
 
 def test_masses_that_are_read_are_copies(run):

@@ -61,6 +61,18 @@ def test_after_zero_grad_a_step_is_refused(run, steps_before, set_to_none):
     assert r.evolution.num_steps == steps_before
 
 
+@pytest.mark.parametrize("fitness", ["taylor", "magnitude", "wanda"])
+def test_a_model_that_moved_to_another_device_is_refused(run, fitness):
+    r = run(fitness=fitness).train(2)
+    r.backward(2)
+    before = state_of(r.evolution)
+    r.model.to("meta")
+    with pytest.raises(ValueError, match=r"device='meta'.*the model on 'cpu'.*move it first"):
+        r.evolution.step()
+    assert same(state_of(r.evolution), before)
+    assert r.evolution.num_steps == 2
+
+
 def test_magnitudes_need_no_gradient(run):
     r = run(fitness="magnitude")
     r.evolution.step()

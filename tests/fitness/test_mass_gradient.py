@@ -85,8 +85,9 @@ def trained(request):
 
 
 def set_masses(evolution, masses):
-    for mass, start in zip(masses.values(), evolution._starts, strict=True):
-        evolution._mass[start : start + len(mass)] = mass
+    populations = evolution._populations
+    for mass, start in zip(masses.values(), populations.starts, strict=True):
+        populations.mass[start : start + len(mass)] = mass
     evolution._write_gates()
 
 

@@ -1,0 +1,7 @@
+"""The training-time loop: masses evolve under fitness while the network trains."""
+
+from natsel.evolution.ecology import Ecology, Landing
+from natsel.evolution.loop import Evolution
+from natsel.evolution.populations import CEILING
+
+__all__ = ["CEILING", "Ecology", "Evolution", "Landing"]

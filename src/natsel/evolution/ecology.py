@@ -1,0 +1,168 @@
+"""The constants of an evolution, and how one with a carrying capacity ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from natsel.common.errors import refuse
+from natsel.selection.budget import nearest_count
+
+
+@dataclass(frozen=True)
+class Ecology:
+    """The constants of a run; all are per training step, and none knows how long the run is.
+
+    Attributes:
+        rate: time that passes in one training step.
+        pressure: selection pressure at the start (constant unless there is a capacity).
+        horizon: steps over which fitness is averaged (the time constant of the EMA).
+        initial: mass of every population at the start, in (0, 1].
+        level: a population whose mass stays under this level goes extinct.
+        patience: for how many steps it has to stay there.
+        floor: how many populations of each community survive at least.
+        capacity: share of all populations that the environment carries, or None.
+        adaptation: how much the pressure rises per step while more live than the environment
+            carries.
+        competition_every: steps between two measurements of who competes with whom.
+    """
+
+    rate: float
+    pressure: float
+    horizon: int = 30
+    initial: float = 0.9
+    level: float = 0.02
+    patience: int = 20
+    floor: int = 1
+    capacity: float | None = None
+    adaptation: float = 1e-3
+    competition_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "pressure", "adaptation"):
+            if not 0 <= _number(getattr(self, name)) < math.inf:
+                refuse(name, getattr(self, name), "a finite number >= 0")
+        for name in ("horizon", "patience", "competition_every", "floor"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                refuse(name, value, "a whole number >= 1")
+        if not 0 < _number(self.initial) <= 1:
+            refuse("initial", self.initial, "a mass in (0, 1]")
+        if not 0 < _number(self.level) < self.initial:
+            refuse("level", self.level, f"a mass in (0, initial={self.initial})")
+        if self.capacity is not None and not 0 < _number(self.capacity) <= 1:
+            refuse("capacity", self.capacity, "a share in (0, 1], or None")
+
+    def constants(self) -> dict[str, float | None]:
+        """Return the constants by name, as plain numbers that any format can hold.
+
+        Example:
+            >>> Ecology(rate=0.1, pressure=1.0).constants()["horizon"]
+            30
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {n: float(v) if isinstance(v, float) else v for n, v in values.items()}
+
+    def check_same(self, constants: Mapping[str, float | None]) -> None:
+        """Refuse constants that are not these.
+
+        Args:
+            constants: as :meth:`constants` returned them.
+
+        Raises:
+            ValueError: naming the first constant that differs, with both values.
+        """
+        for name, value in self.constants().items():
+            if constants.get(name, math.nan) != value:
+                expected = f"{value!r}, as in this evolution"
+                refuse(f"state['constants'][{name!r}]", constants.get(name, "missing"), expected)
+
+    def carried(self, sizes: Collection[int]) -> int | None:
+        """Return how many populations the environment carries; None without a capacity.
+
+        Args:
+            sizes: how many populations each community has.
+
+        Raises:
+            ValueError: if the floors keep more alive than that.
+
+        Example:
+            >>> Ecology(rate=0.1, pressure=1.0, capacity=0.25).carried([8, 5])
+            3
+        """
+        if self.capacity is None:
+            return None
+        carried = nearest_count(self.capacity, sum(sizes))
+        least = sum(min(self.floor, size) for size in sizes)
+        if carried < least:
+            refuse(
+                "capacity",
+                self.capacity,
+                f"at least {least / sum(sizes):.4f}: a floor of {self.floor} keeps {least} "
+                "populations alive",
+            )
+        return carried
+
+
+def _number(value: object) -> float:
+    """Return a number as it is and anything else as NaN, which is in no interval."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return math.nan
+
+
+@dataclass(frozen=True)
+class Landing:
+    """How a run with a carrying capacity ended.
+
+    Attributes:
+        asked: share of populations that should be extinct.
+        reached: share that is.
+        landed: whether exactly as many live as the environment carries, or the two shares are
+            within 1 %.
+        message: the same in words.
+    """
+
+    asked: float
+    reached: float
+    landed: bool
+    message: str
+
+    @classmethod
+    def of(
+        cls,
+        capacity: float,
+        *,
+        num_carried: int,
+        num_alive: int,
+        num_populations: int,
+        pressure: float,
+    ) -> Landing:
+        """Compare how many live with how many the environment carries.
+
+        Args:
+            capacity: the share that it carries.
+            num_carried: the same as a count.
+            num_alive: how many live.
+            num_populations: how many there were.
+            pressure: the selection pressure at the end.
+
+        Example:
+            >>> Landing.of(
+            ...     0.5, num_carried=5, num_alive=5, num_populations=10, pressure=1.0
+            ... ).message
+            '50.0% of the populations went extinct; the environment carries 50.0%'
+        """
+        asked, reached = 1.0 - capacity, 1.0 - num_alive / num_populations
+        landed = num_alive == num_carried or abs(asked - reached) <= 0.01
+        words = (
+            f"{reached:.1%} of the populations went extinct; the environment carries {capacity:.1%}"
+        )
+        if not landed:
+            words += (
+                f", which leaves {num_alive - num_carried} too many. Train longer, or "
+                f"raise rate or adaptation (pressure is {pressure:.2f})"
+            )
+        return cls(asked, reached, landed, words)
