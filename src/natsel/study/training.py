@@ -106,8 +106,8 @@ def train(
         The history and the time spent.
 
     Raises:
-        NonFiniteError: if the loss or a fitness is NaN or infinite; the step is named and the
-            checkpoint of the last good epoch stays.
+        NonFiniteError: if the loss, a fitness or a weight is NaN or infinite; the step is named
+            and the checkpoint of the last good epoch stays.
     """
     inputs, labels = splits.train
     generator = torch.Generator().manual_seed(seed)
@@ -144,6 +144,11 @@ def train(
             if step % 20 == 0:
                 progress(label, step, total)
         trained.seconds += time.perf_counter() - started
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            raise NonFiniteError(
+                f"a weight became NaN or infinite at or before step {step} (epoch {epoch + 1}): "
+                f"try a lower learning_rate than {recipe.learning_rate}"
+            )
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(losses.mean())}
         row["validation_accuracy"] = num_correct(model, *splits.validation) / len(
             splits.validation[1]
