@@ -154,7 +154,7 @@ def test_a_finished_run_is_read_not_run(finished):
 
 def test_without_resume_a_run_is_never_touched(finished):
     config, folder, _ = finished
-    with pytest.raises(ValueError, match="^out=.*--resume"):
+    with pytest.raises(ValueError, match=r"^out=.*--resume"):
         evolve(config, folder)
 
 

@@ -101,7 +101,7 @@ def test_paired_without_spread(shift, p_value):
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [1.0]), ([1.0, 2.0], [1.0])])
 def test_paired_needs_two_pairs(first, second):
-    with pytest.raises(ValueError, match="^pairs="):
+    with pytest.raises(ValueError, match=r"^pairs="):
         paired(first, second)
 
 

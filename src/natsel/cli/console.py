@@ -54,18 +54,18 @@ class Voice:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show bars on standard error for whatever takes more than two seconds."""
-        if self.quiet or self.as_json:
+        """Show bars for what takes more than two seconds, if standard error is a terminal."""
+        console = Console(stderr=True)
+        if self.quiet or self.as_json or not console.is_terminal:
             yield lambda what, done, total: None
             return
-        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with _LateBars(*columns, console=console, transient=not console.is_terminal) as bars:
+        with _LateBars(*columns, console=console, transient=True) as bars:
             tasks: dict[str, TaskID] = {}
 
             def update(what: str, done: int, total: int) -> None:

@@ -15,7 +15,7 @@ from natsel.cli.console import (
     parse_settings,
     parse_sizes,
 )
-from natsel.common.errors import refuse
+from natsel.common.errors import choose, refuse
 
 
 def evolve(
@@ -50,12 +50,13 @@ def evolve(
     """Train a network while its populations evolve; remove what went extinct; show the cost."""
     voice = Voice(quiet, as_json)
     with clear_errors():
+        from natsel.models import MODELS
         from natsel.study.run import RunConfig
         from natsel.study.run import evolve as run_evolve
 
         options: dict[str, Any] = {}
         if hidden is not None:
-            if model != "mlp":
+            if choose("model", model, MODELS) != "mlp":
                 refuse("hidden", hidden, f"--model mlp, the {model} has none")
             options["hidden"] = parse_sizes("hidden", hidden)
         config = RunConfig(
