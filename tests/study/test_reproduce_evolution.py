@@ -251,5 +251,7 @@ def test_nothing_is_written_for_a_wrong_number_of_workers(tmp_path, workers):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_law_has_constants():
-    assert set(module.CONSTANTS) == set(DYNAMICS)
+def test_a_training_is_cached_under_the_constants_of_its_law():
+    for name, law in DYNAMICS.items():
+        assert dict(grid().cell("paper", 0, dynamics=name).constants) == law.constants()
+    assert grid().cell("scratch", 0, sparsity=0.5).constants == ()
