@@ -10,12 +10,12 @@ from dataclasses import asdict
 import pytest
 import torch
 from safetensors.torch import load_file
-from study_helpers import FAST, comparable, leftovers
 
 import natsel
 from natsel.common.files import read_json
 from natsel.study import evolve
 from natsel.study.measure import macs, num_correct, num_parameters
+from study.helpers import FAST, comparable, leftovers
 
 
 @pytest.fixture(scope="module")
