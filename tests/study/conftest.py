@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from study_helpers import FAST
 
 from natsel.study import RunConfig
 from natsel.study.splits import Splits, load_splits
+from study.helpers import FAST
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-from study_helpers import leftovers
 
 from natsel.common.files import read_json
 from natsel.dynamics import DYNAMICS
@@ -12,6 +11,7 @@ from natsel.study.evolution_table import PAPER, summarize, table
 from natsel.study.reproduce_evolution import Grid, best_law, reproduce_evolution
 from natsel.study.statistics import holm, mean_interval, paired
 from natsel.study.training import Recipe
+from study.helpers import leftovers
 
 LAWS = ("logistic", "replicator")
 SPARSITIES = (0.25, 0.5)

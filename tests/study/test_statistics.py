@@ -93,10 +93,14 @@ def test_paired_is_antisymmetric_and_its_interval_agrees_with_its_p_value(pairs)
         assert (one.p_value < 0.05) == (not one.low <= 0 <= one.high)
 
 
-@pytest.mark.parametrize(("shift", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
-def test_paired_without_spread(shift, p_value):
-    result = paired([0.5 + shift, 0.75 + shift], [0.5, 0.75])
-    assert (result.difference, result.p_value) == (shift, p_value)
+@pytest.mark.parametrize(
+    ("shift", "n", "p_value"), [(0.0, 2, 1.0), (0.1, 2, 0.5), (-0.1, 5, 1 / 16)]
+)
+def test_paired_without_spread_is_a_sign_test(shift, n, p_value):
+    second = [0.5, 0.7, 0.3, 0.1, 0.2][:n]
+    result = paired([value + shift for value in second], second)
+    assert result.difference == pytest.approx(shift)
+    assert result.p_value == pytest.approx(p_value)
 
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [1.0]), ([1.0, 2.0], [1.0])])

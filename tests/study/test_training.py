@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from study_helpers import FAST
 
 from natsel.common.errors import NonFiniteError
 from natsel.common.files import load_tree
 from natsel.study.networks import network, put_under_selection
 from natsel.study.training import Recipe, make_optimizer, train
+from study.helpers import FAST
 
 RECIPE = Recipe(epochs=3, batch_size=64, learning_rate=0.01)
 
