@@ -157,3 +157,13 @@ def test_the_number_of_trainings_is_the_one_on_the_page():
     matched = laws * len(MATCHED_FOR_ALL) + cuts - len(MATCHED_FOR_ALL)
     total = grid.seeds * (1 + cuts + laws + matched)
     assert f"{total} trainings" in text_of(ROOT / "docs" / "reproduction.md")
+
+
+def test_the_constants_of_the_laws_are_those_of_the_table():
+    from natsel.dynamics import DYNAMICS
+
+    page = (ROOT / "docs" / "dynamics.md").read_text()
+    for name, law in DYNAMICS.items():
+        c = law.constants()
+        row = f"| `{name}` | {c['rate']:g} | {c['pressure']:g} | {c['adaptation']:g} |"
+        assert row in page

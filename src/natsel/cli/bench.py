@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 import typer
 from rich.table import Table
 
 from natsel.cli.console import Voice, clear_errors
-from natsel.common.errors import choose, refuse
-from natsel.dynamics import DYNAMICS
-from natsel.study.bench_step import bench_step
+from natsel.common.errors import refuse
 
 app = typer.Typer(help="Measure costs as ratios.", no_args_is_help=True)
 
@@ -33,10 +30,12 @@ def step(
     """A training step with evolution against the same step without: time and peak memory."""
     voice = Voice(quiet, as_json)
     with clear_errors():
-        choose("dynamics", dynamics, [*DYNAMICS, "all"])
-        for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-            if value < 1:
-                refuse(name, value, "a whole number >= 1")
+        import torch
+
+        from natsel.study.bench_step import bench_step
+
+        if threads < 0:
+            refuse("threads", threads, "a whole number >= 0")
         if threads > 0:
             torch.set_num_threads(threads)
         with voice.progress() as progress:

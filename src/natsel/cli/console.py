@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from natsel.common.errors import NonFiniteError
-from natsel.common.extras import MissingExtraError
-from natsel.extraction import VerificationError
+from natsel.common.errors import refuse
+from natsel.common.extras import MissingExtraError, require
 
 SHOW_AFTER = 2.0
 """Seconds before something that takes long shows a bar."""
@@ -27,6 +25,7 @@ PIPE_WIDTH = 160
 
 WRONG_INPUT = 2
 FAILED = 1
+STOPPED = 130
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Voice:
     """How a command speaks.
 
     Attributes:
-        quiet: say nothing but the result's location.
+        quiet: say nothing.
         as_json: print one JSON object on standard output and nothing else there.
     """
 
@@ -55,55 +54,77 @@ class Voice:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show bars on standard error for whatever takes more than two seconds."""
-        if self.quiet or self.as_json:
+        """Show bars for what takes more than two seconds, if standard error is a terminal."""
+        console = Console(stderr=True)
+        if self.quiet or self.as_json or not console.is_terminal:
             yield lambda what, done, total: None
             return
-        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=console, transient=not console.is_terminal) as bars:
-            tasks: dict[str, Any] = {}
-            started: dict[str, float] = {}
+        with _LateBars(*columns, console=console, transient=True) as bars:
+            tasks: dict[str, TaskID] = {}
 
             def update(what: str, done: int, total: int) -> None:
-                start = started.setdefault(what, time.monotonic())
                 if what not in tasks:
-                    if time.monotonic() - start < SHOW_AFTER and total > 1:
-                        return
-                    if total <= 1:
-                        return
-                    tasks[what] = bars.add_task(what, total=total)
-                bars.update(tasks[what], completed=done, total=total)
+                    tasks[what] = bars.add_task(what, total=None)
+                # Of a single step nobody knows how far it is: its bar pulses until it is done.
+                known = total > 1 or done >= total
+                bars.update(tasks[what], completed=done, total=total if known else None)
 
             yield update
+
+
+class _LateBars(Bars):
+    """Bars that appear once something has taken long, and never for what was done before."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn now."""
+        late = [task for task in self.tasks if (task.elapsed or 0.0) >= SHOW_AFTER]
+        if late:
+            yield self.make_tasks_table(late)
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn what went wrong into one line on standard error and an exit code.
 
-    Exit 2 if the input is wrong (an argument, a file, a missing extra), 1 if the work failed.
+    Exit 2 if the input is wrong (an argument, a file, a missing extra), 1 if the work failed: a
+    number became NaN, an extraction could not be verified, a disk is full, memory ran out.
     """
     try:
         yield
     except (ValueError, FileNotFoundError, MissingExtraError) as error:
         _end(error, WRONG_INPUT)
-    except (NonFiniteError, VerificationError, OSError) as error:
+    except (ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+        # RuntimeError is what torch raises when memory runs out.
         _end(error, FAILED)
     except KeyboardInterrupt:
-        print("natsel: stopped; go on with --resume", file=sys.stderr)
-        raise typer.Exit(130) from None
+        print("natsel: stopped; a run goes on with --resume", file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
 
 
-def _end(error: BaseException, code: int) -> None:
-    line = " ".join(str(error).split()) or type(error).__name__
-    print(f"natsel: {line}", file=sys.stderr)
+def one_line(message: str) -> str:
+    """Put a message on one line."""
+    return " ".join(message.split())
+
+
+def _end(error: BaseException, code: int) -> NoReturn:
+    print(f"natsel: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
     raise typer.Exit(code) from None
+
+
+def need_report() -> None:
+    """Make sure that a report can be written, before the work that it shows.
+
+    Raises:
+        MissingExtraError: with the pip line that installs what is missing.
+    """
+    for library in ("plotly.offline", "jinja2"):
+        require(library, "report")
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:
@@ -117,11 +138,28 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         (0.5, 0.9)
     """
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        return tuple(float(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise ValueError(
-            f"{name}={text!r} is not allowed: expected numbers separated by commas"
-        ) from None
+        refuse(name, text, "numbers separated by commas, such as 0.5,0.9")
+
+
+def parse_sizes(name: str, text: str) -> tuple[int, ...]:
+    """Return the sizes in a comma-separated option.
+
+    Raises:
+        ValueError: if an entry is not a whole number of at least 1.
+
+    Example:
+        >>> parse_sizes("hidden", "512,256")
+        (512, 256)
+    """
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        refuse(name, text, "whole numbers >= 1 separated by commas, such as 512,256")
+    return sizes
 
 
 def parse_settings(entries: list[str]) -> dict[str, float | int]:
@@ -144,7 +182,5 @@ def parse_settings(entries: list[str]) -> dict[str, float | int]:
                 int(text) if text.strip().lstrip("-").isdigit() else float(text)
             )
         except ValueError:
-            raise ValueError(
-                f"set={entry!r} is not allowed: expected name=number, such as rate=0.02"
-            ) from None
+            refuse("set", entry, "name=number, such as rate=0.02")
     return settings

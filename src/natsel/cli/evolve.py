@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from natsel.cli.console import Voice, clear_errors, parse_numbers, parse_settings
-from natsel.study.run import SPARSITIES, RunConfig
-from natsel.study.run import evolve as run_evolve
-
-DEFAULT_SPARSITIES = ",".join(str(s) for s in SPARSITIES)
+from natsel.cli.console import (
+    Voice,
+    clear_errors,
+    need_report,
+    parse_numbers,
+    parse_settings,
+    parse_sizes,
+)
+from natsel.common.errors import choose, refuse
 
 
 def evolve(
@@ -29,7 +33,7 @@ def evolve(
     ] = None,
     sparsity: Annotated[
         str, typer.Option(help="Where to cut for comparison, separated by commas.")
-    ] = DEFAULT_SPARSITIES,
+    ] = "0.35,0.4,0.45,0.5,0.6,0.7,0.8,0.9",
     hidden: Annotated[
         str | None, typer.Option(help="Widths of the MLP, separated by commas.")
     ] = None,
@@ -46,9 +50,15 @@ def evolve(
     """Train a network while its populations evolve; remove what went extinct; show the cost."""
     voice = Voice(quiet, as_json)
     with clear_errors():
+        from natsel.models import MODELS
+        from natsel.study.run import RunConfig
+        from natsel.study.run import evolve as run_evolve
+
         options: dict[str, Any] = {}
         if hidden is not None:
-            options["hidden"] = [int(h) for h in parse_numbers("hidden", hidden)]
+            if choose("model", model, MODELS) != "mlp":
+                refuse("hidden", hidden, f"--model mlp, the {model} has none")
+            options["hidden"] = parse_sizes("hidden", hidden)
         config = RunConfig(
             dataset=dataset,
             model=model,
@@ -64,6 +74,8 @@ def evolve(
             options=options,
             ecology=parse_settings(setting or []),
         )
+        if report:
+            need_report()
         with voice.progress() as progress:
             result = run_evolve(config, out, resume=resume, progress=progress)
         page = _report(out) if report else None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 
-from natsel.cli.console import Voice, clear_errors, parse_numbers
-from natsel.communities import Communities, discover
-from natsel.models import build
+from natsel.cli.console import Voice, clear_errors, parse_sizes
+from natsel.common.errors import choose
 
-IN_SHAPES = {"digits": "1,8,8", "mnist": "1,28,28", "cifar10": "3,32,32"}
+if TYPE_CHECKING:
+    from natsel.communities import Communities
 
 
 def inspect(
@@ -24,7 +23,13 @@ def inspect(
     """List the communities of a reference network, with costs, gates and refusals."""
     voice = Voice(as_json=as_json)
     with clear_errors():
-        shape = tuple(int(v) for v in parse_numbers("in-shape", in_shape))
+        import torch
+
+        from natsel.communities import discover
+        from natsel.models import MODELS, build
+
+        choose("model", model, MODELS)
+        shape = parse_sizes("in-shape", in_shape)
         network = build(model, in_shape=shape, num_classes=num_classes)
         communities = discover(network, (torch.zeros(2, *shape),))
         voice.result(as_dict(communities))

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from natsel.cli.console import Voice, clear_errors
-from natsel.common.files import write_atomic
-from natsel.study.reproduce_evolution import Grid, reproduce_evolution
-from natsel.study.training import Recipe
+from natsel.cli.console import Voice, clear_errors, need_report
 
 app = typer.Typer(help="Run the experiments of the papers.", no_args_is_help=True)
 
@@ -34,6 +31,10 @@ def evolution(
     """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
     voice = Voice(quiet, as_json)
     with clear_errors():
+        from natsel.common.files import write_atomic
+        from natsel.study.reproduce_evolution import Grid, reproduce_evolution
+        from natsel.study.training import Recipe
+
         default = Grid().recipe
         recipe = Recipe(
             epochs if epochs is not None else default.epochs,
@@ -41,6 +42,7 @@ def evolution(
             default.learning_rate,
         )
         grid = Grid(seeds=seeds, dataset=dataset, recipe=recipe)
+        need_report()
         with voice.progress() as progress:
             rows, summary = reproduce_evolution(
                 grid, out, workers=workers, resume=resume, progress=progress

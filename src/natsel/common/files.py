@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from natsel.common.errors import refuse
 # equal files.
 _MARK = b'"natsel.tree":"sha256:'
 _UNSIGNED = b"0" * 64
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 @contextlib.contextmanager
@@ -55,6 +57,22 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with _replacing(Path(path)) as temporary:
         temporary.write_bytes(content)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that a killed process left in a folder.
+
+    Args:
+        folder: where to look, not below; nothing happens if it is missing.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Say whether a file is one that a write in this module left unfinished, by its name."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -74,4 +74,4 @@ def velocity(
     return mass * (1 - mass) * (fitness - pressure)
 
 
-register(Dynamic("logistic", logistic, "box", velocity, rate=0.015, pressure=1.0, adaptation=7e-4))
+register(Dynamic("logistic", logistic, "box", velocity, rate=0.015, pressure=0.8, adaptation=7e-4))

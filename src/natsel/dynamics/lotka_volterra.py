@@ -87,6 +87,7 @@ register(
         velocity,
         competes=True,
         rate=0.03,
+        pressure=0.7,
         adaptation=1.5e-3,
     )
 )

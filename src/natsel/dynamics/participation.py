@@ -90,7 +90,7 @@ register(
         velocity,
         competes=True,
         rate=0.005,
-        pressure=0.5,
+        pressure=0.4,
         adaptation=1e-3,
     )
 )

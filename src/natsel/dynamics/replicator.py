@@ -77,4 +77,6 @@ def velocity(
     return pressure * mass * (fitness - mean_fitness(mass, fitness))
 
 
-register(Dynamic("replicator", replicator, "simplex", velocity, rate=0.05, adaptation=1e-3))
+register(
+    Dynamic("replicator", replicator, "simplex", velocity, rate=0.05, pressure=0.8, adaptation=1e-3)
+)

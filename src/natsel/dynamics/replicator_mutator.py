@@ -97,6 +97,12 @@ def velocity(
 
 register(
     Dynamic(
-        "replicator-mutator", replicator_mutator, "simplex", velocity, rate=0.05, adaptation=1e-3
+        "replicator-mutator",
+        replicator_mutator,
+        "simplex",
+        velocity,
+        rate=0.05,
+        pressure=0.8,
+        adaptation=1e-3,
     )
 )

@@ -102,7 +102,8 @@ register(
         "simplex",
         velocity,
         stochastic=True,
-        rate=0.03,
+        rate=0.05,
+        pressure=0.8,
         adaptation=1e-3,
     )
 )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from natsel.common.errors import choose, refuse
 from natsel.communities import discover
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Evolution
@@ -137,6 +139,8 @@ def resident(step: Step) -> int:
             stack.extend(item.values())
         elif isinstance(item, list | tuple | set):
             stack.extend(item)
+        elif isinstance(item, MethodType):  # a hook of the optimizer: the evolution behind it
+            stack.append(item.__self__)
         elif isinstance(item, torch.nn.Module | torch.optim.Optimizer) or type(
             item
         ).__module__.startswith("natsel"):
@@ -161,9 +165,16 @@ def bench_step(
 
     Returns:
         One row per law and optimizer, with the hardware and versions.
+
+    Raises:
+        ValueError: if an argument is not allowed.
     """
+    choose("dynamics", dynamics, [*DYNAMICS, "all"])
+    for name, value in (("batch_size", batch_size), ("repeats", repeats)):
+        if not isinstance(value, int) or value < 1:
+            refuse(name, value, "a whole number >= 1")
     laws = list(DYNAMICS) if dynamics == "all" else [dynamics]
-    rows = []
+    rows: list[dict[str, Any]] = []
     total = 2 * len(laws)
     for law in laws:
         for fused in (False, True):

@@ -44,8 +44,11 @@ def hardware() -> dict[str, Any]:
 @cache
 def git_state() -> dict[str, Any] | None:
     """Return the commit of natsel's own source and whether it was changed; None outside git."""
-    folder = Path(__file__).resolve().parent
+    source = Path(__file__).resolve()
+    folder = source.parent
     try:
+        # Installed below somebody else's repository, natsel is not in it: that commit says nothing.
+        _git(folder, "ls-files", "--error-unmatch", source.name)
         commit = _git(folder, "rev-parse", "HEAD")
         dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

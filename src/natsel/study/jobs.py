@@ -6,14 +6,19 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from natsel.common.files import read_json, write_json
+from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.files import read_json, sweep, write_json
 from natsel.study.training import Progress
 
 
@@ -26,7 +31,8 @@ class Job(Protocol):
         ...
 
 
-Work = Callable[[Any], dict[str, Any]]
+Work: TypeAlias = Callable[[Any], dict[str, Any]]
+Task: TypeAlias = tuple[Work, Any, str]
 
 
 def path_of(folder: Path, job: Any) -> Path:
@@ -53,37 +59,89 @@ def run_jobs(
         work: a module-level function from a job to its result (plain JSON data).
         jobs: what to run.
         folder: where results are cached.
-        workers: processes side by side.
+        workers: processes side by side; a single one is this process.
         progress: called after every job.
         label: what ``progress`` is told.
 
     Returns:
         One result per job.
+
+    Raises:
+        ValueError: if ``workers`` is not allowed or a cached result is damaged.
+        RuntimeError: if a worker was killed; what is finished stays cached.
     """
+    if not isinstance(workers, int) or workers < 1:
+        refuse("workers", workers, "a whole number >= 1")
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [job for job in jobs if not path_of(folder, job).is_file()]
+    sweep(folder)
+    tasks = [(work, job, str(path_of(folder, job))) for job in jobs]
+    missing = [task for task in tasks if not Path(task[2]).is_file()]
     done = len(jobs) - len(missing)
     progress(label, done, len(jobs))
-    if missing:
-        tasks = [(work, job, str(path_of(folder, job))) for job in missing]
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(min(workers, len(missing)), initializer=_one_thread) as pool:
-            for _ in pool.imap_unordered(_run_one, tasks, chunksize=1):
+    run = _in_turn if workers == 1 else _side_by_side
+    try:
+        with closing(run(missing, workers)) as finished:
+            for _ in finished:
                 done += 1
                 progress(label, done, len(jobs))
+    finally:
+        sweep(folder)
     results: list[dict[str, Any]] = [read_json(path_of(folder, job)) for job in jobs]
     return results
 
 
 def default_workers() -> int:
-    """Return one process per core."""
+    """Return one process per core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
 
 
-def _one_thread() -> None:
+def _in_turn(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
+    """Run tasks in this process, which is one worker."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for task in tasks:
+            _run_one(task)
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _side_by_side(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
+    """Run tasks in processes of their own; whatever ends the run ends them too."""
+    if not tasks:
+        return
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker
+    ) as pool:
+        try:
+            for finished in as_completed([pool.submit(_run_one, task) for task in tasks]):
+                yield finished.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError(
+                    "a worker process was killed (out of memory?): what is finished is kept; go "
+                    "on with --resume, or with fewer workers"
+                ) from None
+            raise
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of a terminal: one message, from the parent, is enough.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def _run_one(task: tuple[Work, Any, str]) -> None:
+def _run_one(task: Task) -> None:
     work, job, path = task
-    write_json(path, work(job))
+    try:
+        result = work(job)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{job.label}: {error}") from error
+    write_json(path, result)

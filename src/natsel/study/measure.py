@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from natsel.communities.discover import evaluating
 from natsel.study.statistics import proportion_interval
 
 EVALUATION_BATCH = 1000
+WARM_UP = 3
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -34,13 +36,14 @@ def macs(model: nn.Module, sample: Tensor) -> int:
     """
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(sample[:1])
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the predicted class of each input, in evaluation mode: int64 ``[N]``."""
     with evaluating(model), torch.no_grad():
-        return torch.cat([model(batch).argmax(1) for batch in inputs.split(EVALUATION_BATCH)])
+        batches = torch.split(inputs, EVALUATION_BATCH)
+        return torch.cat([model(batch).argmax(1) for batch in batches])
 
 
 def num_correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
@@ -58,10 +61,10 @@ def latency(
     """Measure forward passes of several models in turn, so that drift hits all of them alike.
 
     Args:
-        models: by name; each runs in evaluation mode without gradients.
+        models: by name; each runs in evaluation mode without gradients, and keeps its mode.
         sample: inputs ``[N, ...]``, repeated to the batch size.
         batch_sizes: how many inputs at once.
-        repeats: how often each is run; one pass more warms up.
+        repeats: how often each is run, after a few passes that warm up.
 
     Returns:
         ``{name: {batch size: {"median_ms", "low_ms", "high_ms"}}}`` with the 95 % interval of the
@@ -71,10 +74,10 @@ def latency(
     for size in batch_sizes:
         batch = sample[torch.arange(size) % len(sample)].contiguous()
         seconds: dict[str, list[float]] = {name: [] for name in models}
-        with torch.inference_mode():
+        with ExitStack() as modes, torch.inference_mode():
             for model in models.values():
-                model.eval()
-                for _ in range(3):
+                modes.enter_context(evaluating(model))
+                for _ in range(WARM_UP):
                     model(batch)
             for _ in range(repeats):
                 for name, model in models.items():

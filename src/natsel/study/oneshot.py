@@ -22,7 +22,7 @@ def calibration(splits: Splits, seed: int, batch_size: int = 100) -> list[tuple[
     inputs, labels = splits.train
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(inputs), generator=generator)
-    chosen = order[: CALIBRATION_BATCHES * batch_size].split(batch_size)
+    chosen = torch.split(order[: CALIBRATION_BATCHES * batch_size], batch_size)
     return [(inputs[i], labels[i]) for i in chosen]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -12,37 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import choose, refuse
 from natsel.common.files import write_json
-from natsel.communities import discover
+from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
-from natsel.evolution import Evolution
 from natsel.extraction import extract
-from natsel.models import build
 from natsel.selection import Sparsity
-from natsel.study import environment
+from natsel.study.evolution_table import summarize, table
+from natsel.study.folder import check, take
 from natsel.study.jobs import default_workers, run_jobs
 from natsel.study.measure import num_correct
-from natsel.study.oneshot import METHODS, one_shot_cuts
-from natsel.study.run import claim
+from natsel.study.networks import network, put_under_selection, reduced
+from natsel.study.oneshot import one_shot_cuts
+from natsel.study.run import SPARSITIES
 from natsel.study.splits import Splits, load_splits
-from natsel.study.statistics import holm, mean_interval, paired
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
 
 HIDDEN = (512, 256)
-SPARSITIES = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 MATCHED_FOR_ALL = (0.5, 0.8, 0.9)
-TEST = "two-sided paired t-test over seeds, Holm-corrected over all cells compared"
-
-PAPER = {0.0: (0.98, 0.98, 0.98), 0.35: (0.955, 0.955, 0.955), 0.5: (0.8845, 0.883, 0.886)}
-"""Sparsity -> (middle, low, high) as the paper states them; its range is over dynamics."""
-
-CLAIMS = ((0.5, 0.982, 0.985), (0.8, 0.978, 0.983), (0.9, 0.965, 0.976))
-"""(sparsity, floor, aim) that the best dynamic has to reach."""
-
-CONSTANTS: dict[str, dict[str, Any]] = {name: {} for name in DYNAMICS}
-"""Constants of each law's runs, chosen on the validation split."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -90,20 +77,28 @@ class Grid:
 
     seeds: int = 5
     dataset: str = "mnist"
-    recipe: Recipe = Recipe(epochs=10, batch_size=128, learning_rate=2e-3)
+    recipe: Recipe = Recipe(epochs=8, batch_size=128, learning_rate=2e-3)  # noqa: RUF009 (frozen)
     sparsities: tuple[float, ...] = SPARSITIES
     dynamics: tuple[str, ...] = tuple(DYNAMICS)
 
     def __post_init__(self) -> None:
         if not isinstance(self.seeds, int) or self.seeds < 2:
             refuse("seeds", self.seeds, "a whole number >= 2: an interval needs several runs")
+        choose("dataset", self.dataset, dataset_names())
+        for law in self.dynamics:
+            choose("dynamics", law, DYNAMICS)
+        for name, values in (("sparsities", self.sparsities), ("dynamics", self.dynamics)):
+            if not values or len(set(values)) < len(values):
+                refuse(name, list(values), "at least one, each once")
         for value in self.sparsities:
-            Sparsity(value)
+            if Sparsity(value).value == 0:
+                refuse("sparsities", list(self.sparsities), "numbers in (0, 1)")
 
     def cell(self, kind: str, seed: int, **chosen: Any) -> Cell:
         """Return one cell of the grid."""
         dynamics = chosen.get("dynamics")
-        constants = dict(CONSTANTS.get(dynamics, {})) if dynamics else {}
+        # The laws' own constants were chosen on the validation split of MNIST.
+        constants = DYNAMICS[dynamics].constants() if dynamics else {}
         return Cell(
             kind=kind,
             seed=seed,
@@ -149,10 +144,16 @@ def reproduce_evolution(
     started = time.perf_counter()
     folder = Path(out)
     config = {"reproduce": "evolution", **_as_json(grid)}
-    claim(folder, config, resume)
-    _splits(grid.dataset)
-    jobs_folder = folder / "trainings"
     workers = default_workers() if workers is None else workers
+    if not isinstance(workers, int) or workers < 1:
+        refuse("workers", workers, "a whole number >= 1")
+    check(folder, config, resume)
+    progress(f"load {grid.dataset}", 0, 1)
+    _splits(grid.dataset)
+    progress(f"load {grid.dataset}", 1, 1)
+    # Only now: what is wrong with the input has shown itself, and nothing was written for it.
+    take(folder, config)
+    jobs_folder = folder / "trainings"
     seeds = range(grid.seeds)
     first = [grid.cell("dense", s) for s in seeds]
     first += [grid.cell("scratch", s, sparsity=v) for v in grid.sparsities for s in seeds]
@@ -172,7 +173,7 @@ def reproduce_evolution(
         return dict(zip(cells, found, strict=True))
 
     results = run(first, "train networks")
-    best = _best(grid, results, shared)
+    best = best_law(grid, results, shared)
     rest = [
         grid.cell("matched", s, dynamics=best, sparsity=v)
         for v in grid.sparsities
@@ -180,8 +181,8 @@ def reproduce_evolution(
         for s in seeds
     ]
     results |= run(rest, f"matched pressure ({best})")
-    rows = table(grid, results)
-    summary = summarize(grid, rows, best, config)
+    rows = table(results, widths=HIDDEN, sparsities=grid.sparsities, dynamics=grid.dynamics)
+    summary = summarize(rows, best, config)
     seconds = sum(r["seconds"] for r in results.values())
     summary["seconds"] = {"this_run": time.perf_counter() - started, "all_trainings": seconds}
     write_json(folder / "table.json", rows)
@@ -198,14 +199,8 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     """Train one network of the grid and cut it; accuracies on validation and test split."""
     splits = _splits(cell.dataset)
     torch.manual_seed(cell.seed)
-    hidden = HIDDEN if cell.kind != "scratch" else reduced(cell.sparsity or 0.0)
-    model = build(
-        "mlp",
-        in_shape=splits.in_shape,
-        num_classes=len(splits.classes),
-        seed=cell.seed,
-        hidden=hidden,
-    )
+    hidden = HIDDEN if cell.kind != "scratch" else reduced(HIDDEN, cell.sparsity or 0.0)
+    model = network("mlp", splits, seed=cell.seed, options={"hidden": hidden})
     optimizer = make_optimizer(model, cell.recipe)
     evolution = None
     if cell.dynamics is not None:
@@ -213,12 +208,8 @@ def train_cell(cell: Cell) -> dict[str, Any]:
         if cell.kind == "matched":
             assert cell.sparsity is not None
             constants["capacity"] = 1.0 - cell.sparsity
-        evolution = Evolution(
-            discover(model, (splits.train[0][:2],)),
-            dynamics=cell.dynamics,
-            optimizer=optimizer,
-            seed=cell.seed,
-            **constants,
+        evolution = put_under_selection(
+            model, optimizer, splits, dynamics=cell.dynamics, seed=cell.seed, constants=constants
         )
     trained = train(model, optimizer, splits, cell.recipe, seed=cell.seed, evolution=evolution)
     result: dict[str, Any] = {"uncut": _accuracies(model, splits), "seconds": trained.seconds}
@@ -238,16 +229,6 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     return result
 
 
-def reduced(sparsity: float) -> tuple[int, ...]:
-    """Return the hidden widths that remain at a sparsity.
-
-    Example:
-        >>> reduced(0.9)
-        (51, 26)
-    """
-    return tuple(h - Sparsity(sparsity).count(h) for h in HIDDEN)
-
-
 def _accuracies(model: nn.Module, splits: Splits) -> dict[str, float]:
     return {
         name: num_correct(model, x, y) / len(y)
@@ -255,11 +236,11 @@ def _accuracies(model: nn.Module, splits: Splits) -> dict[str, float]:
     }
 
 
-def _best(grid: Grid, results: dict[Cell, dict[str, Any]], shared: Sequence[float]) -> str:
+def best_law(grid: Grid, results: Mapping[Cell, dict[str, Any]], shared: Sequence[float]) -> str:
     """Return the law with the highest mean validation accuracy under matched pressure."""
 
     def mean(dynamics: str) -> float:
-        values = [
+        values: list[float] = [
             r["cuts"][str(c.sparsity)]["validation"]
             for c, r in results.items()
             if c.kind == "matched" and c.dynamics == dynamics and c.sparsity in shared
@@ -269,154 +250,10 @@ def _best(grid: Grid, results: dict[Cell, dict[str, Any]], shared: Sequence[floa
     return max(grid.dynamics, key=mean)
 
 
-def table(grid: Grid, results: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turn the results of all trainings into rows: one per method, protocol and sparsity."""
-    rows: list[dict[str, Any]] = []
-    cells = list(results)
-
-    def of(kind: str, **chosen: Any) -> list[dict[str, Any]]:
-        return [
-            results[c]
-            for c in cells
-            if c.kind == kind and all(getattr(c, k) == v for k, v in chosen.items())
-        ]
-
-    def add(family: str, method: str, sparsity: float, values: list[float], **more: Any) -> None:
-        interval = mean_interval(values)
-        row = {"family": family, "method": method, "sparsity": sparsity, **interval._asdict()}
-        rows.append({**row, "seeds": values, **more})
-
-    dense = of("dense")
-    add("scratch", "dense 512-256", 0.0, [r["uncut"]["test"] for r in dense])
-    for method in METHODS:
-        family = "control" if method == "random" else "one-shot"
-        for sparsity in grid.sparsities:
-            values = [r["cuts"][method][str(sparsity)]["test"] for r in dense]
-            add(family, method, sparsity, values)
-    for sparsity in grid.sparsities:
-        found = of("scratch", sparsity=sparsity)
-        size = "-".join(str(h) for h in reduced(sparsity))
-        add("scratch", "from scratch", sparsity, [r["uncut"]["test"] for r in found], size=size)
-    for dynamics in grid.dynamics:
-        found = of("paper", dynamics=dynamics)
-        uncut = [r["uncut"]["test"] for r in found]
-        extinct = sum(r["extinct_share"] for r in found) / len(found)
-        add("dynamic", dynamics, 0.0, uncut, protocol="paper", extinct_share=extinct)
-        for sparsity in grid.sparsities:
-            values = [r["cuts"][str(sparsity)]["test"] for r in found]
-            add(
-                "dynamic",
-                dynamics,
-                sparsity,
-                values,
-                protocol="paper",
-                uncut=mean_interval(uncut).mean,
-                extinct_share=extinct,
-            )
-        for sparsity in grid.sparsities:
-            found = of("matched", dynamics=dynamics, sparsity=sparsity)
-            if not found:
-                continue
-            add(
-                "dynamic",
-                dynamics,
-                sparsity,
-                [r["cuts"][str(sparsity)]["test"] for r in found],
-                protocol="matched",
-                uncut=mean_interval([r["uncut"]["test"] for r in found]).mean,
-                extinct_share=sum(r["extinct_share"] for r in found) / len(found),
-                capacity=1.0 - sparsity,
-                pressure=sum(r["pressure"] for r in found) / len(found),
-                validation=sum(r["cuts"][str(sparsity)]["validation"] for r in found) / len(found),
-            )
-    _compare(rows)
-    for sparsity, (middle, low, high) in PAPER.items():
-        row = {"family": "paper", "method": "Khan & Shah 2026", "sparsity": sparsity}
-        rows.append({**row, "mean": middle, "low": low, "high": high, "n": None})
-    return rows
-
-
-def _compare(rows: list[dict[str, Any]]) -> None:
-    """Compare every cut of an evolved network with the same size from scratch, in place."""
-    scratch = {r["sparsity"]: r for r in rows if r["method"] == "from scratch"}
-    compared = [r for r in rows if r["family"] == "dynamic" and r["sparsity"] in scratch]
-    tests = [paired(r["seeds"], scratch[r["sparsity"]]["seeds"]) for r in compared]
-    for row, test, p_value in zip(compared, tests, holm([t.p_value for t in tests]), strict=True):
-        row |= {
-            "compared_with": "from scratch",
-            "test": TEST,
-            "difference": test.difference,
-            "difference_low": test.low,
-            "difference_high": test.high,
-            "p_value": p_value,
-            "better": p_value < 0.05 and test.difference > 0,
-            "worse": p_value < 0.05 and test.difference < 0,
-        }
-
-
-def summarize(
-    grid: Grid, rows: list[dict[str, Any]], best: str, config: dict[str, Any]
-) -> dict[str, Any]:
-    """Put the table into sentences and verdicts."""
-    claims = []
-    uncut = [r for r in rows if r["family"] == "dynamic" and r["sparsity"] == 0.0]
-    worst = min(uncut, key=lambda r: r["mean"])
-    claims.append(
-        _claim(f"dense accuracy of every dynamic (lowest: {worst['method']})", worst, 0.978, 0.984)
-    )
-    matched = {(r["method"], r["sparsity"]): r for r in rows if r.get("protocol") == "matched"}
-    sentences = []
-    for sparsity, floor, aim in CLAIMS:
-        row = matched.get((best, sparsity))
-        if row is None:
-            continue
-        claims.append(_claim(f"{best}, matched pressure, {sparsity:.0%} removed", row, floor, aim))
-        word = "better than" if row["better"] else "worse than" if row["worse"] else "not told from"
-        sentences.append(
-            f"{sparsity:.0%} of the neurons removed, no fine-tuning: {best} keeps {row['mean']:.2%} "
-            f"({row['low']:.2%} to {row['high']:.2%}), {word} a network of that size trained from "
-            f"scratch (difference {row['difference'] * 100:+.2f} points, p = {row['p_value']:.2g})."
-        )
-    return {
-        "title": "Pruning as Evolution, reproduced",
-        "sentences": sentences,
-        "best": best,
-        "test": TEST,
-        "claims": claims,
-        "config": config,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "git": environment.git_state(),
-        "notes": [
-            f"Mean of {grid.seeds} seeds with 95 % Student intervals, test split; settings and the "
-            "best law were chosen on a validation split taken from the training part.",
-            "Matched pressure: one run per sparsity whose carrying capacity is what should remain; "
-            "the paper's protocol cuts one network per law to every sparsity.",
-            "From scratch: a network of the reduced size, the same number of steps and the same "
-            "recipe. One-shot: the plainly trained 512-256 network, cut without fine-tuning.",
-            "The paper states its figures without intervals or seeds.",
-        ],
-    }
-
-
-def _claim(words: str, row: dict[str, Any], floor: float, aim: float) -> dict[str, Any]:
-    reached = "aim reached" if row["mean"] >= aim else "floor reached"
-    return {
-        "claim": words,
-        "floor": floor,
-        "aim": aim,
-        "value": row["mean"],
-        "low": row["low"],
-        "high": row["high"],
-        "p_value": row.get("p_value"),
-        "verdict": reached if row["mean"] >= floor else "below the floor",
-    }
-
-
 def _as_json(grid: Grid) -> dict[str, Any]:
     config = asdict(grid)
     config["sparsities"] = list(grid.sparsities)
     config["dynamics"] = list(grid.dynamics)
     config["hidden"] = list(HIDDEN)
-    config["constants"] = {name: CONSTANTS.get(name, {}) for name in grid.dynamics}
+    config["constants"] = {name: DYNAMICS[name].constants() for name in grid.dynamics}
     return config

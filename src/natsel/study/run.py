@@ -9,33 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
 from natsel.common.files import read_json, write_atomic, write_json
-from natsel.communities import discover
 from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Ecology, Evolution
 from natsel.extraction import extract, save, verify
 from natsel.fitness import FITNESS
-from natsel.models import MODELS, build
+from natsel.models import MODELS
 from natsel.selection import Sparsity
 from natsel.study import environment
-from natsel.study.measure import describe, latency, macs, num_correct, num_parameters
-from natsel.study.oneshot import one_shot_cuts
-from natsel.study.splits import Splits, load_splits
-from natsel.study.statistics import proportion_interval
+from natsel.study.cuts import evolved_cuts, plain_cuts
+from natsel.study.folder import check, take
+from natsel.study.measure import describe, latency
+from natsel.study.networks import network, put_under_selection
+from natsel.study.splits import load_splits
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
 
 SCHEMA = 1
 RESULT = "result.json"
-CONFIG = "config.json"
 MASSES = "masses.safetensors"
+CHECKPOINTS = ("checkpoint-evolved.safetensors", "checkpoint-dense.safetensors")
 SPARSITIES = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 RECIPES = {
     "digits": Recipe(epochs=60, batch_size=32),
-    "mnist": Recipe(epochs=10, batch_size=128),
+    "mnist": Recipe(epochs=8, batch_size=128),
     "cifar10": Recipe(epochs=20, batch_size=128, learning_rate=1e-3),
 }
 
@@ -79,10 +80,13 @@ class RunConfig:
         choose("model", self.model, MODELS)
         choose("dynamics", self.dynamics, DYNAMICS)
         choose("fitness", self.fitness, FITNESS)
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            refuse("seed", self.seed, "a whole number from 0 to 2**63 - 1")
         for value in self.sparsities:
             Sparsity(value)
         if list(self.sparsities) != sorted(set(self.sparsities)):
             refuse("sparsities", list(self.sparsities), "ascending, each once")
+        self.recipe()
         self.constants()
 
     def recipe(self) -> Recipe:
@@ -102,13 +106,13 @@ class RunConfig:
         for name in given:
             choose("constant", name, Ecology.__dataclass_fields__)
         law = DYNAMICS[self.dynamics]
-        Ecology(**{"rate": law.rate, "pressure": law.pressure, **given})
+        Ecology(**{**law.constants(), **given})
         return given
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration as it stands in result.json, defaults filled in."""
         law = DYNAMICS[self.dynamics]
-        ecology = Ecology(**{"rate": law.rate, "pressure": law.pressure, **self.constants()})
+        ecology = Ecology(**{**law.constants(), **self.constants()})
         constants = asdict(ecology)
         level = constants.pop("level")
         return {
@@ -153,26 +157,32 @@ def evolve(
         NonFiniteError: if the loss or a fitness became NaN or infinite.
     """
     folder = Path(out)
-    claim(folder, config.as_json(), resume)
+    check(folder, config.as_json(), resume)
     if (folder / RESULT).is_file():
         finished: dict[str, Any] = read_json(folder / RESULT)
+        _clean(folder)
         return finished
     started = time.perf_counter()
     recipe = config.recipe()
     progress(f"load {config.dataset}", 0, 1)
     splits = load_splits(config.dataset)
     progress(f"load {config.dataset}", 1, 1)
-    model = _network(config, splits)
-    communities = discover(model, (splits.train[0][:2],))
+    model = network(config.model, splits, seed=config.seed, options=config.options)
     optimizer = make_optimizer(model, recipe)
-    evolution = Evolution(
-        communities,
+    progress("find communities", 0, 1)
+    evolution = put_under_selection(
+        model,
+        optimizer,
+        splits,
         dynamics=config.dynamics,
         fitness=config.fitness,
-        optimizer=optimizer,
         seed=config.seed,
-        **config.constants(),
+        constants=config.constants(),
     )
+    progress("find communities", 1, 1)
+    communities = evolution.communities
+    # Only now: what is wrong with the input has shown itself, and nothing was written for it.
+    take(folder, config.as_json())
     trained = train(
         model,
         optimizer,
@@ -180,13 +190,13 @@ def evolve(
         recipe,
         seed=config.seed,
         evolution=evolution,
-        checkpoint=folder / "checkpoint-evolved.safetensors",
+        checkpoint=folder / CHECKPOINTS[0],
         progress=progress,
         label=f"evolve ({config.dynamics})",
     )
     survivors = evolution.survivors()
     small = extract(model, survivors)
-    check = verify(model, small, survivors, splits.test[0][:256])
+    verification = verify(model, small, survivors, splits.test[0][:256])
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "evolve",
@@ -212,124 +222,49 @@ def evolve(
             }
             for name, community in communities.items()
         ],
-        "verification": asdict(check),
-        "capacity": None if config.capacity is None else asdict(evolution.landing()),
+        "verification": asdict(verification),
+        "capacity": None if evolution.ecology.capacity is None else asdict(evolution.landing()),
         "history": trained.history,
     }
-    rows, models = _cuts(config, evolution, model, splits, progress)
-    models = {"evolved": model, "extracted": small, **models}
+    rows, cut = evolved_cuts(evolution, model, splits, config.sparsities, progress)
+    models = {"evolved": model, "extracted": small}
     seconds = {"train": trained.seconds}
     if config.baselines:
-        plain = _network(config, splits)
+        plain = network(config.model, splits, seed=config.seed, options=config.options)
         plain_trained = train(
             plain,
             make_optimizer(plain, recipe),
             splits,
             recipe,
             seed=config.seed,
-            checkpoint=folder / "checkpoint-dense.safetensors",
+            checkpoint=folder / CHECKPOINTS[1],
             progress=progress,
             label="train (plain, for comparison)",
         )
         result["dense"] = describe(plain, *splits.test)
-        rows += _baselines(config, plain, splits, progress)
+        rows += plain_cuts(plain, splits, config.sparsities, config.seed, progress)
         models["dense"] = plain
         seconds["train_dense"] = plain_trained.seconds
     result["table"] = rows
-    _time(result, rows, models, splits.test[0], progress)
+    _time(result, models, cut, splits.test[0], progress)
     result["seconds"] = {**seconds, "total": time.perf_counter() - started}
     write_atomic(folder / MASSES, safetensors.torch.save(_masses(evolution)))
     save(small, folder)
     write_json(folder / RESULT, result)
-    for name in ("checkpoint-evolved.safetensors", "checkpoint-dense.safetensors"):
-        (folder / name).unlink(missing_ok=True)
+    _clean(folder)
     return result
 
 
-def claim(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
-    """Take a folder for a run, or make sure that it holds this very run.
-
-    Raises:
-        ValueError: if the folder holds another run, or the same one and ``resume`` is not asked.
-    """
-    if folder.exists() and not folder.is_dir():
-        refuse("out", str(folder), "a folder")
-    mine = folder / CONFIG
-    if mine.is_file():
-        held = read_json(mine)
-        if held != dict(config):
-            differing = sorted(
-                k for k in {*held, *config} if held.get(k, None) != config.get(k, None)
-            )
-            refuse("out", str(folder), f"a new folder: this one holds another run ({differing})")
-        if not resume:
-            refuse("out", str(folder), "a new folder, or --resume to go on with this run")
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        refuse("out", str(folder), "a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(mine, dict(config))
-
-
-def _network(config: RunConfig, splits: Splits) -> nn.Module:
-    return build(
-        config.model,
-        in_shape=splits.in_shape,
-        num_classes=len(splits.classes),
-        seed=config.seed,
-        **config.options,
-    )
-
-
-def _cuts(
-    config: RunConfig, evolution: Evolution, model: nn.Module, splits: Splits, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
-    """Cut the evolved network to every sparsity asked, without fine-tuning."""
-    rows, models = [], {}
-    for number, sparsity in enumerate(config.sparsities):
-        progress("cut", number, len(config.sparsities))
-        survivors = evolution.survivors(Sparsity(sparsity))
-        small = extract(model, survivors)
-        rows.append(_row("dynamic", config.dynamics, sparsity, small, splits))
-        rows[-1]["kept"] = {name: int(mask.sum()) for name, mask in survivors.items()}
-        models[f"cut {sparsity}"] = small
-    progress("cut", 1, 1)
-    return rows, models
-
-
-def _baselines(
-    config: RunConfig, plain: nn.Module, splits: Splits, progress: Progress
-) -> list[dict[str, Any]]:
-    rows = []
-    total = 3 * len(config.sparsities)
-    cuts = one_shot_cuts(plain, splits, config.sparsities, config.seed)
-    for number, (method, sparsity, _, small) in enumerate(cuts):
-        progress("cut the plain network", number, total)
-        family = "control" if method == "random" else "one-shot"
-        rows.append(_row(family, method, sparsity, small, splits))
-    progress("cut the plain network", 1, 1)
-    return rows
-
-
-def _row(
-    family: str, method: str, sparsity: float, small: nn.Module, splits: Splits
-) -> dict[str, Any]:
-    inputs, labels = splits.test
-    interval = proportion_interval(num_correct(small, inputs, labels), len(labels))
-    return {
-        "family": family,
-        "method": method,
-        "sparsity": sparsity,
-        **interval._asdict(),
-        "parameters": num_parameters(small),
-        "macs": macs(small, inputs),
-    }
+def _clean(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for name in CHECKPOINTS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _time(
     result: dict[str, Any],
-    rows: list[dict[str, Any]],
     models: Mapping[str, nn.Module],
+    cut: Mapping[float, nn.Module],
     sample: Tensor,
     progress: Progress,
 ) -> None:
@@ -337,12 +272,11 @@ def _time(
     progress("measure latency", 0, 1)
     # A gated model pays for its gates; what is compared is the plain network of its size.
     timed = {n: m for n, m in models.items() if n != "evolved" or "dense" not in models}
-    times = latency(timed, sample)
+    times = latency({**timed, **{f"cut {s}": m for s, m in cut.items()}}, sample)
     progress("measure latency", 1, 1)
-    for name in ("dense", "evolved", "extracted"):
-        if name in times:
-            result[name]["latency"] = times[name]
-    for row in rows:
+    for name in timed:
+        result[name]["latency"] = times[name]
+    for row in result["table"]:
         if row["family"] == "dynamic":
             row["latency"] = times[f"cut {row['sparsity']}"]
 
@@ -351,7 +285,7 @@ def _masses(evolution: Evolution) -> dict[str, Tensor]:
     trajectory = evolution.trajectory
     sizes = [c.size for c in evolution.communities.values()]
     tensors = {"steps": trajectory.steps}
-    columns = trajectory.masses.split(sizes, dim=1)
+    columns = torch.split(trajectory.masses, sizes, dim=1)
     for name, column in zip(evolution.communities, columns, strict=True):
         tensors[f"mass/{name}"] = column.contiguous()
     for name, value in evolution.fitness_values.items():

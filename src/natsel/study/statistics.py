@@ -90,6 +90,9 @@ class Comparison(NamedTuple):
 def paired(first: Sequence[float], second: Sequence[float]) -> Comparison:
     """Compare two methods run with the same seeds by a paired t-test.
 
+    Differences without any spread leave a t-test nothing to measure by; they get the p-value of
+    the exact sign test, ``2^(1 - n)``.
+
     Args:
         first: one figure per seed.
         second: the same seeds, in the same order.
@@ -109,8 +112,9 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Comparison:
         refuse("pairs", (len(first), len(second)), "two equally long lists of at least 2 figures")
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     interval = mean_interval([float(d) for d in differences])
-    if np.ptp(differences) == 0:
-        p_value = 1.0 if differences[0] == 0 else 0.0
+    if np.ptp(differences) <= 1e-12:
+        # Accuracies are counts: a few equal differences are luck, not certainty.
+        p_value = 1.0 if abs(differences[0]) <= 1e-12 else 0.5 ** (len(differences) - 1)
     else:
         p_value = float(stats.ttest_rel(first, second).pvalue)
     return Comparison(interval.mean, interval.low, interval.high, p_value, len(first))

@@ -39,11 +39,13 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: samples per step.
         learning_rate: of Adam, at the start.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
     """
 
     epochs: int = 8
     batch_size: int = 128
     learning_rate: float = 2e-3
+    label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -53,6 +55,8 @@ class Recipe:
         rate = self.learning_rate
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
             refuse("learning_rate", rate, "a finite number > 0")
+        if not 0 <= self.label_smoothing < 1:
+            refuse("label_smoothing", self.label_smoothing, "a number in [0, 1)")
 
 
 @dataclass
@@ -106,8 +110,8 @@ def train(
         The history and the time spent.
 
     Raises:
-        NonFiniteError: if the loss or a fitness is NaN or infinite; the step is named and the
-            checkpoint of the last good epoch stays.
+        NonFiniteError: if the loss, a fitness or a weight is NaN or infinite; the step is named
+            and the checkpoint of the last good epoch stays.
     """
     inputs, labels = splits.train
     generator = torch.Generator().manual_seed(seed)
@@ -130,7 +134,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 - step / total)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(
@@ -144,6 +148,11 @@ def train(
             if step % 20 == 0:
                 progress(label, step, total)
         trained.seconds += time.perf_counter() - started
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            raise NonFiniteError(
+                f"a weight became NaN or infinite at or before step {step} (epoch {epoch + 1}): "
+                f"try a lower learning_rate than {recipe.learning_rate}"
+            )
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(losses.mean())}
         row["validation_accuracy"] = num_correct(model, *splits.validation) / len(
             splits.validation[1]
