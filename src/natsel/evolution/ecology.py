@@ -18,26 +18,26 @@ class Ecology:
     Attributes:
         rate: time that passes in one training step.
         pressure: selection pressure at the start (constant unless there is a capacity).
+        adaptation: how much the pressure rises per step while more live than the environment
+            carries.
         horizon: steps over which fitness is averaged (the time constant of the EMA).
         initial: mass of every population at the start, in (0, 1].
         level: a population whose mass stays under this level goes extinct.
         patience: for how many steps it has to stay there.
         floor: how many populations of each community survive at least.
         capacity: share of all populations that the environment carries, or None.
-        adaptation: how much the pressure rises per step while more live than the environment
-            carries.
         competition_every: steps between two measurements of who competes with whom.
     """
 
     rate: float
     pressure: float
+    adaptation: float
     horizon: int = 30
     initial: float = 0.9
     level: float = 0.02
     patience: int = 20
     floor: int = 1
     capacity: float | None = None
-    adaptation: float = 1e-3
     competition_every: int = 100
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Ecology:
         """Return the constants by name, as plain numbers that any format can hold.
 
         Example:
-            >>> Ecology(rate=0.1, pressure=1.0).constants()["horizon"]
+            >>> Ecology(rate=0.1, pressure=1.0, adaptation=1e-3).constants()["horizon"]
             30
         """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -89,7 +89,7 @@ class Ecology:
             ValueError: if the floors keep more alive than that.
 
         Example:
-            >>> Ecology(rate=0.1, pressure=1.0, capacity=0.25).carried([8, 5])
+            >>> Ecology(rate=0.1, pressure=1.0, adaptation=1e-3, capacity=0.25).carried([8, 5])
             3
         """
         if self.capacity is None:
