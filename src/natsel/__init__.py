@@ -1,11 +1,20 @@
-"""natsel: prune neural networks by natural selection."""
+"""natsel: prune neural networks by natural selection.
 
-from natsel.communities import Communities, Community, Cost, Refusal, discover, rule
-from natsel.evolution import Evolution
-from natsel.extraction import export_onnx, extract, save, verify
-from natsel.fitness import score
-from natsel.io import load
-from natsel.selection import Sparsity, Survivors, select
+Names are imported when they are first used, so that ``natsel --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from natsel.communities import Communities, Community, Cost, Refusal, discover, rule
+    from natsel.evolution import Evolution
+    from natsel.extraction import export_onnx, extract, save, verify
+    from natsel.fitness import score
+    from natsel.io import load
+    from natsel.selection import Sparsity, Survivors, select
 
 __version__ = "0.1.0"
 
@@ -27,3 +36,28 @@ __all__ = [
     "select",
     "verify",
 ]
+
+_HOMES = {
+    "communities": ("Communities", "Community", "Cost", "Refusal", "discover", "rule"),
+    "evolution": ("Evolution",),
+    "extraction": ("export_onnx", "extract", "save", "verify"),
+    "fitness": ("score",),
+    "io": ("load",),
+    "selection": ("Sparsity", "Survivors", "select"),
+}
+_ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"natsel.{room}"), name)
+            globals()[name] = value
+            return value
+    if name in _ROOMS:
+        return importlib.import_module(f"natsel.{name}")
+    raise AttributeError(f"module 'natsel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
