@@ -9,12 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from natsel.communities import Communities, Community, Cost, Refusal, discover, rule
+    from natsel.communities import Communities, Community, Cost, Refusal, rule
+    from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import export_onnx, extract, save, verify
-    from natsel.fitness import score
+    from natsel.extraction import export_onnx, save
+    from natsel.extraction.extract import extract
+    from natsel.extraction.verify import verify
+    from natsel.fitness.score import score
     from natsel.io import load
-    from natsel.selection import Sparsity, Survivors, select
+    from natsel.selection import Sparsity, Survivors
+    from natsel.selection.select import select
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ def state_of(evolution):
 @pytest.mark.parametrize("fitness", sorted(FITNESS))
 @pytest.mark.parametrize("dynamics", sorted(DYNAMICS))
 def test_every_law_runs_on_every_signal(run, dynamics, fitness):
-    r = run(dynamics=dynamics, fitness=fitness).train(4)
+    r = run(dynamics=dynamics, fitness=fitness, pressure=1.0).train(4)
     assert r.evolution.num_steps == 4
     for name, mass in r.evolution.masses.items():
         assert mass.shape == (r.communities[name].size,)

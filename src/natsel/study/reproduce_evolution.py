@@ -31,6 +31,7 @@ from natsel.study.training import Progress, Recipe, make_optimizer, silent, trai
 HIDDEN = (512, 256)
 MATCHED_FOR_ALL = (0.5, 0.8, 0.9)
 
+
 @dataclass(frozen=True)
 class Cell:
     """One training of the grid.
