@@ -161,4 +161,5 @@ def test_a_trajectory_lists_masses_in_the_order_of_the_communities(run):
     r = run(rate=0.2).train(3)
     assert r.evolution.trajectory.steps.tolist() == [0, 1, 2, 3]
     expected = torch.cat(list(r.evolution.masses.values()))
-    assert torch.equal(r.evolution.trajectory.masses[-1], expected)
+    # Kept as float16.
+    torch.testing.assert_close(r.evolution.trajectory.masses[-1], expected, atol=5e-4, rtol=0)

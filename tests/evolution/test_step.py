@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -280,3 +281,20 @@ def test_the_optimizer_cannot_undo_a_mass(run):
     folded.train(100)
     assert influence(folded.model) > 0.3 * dense, "the trap is real"
     assert influence(gated.model) < 0.05 * dense
+
+
+def test_every_so_many_steps_the_masses_evolve_by_as_much_time(run):
+    often = run(dynamics="logistic", rate=0.01, every=1).train(12)
+    seldom = run(dynamics="logistic", rate=0.01, every=4)
+    seen = []
+    for step in range(12):
+        seldom.train(1, start=step)
+        seen.append(torch.cat(list(seldom.evolution.masses.values())))
+    assert seldom.evolution.num_steps == 12
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert changed == [False, False, False, True] * 2 + [False, False, False]
+    # The same time has passed: both are equally far from the start, to first order.
+    for name, mass in often.evolution.masses.items():
+        moved, reference = seldom.evolution.masses[name] - 0.9, mass - 0.9
+        assert torch.sign(moved).eq(torch.sign(reference)).float().mean() > 0.7
+        assert 0.5 < float(moved.abs().mean() / reference.abs().mean()) < 2.0

@@ -13,8 +13,9 @@ def test_rows():
     result = bench_step(
         batch_size=4, repeats=2, progress=lambda what, done, total: seen.append((done, total))
     )
-    assert seen == [(0, 2), (1, 2), (2, 2)]
-    assert [r["optimizer"] for r in result["rows"]] == ["Adam", "Adam, fused"]
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    cases = [(r["optimizer"], r["every"]) for r in result["rows"]]
+    assert cases == [("Adam", 1), ("Adam", 5), ("Adam, fused", 1), ("Adam, fused", 5)]
     for row in result["rows"]:
         assert row["dynamics"] == "logistic"
         assert row["num_steps"] >= 3 * 5 + 2 * 5  # warm-up and 2 blocks of 5, all of them evolved

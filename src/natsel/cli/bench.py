@@ -43,7 +43,7 @@ def step(
                 dynamics=dynamics, batch_size=batch_size, repeats=repeats, progress=progress
             )
         table = Table(title=f"One step of {result['network']}, batch {batch_size}")
-        for column in ("dynamics", "optimizer", "time", "quartiles", "memory", "plain"):
+        for column in ("dynamics", "optimizer", "every", "time", "quartiles", "memory", "plain"):
             table.add_column(
                 column, justify="left" if column in ("dynamics", "optimizer") else "right"
             )
@@ -51,6 +51,7 @@ def step(
             table.add_row(
                 row["dynamics"],
                 row["optimizer"],
+                str(row["every"]),
                 f"{row['ratio']:.3f}",
                 f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}",
                 f"{row['memory_ratio']:.3f}",

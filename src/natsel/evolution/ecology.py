@@ -27,6 +27,8 @@ class Ecology:
         floor: how many populations of each community survive at least.
         capacity: share of all populations that the environment carries, or None.
         competition_every: steps between two measurements of who competes with whom.
+        every: the masses evolve at every so many steps, by as much time; cheaper, and the fitness
+            is seen that much less often.
     """
 
     rate: float
@@ -39,12 +41,13 @@ class Ecology:
     floor: int = 1
     capacity: float | None = None
     competition_every: int = 100
+    every: int = 1
 
     def __post_init__(self) -> None:
         for name in ("rate", "pressure", "adaptation"):
             if not 0 <= _number(getattr(self, name)) < math.inf:
                 refuse(name, getattr(self, name), "a finite number >= 0")
-        for name in ("horizon", "patience", "competition_every", "floor"):
+        for name in ("horizon", "patience", "competition_every", "every", "floor"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 refuse(name, value, "a whole number >= 1")

@@ -88,7 +88,7 @@ class Evolution:
             check_holds(optimizer, communities.model)
         self._device = _device_of(communities)
         self._generator = torch.Generator(self._device).manual_seed(seed)
-        self._alpha = 1.0 - math.exp(-1.0 / self.ecology.horizon)
+        self._alpha = 1.0 - math.exp(-self.ecology.every / self.ecology.horizon)
         self._signals = Signals(communities, self.fitness)
         try:
             self._gates: list[Gated] = install(communities)
@@ -152,6 +152,10 @@ class Evolution:
                 f"the model on {str(self._device)!r}, where it was when its Evolution was made; "
                 "move it first, then make the Evolution",
             )
+        if self._steps % self.ecology.every:
+            self._steps += 1
+            self._record_when_due()
+            return
         populations = self._populations
         raw = self._signals.read(populations, self._steps + 1)
         full = self._carried is not None and self.num_alive <= self._carried
@@ -171,11 +175,10 @@ class Evolution:
         if not full:
             populations.extinguish(any_under=any_under, carried=self._carried)
         if self._carried is not None and self.num_alive > self._carried:
-            self._pressure += self.ecology.adaptation
+            self._pressure += self.ecology.adaptation * self.ecology.every
         populations.press(self._pressure)
         self._write_gates()
-        if self._steps % self.trajectory.interval == 0:
-            self._record()
+        self._record_when_due()
 
     def _evolved(self, *, full: bool) -> Tensor:
         """Return the masses after one step of the law, flat.
@@ -183,7 +186,8 @@ class Evolution:
         Args:
             full: whether no more live than the environment carries.
         """
-        measures = self.dynamic.competes and self._steps % self.ecology.competition_every == 0
+        due = self._steps % self.ecology.competition_every < self.ecology.every
+        measures = self.dynamic.competes and due
         populations, masses = self._populations, []
         for group in populations.groups:
             if measures:
@@ -191,7 +195,7 @@ class Evolution:
             mass = self.dynamic.step(
                 group.mass,
                 populations.payoff(group),
-                self.ecology.rate,
+                self.ecology.rate * self.ecology.every,
                 pressure=populations.intensity(group, self._pressure, full=full),
                 competition=group.competition,
                 generator=self._generator,
@@ -201,6 +205,10 @@ class Evolution:
                 refuse("dynamics", self.dynamic.name, f"a law that returns shape {shapes}")
             masses.append(mass.reshape(-1))
         return torch.cat(masses)
+
+    def _record_when_due(self) -> None:
+        if self._steps % self.trajectory.interval == 0:
+            self._record()
 
     def _write_gates(self) -> None:
         influence = self._populations.influence

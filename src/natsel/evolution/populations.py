@@ -230,9 +230,10 @@ class Populations:
             return
         self.below.add_(self.alive).mul_(self.influence[:-1] < self._ecology.level)
         self._any_below = True
-        if float(self.below.max()) < self._ecology.patience:
+        patience = self._ecology.patience / self._ecology.every
+        if float(self.below.max()) < patience:
             return
-        dying = (self.below >= self._ecology.patience).nonzero().reshape(-1)
+        dying = (self.below >= patience).nonzero().reshape(-1)
         candidates = sorted(
             zip(
                 self.influence[dying].tolist(),

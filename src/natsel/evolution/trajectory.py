@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_RECORDS = 400
+MAX_RECORDS = 256
 MAX_ELEMENTS = 1 << 22
 
 
@@ -26,11 +26,11 @@ class Trajectory:
         self._records: list[Tensor] = []
 
     def record(self, step: int, masses: Tensor) -> None:
-        """Keep the masses ``[num_populations]`` of one step."""
+        """Keep the masses ``[num_populations]`` of one step, to three digits (float16)."""
         if step % self.interval:
             return
         self._steps.append(step)
-        self._records.append(masses.detach().to("cpu", torch.float32, copy=True))
+        self._records.append(masses.detach().to("cpu", torch.float16, copy=True))
         if len(self._steps) >= self.capacity:
             self.interval *= 2
             kept = [i for i, s in enumerate(self._steps) if s % self.interval == 0]
@@ -45,7 +45,7 @@ class Trajectory:
     @property
     def masses(self) -> Tensor:
         """The recorded masses, ``[T, num_populations]``."""
-        return torch.stack(self._records) if self._records else torch.empty(0, 0)
+        return torch.stack(self._records).float() if self._records else torch.empty(0, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records as plain tensors."""
@@ -55,4 +55,4 @@ class Trajectory:
         """Go on from saved records."""
         self.interval = int(state["interval"])
         self._steps = [int(s) for s in state["steps"]]
-        self._records = [row.clone() for row in state["masses"]]
+        self._records = [row.half() for row in state["masses"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -27,11 +28,14 @@ from natsel.models import build
 from natsel.study import environment
 from natsel.study.training import Progress, silent
 
+EVERY = (1, 5)
+"""Steps from one evolution of the masses to the next."""
+
 Step = Callable[[], None]
 
 
 def make_step(
-    *, dynamics: str | None, fused: bool, batch_size: int, seed: int = 0
+    *, dynamics: str | None, fused: bool, batch_size: int, every: int = 1, seed: int = 0
 ) -> tuple[Step, Evolution | None]:
     """Return a function that makes one training step of the 784-512-256-10 network with Adam.
 
@@ -39,6 +43,7 @@ def make_step(
         dynamics: the law that evolves beside, or None for the plain step.
         fused: use the fused implementation of Adam.
         batch_size: samples per step, random numbers of the shape of MNIST.
+        every: steps from one evolution of the masses to the next.
         seed: of weights and samples.
     """
     model = build("mlp", in_shape=(1, 28, 28), num_classes=10, seed=seed)
@@ -49,7 +54,7 @@ def make_step(
     evolution = None
     if dynamics is not None:
         communities = discover(model, (inputs[:2],))
-        evolution = Evolution(communities, dynamics=dynamics, optimizer=optimizer)
+        evolution = Evolution(communities, dynamics=dynamics, optimizer=optimizer, every=every)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -164,7 +169,8 @@ def bench_step(
         progress: called between measurements.
 
     Returns:
-        One row per law and optimizer, with the hardware and versions.
+        One row per law, optimizer and number of steps between two evolutions, with the hardware
+        and versions.
 
     Raises:
         ValueError: if an argument is not allowed.
@@ -175,20 +181,22 @@ def bench_step(
             refuse(name, value, "a whole number >= 1")
     laws = list(DYNAMICS) if dynamics == "all" else [dynamics]
     rows: list[dict[str, Any]] = []
-    total = 2 * len(laws)
-    for law in laws:
-        for fused in (False, True):
-            progress("bench step", len(rows), total)
-            plain, _ = make_step(dynamics=None, fused=fused, batch_size=batch_size)
-            evolving, evolution = make_step(dynamics=law, fused=fused, batch_size=batch_size)
-            row: dict[str, Any] = {"dynamics": law, "optimizer": "Adam, fused" if fused else "Adam"}
-            row |= time_ratio(plain, evolving, repeats=repeats)
-            memory = [resident(s) + peak_memory(s) for s in (plain, evolving)]
-            row["memory_ratio"] = memory[1] / memory[0]
-            row["plain_bytes"], row["evolving_bytes"] = memory
-            row["num_steps"] = evolution.num_steps if evolution is not None else 0
-            rows.append(row)
-    progress("bench step", total, total)
+    cases = list(itertools.product(laws, (False, True), EVERY))
+    for law, fused, every in cases:
+        progress("bench step", len(rows), len(cases))
+        plain, _ = make_step(dynamics=None, fused=fused, batch_size=batch_size)
+        evolving, evolution = make_step(
+            dynamics=law, fused=fused, batch_size=batch_size, every=every
+        )
+        optimizer = "Adam, fused" if fused else "Adam"
+        row: dict[str, Any] = {"dynamics": law, "optimizer": optimizer, "every": every}
+        row |= time_ratio(plain, evolving, repeats=repeats)
+        memory = [resident(s) + peak_memory(s) for s in (plain, evolving)]
+        row["memory_ratio"] = memory[1] / memory[0]
+        row["plain_bytes"], row["evolving_bytes"] = memory
+        row["num_steps"] = evolution.num_steps if evolution is not None else 0
+        rows.append(row)
+    progress("bench step", len(cases), len(cases))
     return {
         "bench": "step",
         "network": "784-512-256-10",
