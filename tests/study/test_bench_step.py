@@ -27,7 +27,7 @@ def test_rows():
 
 def test_both_steps_take_turns():
     calls = []
-    time_ratio(lambda: calls.append("p"), lambda: calls.append("e"), repeats=2, block=2)
+    time_ratio(lambda: calls.append("p"), lambda: calls.append("e"), repeats=2, block=2, warm_up=6)
     assert "".join(calls) == "p" * 6 + "e" * 6 + "ppee" + "eepp"
 
 

@@ -86,7 +86,7 @@ class Evolution:
         self._carried = self.ecology.carried(sizes.values())
         if optimizer is not None:
             check_holds(optimizer, communities.model)
-        self._device = _device_of(communities)
+        self._device = next(communities.model.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._alpha = 1.0 - math.exp(-self.ecology.every / self.ecology.horizon)
         self._signals = Signals(communities, self.fitness)
@@ -145,7 +145,7 @@ class Evolution:
 
         Whatever it raises, masses stay as they were; averages too, unless the law is at fault.
         """
-        if (device := _device_of(self.communities)) != self._device:
+        if (device := self._gates[0].gate.mass.device) != self._device:
             refuse(
                 "device",
                 str(device),
@@ -346,7 +346,3 @@ class Evolution:
             else:
                 setattr(twin, name, None if name == "_attachment" else copy.deepcopy(value, memo))
         return twin
-
-
-def _device_of(communities: Communities) -> torch.device:
-    return next(communities.model.parameters()).device

@@ -65,14 +65,24 @@ def make_step(
     return step, evolution
 
 
-def time_ratio(plain: Step, evolving: Step, *, repeats: int, block: int = 5) -> dict[str, float]:
+def time_ratio(
+    plain: Step, evolving: Step, *, repeats: int, block: int = 5, warm_up: int = 520
+) -> dict[str, float]:
     """Time two steps in turn, block by block; return the ratio of each pair of blocks.
+
+    Args:
+        plain: the step to compare with.
+        evolving: the step to measure.
+        repeats: how many pairs of blocks.
+        block: steps in a block.
+        warm_up: steps of each before anything is timed.
 
     Returns:
         The median of the pairwise ratios, its quartiles, and both medians in milliseconds.
     """
+    # A run records its masses at every step at first, and thins out later: measure it later.
     for step in (plain, evolving):
-        for _ in range(3 * block):
+        for _ in range(warm_up):
             step()
     pairs = np.empty((repeats, 2))
     for row in range(repeats):
