@@ -171,5 +171,6 @@ def test_bench(natsel):
     assert (result.exit_code, result.stderr) == (0, "")
     assert "One step of 784-512-256-10, batch 4" in result.stdout
     found = one_object(natsel(*small, "--json").stdout)
-    assert [row["optimizer"] for row in found["rows"]] == ["Adam", "Adam, fused"]
+    cases = [(row["optimizer"], row["every"]) for row in found["rows"]]
+    assert cases == [("Adam", 1), ("Adam", 5), ("Adam, fused", 1), ("Adam, fused", 5)]
     assert natsel(*small, "--quiet").output == ""

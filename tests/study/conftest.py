@@ -18,8 +18,9 @@ def digits() -> Splits:
     return load_splits("digits")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _threads() -> Iterator[None]:
+    """One thread from the first run on: with another number, sums round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

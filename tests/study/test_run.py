@@ -129,7 +129,7 @@ def test_masses_agree_with_the_result(finished):
         assert tensors[f"fitness/{name}"].shape == (size,)
         assert int(alive.sum()) == community["kept"]
         assert ((mass >= 0) & (mass <= 1)).all()
-        assert torch.allclose(mass[0], torch.tensor(0.9))
+        assert torch.allclose(mass[0], torch.tensor(0.9), atol=5e-4)  # kept as float16
         assert (mass[-1][~alive] == 0).all()
         assert (mass[-1][alive] > 0).all()
 
