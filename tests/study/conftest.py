@@ -19,12 +19,19 @@ def digits() -> Splits:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _threads() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """One thread from the first run on: with another number, sums round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _still_one_thread() -> Iterator[None]:
+    """A test may change the number; the next one, and the fixtures it makes, start with one."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
