@@ -203,8 +203,9 @@ def summarize(rows: list[dict[str, Any]], best: str, config: Mapping[str, Any]) 
             "the paper's protocol cuts one network per law to every sparsity.",
             "From scratch: a network of the reduced size, the same number of steps and the same "
             f"recipe. One-shot: the plainly trained {size} network, cut without fine-tuning.",
-            f"The law that is best on the validation split has a floor and an aim at "
-            f"{_listed(CLAIMS)}. In the claims and sentences: {PLANNED_TEST}. In the table: {TEST}.",
+            "The law that is best on the validation split has a floor and an aim at "
+            f"{_listed(CLAIMS)}. In the claims and sentences: {PLANNED_TEST}. "
+            f"In the table: {TEST}.",
             "The paper states its figures without intervals or seeds.",
         ],
     }
