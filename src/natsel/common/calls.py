@@ -1,0 +1,100 @@
+"""How models are called: positional or named inputs, and the logits in what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from natsel.common.errors import refuse
+
+Inputs = tuple[Tensor, ...] | dict[str, Tensor]
+"""Positional inputs, or named ones as models of the transformers library take them."""
+
+
+def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> Inputs:
+    """Return example inputs as a tuple of tensors, or as a dictionary where they have names.
+
+    Args:
+        example_inputs: one tensor, a tuple of them, or a mapping from argument names to tensors.
+
+    Returns:
+        The same tensors.
+
+    Raises:
+        ValueError: if they are anything else, or there is none.
+
+    Example:
+        >>> import torch
+        >>> as_inputs(torch.zeros(2))
+        (tensor([0., 0.]),)
+    """
+    if isinstance(example_inputs, Tensor):
+        example_inputs = (example_inputs,)
+    named = isinstance(example_inputs, Mapping)
+    found: list[Any]
+    if isinstance(example_inputs, Mapping):
+        found = list(example_inputs.values())
+    elif isinstance(example_inputs, list | tuple):
+        found = list(example_inputs)
+    else:
+        found = [None]
+    if not all(isinstance(x, Tensor) for x in found):
+        allowed = "a tuple of tensors, or a mapping from names to tensors"
+        refuse("example_inputs", type(example_inputs).__name__, allowed)
+    if not found:
+        refuse("example_inputs", () if not named else {}, "at least one tensor")
+    if any(not x.numel() for x in found):
+        refuse("example_inputs", shapes_of(tuple(found)), "tensors with at least one element each")
+    if isinstance(example_inputs, Mapping):
+        return dict(example_inputs)
+    return tuple(found)
+
+
+def tensors_of_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the tensors of inputs, in order."""
+    return tuple(inputs.values()) if isinstance(inputs, dict) else inputs
+
+
+def with_tensors(inputs: Inputs, tensors: Sequence[Tensor]) -> Inputs:
+    """Return inputs with other tensors in the same places."""
+    if isinstance(inputs, dict):
+        return dict(zip(inputs, tensors, strict=True))
+    return tuple(tensors)
+
+
+def shapes_of(inputs: Inputs) -> str:
+    """Return the shapes of inputs, for messages."""
+    return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a model on positional or named inputs."""
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
+def outputs_of(value: object) -> list[Tensor]:
+    """Return the tensors inside what a model returned."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def logits_of(value: Any) -> Tensor:
+    """Return the logits in what a model returned.
+
+    A tensor is its own logits; an output of the transformers library names them; of anything else
+    it is the first floating-point tensor.
+
+    Raises:
+        ValueError: if there is no such tensor.
+    """
+    if isinstance(value, Tensor):
+        return value
+    named = getattr(value, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    for tensor in outputs_of(value):
+        if tensor.is_floating_point():
+            return tensor
+    refuse("output", type(value).__name__, "a model that returns logits")
