@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import outputs_of
 from natsel.communities import Communities, discover
-from natsel.communities.proof import outputs_of
 from natsel.communities.surgery import remove, silence
 
 TOLERANCE = 1e-10

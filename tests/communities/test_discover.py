@@ -295,7 +295,7 @@ def test_a_reason_names_the_line_of_the_user():
         ((), "at least one tensor"),
         ("text", "expected a tuple of tensors"),
         ((VEC, None), "expected a tuple of tensors"),
-        ({"x": VEC}, "expected a tuple of tensors"),
+        ({"x": VEC}, "shapes the model runs on"),
         ((torch.randn(0, 5),), "at least one element"),
     ],
 )

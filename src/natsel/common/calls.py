@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -65,6 +66,12 @@ def with_tensors(inputs: Inputs, tensors: Sequence[Tensor]) -> Inputs:
     return tuple(tensors)
 
 
+def in_double(inputs: Inputs) -> Inputs:
+    """Return inputs with floating-point tensors in float64."""
+    tensors = tensors_of_inputs(inputs)
+    return with_tensors(inputs, [x.double() if x.is_floating_point() else x for x in tensors])
+
+
 def shapes_of(inputs: Inputs) -> str:
     """Return the shapes of inputs, for messages."""
     return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))
@@ -78,6 +85,30 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 def outputs_of(value: object) -> list[Tensor]:
     """Return the tensors inside what a model returned."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def batch_inputs(parts: Sequence[Any]) -> Inputs:
+    """Return what a batch without its labels gives to the model: a mapping gives named inputs."""
+    if len(parts) == 1 and isinstance(parts[0], Mapping):
+        return dict(parts[0])
+    return tuple(parts)
+
+
+def cross_entropy(output: Any, labels: Tensor) -> Tensor:
+    """Cross-entropy of what a model returned: classes of samples, of places, or of tokens.
+
+    Args:
+        output: logits, or what :func:`logits_of` finds them in: ``[B, K]``, ``[B, K, ...]`` with
+            labels ``[B, ...]``, or ``[B, T, K]`` with labels ``[B, T]``.
+        labels: int64.
+
+    Returns:
+        The mean over all labels that are not -100.
+    """
+    logits = logits_of(output)
+    if logits.dim() > 2 and logits.shape[:-1] == labels.shape:
+        logits, labels = logits.flatten(0, -2), labels.flatten()
+    return F.cross_entropy(logits, labels)
 
 
 def logits_of(value: Any) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import Inputs
+
 Role = Literal["out", "in", "tied"]
 
 
@@ -115,7 +117,7 @@ class Communities(Mapping[str, Community]):
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: tuple[Tensor, ...],
+        example_inputs: Inputs,
         communities: tuple[Community, ...],
         refused: tuple[Refusal, ...] = (),
         barriers: tuple[str, ...] = (),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 import natsel.communities.rules  # noqa: F401  (fills the table of rules)
+from natsel.common.calls import Inputs, as_inputs, call, shapes_of, tensors_of_inputs, with_tensors
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
@@ -17,7 +18,10 @@ from natsel.communities.propagation import Propagation
 
 
 def discover(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, proof: bool = True
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    *,
+    proof: bool = True,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -29,7 +33,8 @@ def discover(
 
     Args:
         model: any module that ``torch.export`` can export.
-        example_inputs: a tuple of tensors that the model runs on; one tensor is taken as a tuple.
+        example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
+            its arguments to tensors; one tensor is taken as a tuple.
         proof: remove some populations of each community and compare, before offering them.
 
     Returns:
@@ -47,10 +52,13 @@ def discover(
     with evaluating(model):
         try:
             with torch.no_grad():
-                model(*inputs)
+                call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-            refuse("example_inputs", shapes, f"shapes the model runs on ({_first_line(error)})")
+            refuse(
+                "example_inputs",
+                shapes_of(inputs),
+                f"shapes the model runs on ({_first_line(error)})",
+            )
         program = _export(model, inputs)
         run = Propagation(program, _canonical_names(model))
         communities, refused = collect(run)
@@ -59,26 +67,6 @@ def discover(
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
-
-
-def as_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return example inputs as a tuple of tensors.
-
-    Raises:
-        ValueError: if they are anything else.
-    """
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    if not isinstance(example_inputs, list | tuple) or not all(
-        isinstance(x, Tensor) for x in example_inputs
-    ):
-        refuse("example_inputs", type(example_inputs).__name__, "a tuple of tensors")
-    if not example_inputs:
-        refuse("example_inputs", (), "at least one tensor")
-    if any(not x.numel() for x in example_inputs):
-        shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
-        refuse("example_inputs", shapes, "tensors with at least one element each")
-    return tuple(example_inputs)
 
 
 @contextmanager
@@ -98,13 +86,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     narrow = _first_sample(inputs)
     failure: Exception | None = None
-    for attempt in dict.fromkeys((narrow, inputs)):
+    for attempt in (narrow, inputs):
+        args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
             with torch.no_grad():
-                return _functional(torch.export.export(model, attempt, strict=False))
+                return _functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
@@ -132,10 +121,11 @@ def _casts(program: torch.export.ExportedProgram) -> bool:
     )
 
 
-def _first_sample(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _first_sample(inputs: Inputs) -> Inputs:
     """Keep one sample where all inputs agree on a batch axis, so that labels stay small."""
-    if all(x.dim() > 0 and x.shape[0] == inputs[0].shape[0] for x in inputs):
-        return tuple(x[:1] for x in inputs)
+    tensors = tensors_of_inputs(inputs)
+    if all(x.dim() > 0 and x.shape[0] == tensors[0].shape[0] for x in tensors):
+        return with_tensors(inputs, [x[:1] for x in tensors])
     return inputs
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from natsel.common.calls import Inputs, call, outputs_of
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.rebinding import alike, attempts, candidates, conflict
 from natsel.communities.surgery import remove, silence
@@ -37,15 +37,10 @@ class Difference(NamedTuple):
         return self.same_shape and self.finite and self.max_rel <= tolerance
 
 
-def outputs_of(value: object) -> list[Tensor]:
-    """Return the tensors inside what a model returned."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def difference(first: nn.Module, second: nn.Module, inputs: tuple[Tensor, ...]) -> Difference:
+def difference(first: nn.Module, second: nn.Module, inputs: Inputs) -> Difference:
     """Run two models on the same inputs and measure how far their outputs are apart."""
     with torch.no_grad():
-        ours, theirs = outputs_of(first(*inputs)), outputs_of(second(*inputs))
+        ours, theirs = outputs_of(call(first, inputs)), outputs_of(call(second, inputs))
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return Difference(float("inf"), float("inf"), True, False)
     max_abs, scale, finite = 0.0, 0.0, True
@@ -77,7 +72,7 @@ class Trial(NamedTuple):
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     tolerance: float
 
     def unfit(self) -> str | None:
@@ -115,7 +110,7 @@ class Trial(NamedTuple):
 def prove(
     model: nn.Module,
     communities: Sequence[Community],
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     *,
     casts: bool = False,
 ) -> tuple[list[Community], list[Refusal]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with_tensors
 from natsel.communities.community import Community
 from natsel.communities.surgery import tensors_of
 
@@ -16,8 +17,8 @@ MAX_DOUBLE_ELEMENTS = 1 << 26
 
 
 def stand_in(
-    model: nn.Module, communities: Iterable[Community], inputs: tuple[Tensor, ...]
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    model: nn.Module, communities: Iterable[Community], inputs: Inputs
+) -> tuple[nn.Module, Inputs]:
     """Return a copy of a model, and inputs, on which a removal that is not masking shows.
 
     Whether a structure may be removed does not depend on the values of the weights, but a branch
@@ -40,17 +41,18 @@ def stand_in(
         for name, tensor in tensors_of(double).items():
             if (name in owned or name in parameters) and _is_constant(tensor):
                 tensor.copy_(_noise(tensor, generator))
-    inputs = tuple(_informative(x, generator) for x in inputs)
+    tensors = [_informative(x, generator) for x in tensors_of_inputs(inputs)]
+    inputs = with_tensors(inputs, tensors)
     kinds = {p.dtype for p in parameters.values() if p.is_floating_point()}
     size = sum(p.numel() for p in parameters.values())
     if kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS:
         return double, inputs
     single = copy.deepcopy(double)
-    exact = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    exact = in_double(inputs)
     try:
         double.double()
         with torch.no_grad():
-            double(*exact)
+            call(double, exact)
     except Exception:  # noqa: BLE001 - a model with a fixed precision is tested in that one
         return single, inputs
     return double, exact

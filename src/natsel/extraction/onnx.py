@@ -8,22 +8,32 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import (
+    Inputs,
+    as_inputs,
+    call,
+    outputs_of,
+    tensors_of_inputs,
+    with_tensors,
+)
 from natsel.common.extras import require
-from natsel.communities.discover import as_inputs, evaluating
-from natsel.communities.proof import outputs_of
+from natsel.communities.discover import evaluating
 from natsel.extraction.verify import VerificationError
 
 TOLERANCE = 1e-4
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, example_inputs: Tensor | Sequence[Tensor]
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
 ) -> float:
     """Write a model as ONNX, run it in onnxruntime and compare.
 
@@ -45,9 +55,11 @@ def export_onnx(
     require("onnxscript", "onnx")
     runtime = require("onnxruntime", "onnx")
     inputs = as_inputs(example_inputs)
-    if all(x.dim() and x.shape[0] == 1 for x in inputs):
+    tensors = tensors_of_inputs(inputs)
+    if all(x.dim() and x.shape[0] == 1 for x in tensors):
         # An axis of length 1 would be exported as fixed.
-        inputs = tuple(torch.cat((x, x)) for x in inputs)
+        tensors = tuple(torch.cat((x, x)) for x in tensors)
+        inputs = with_tensors(inputs, tensors)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, evaluating(model):
@@ -55,10 +67,10 @@ def export_onnx(
         _export(model, inputs, draft)
         session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
         names = [i.name for i in session.get_inputs()]
-        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs, strict=True)}
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
         theirs = [torch.from_numpy(o) for o in session.run(None, feed)]
         with torch.no_grad():
-            ours = outputs_of(model(*inputs))
+            ours = outputs_of(call(model, inputs))
         worst = max(float((a.cpu() - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
         scale = max(float(a.abs().max()) for a in ours)
         if not worst <= TOLERANCE * max(scale, 1e-30):
@@ -67,9 +79,12 @@ def export_onnx(
     return worst
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...], draft: Path) -> None:
+def _export(model: nn.Module, inputs: Inputs, draft: Path) -> None:
     batch = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: batch} if x.dim() and x.shape[0] > 1 else {} for x in inputs)
+    dynamic = [{0: batch} if x.dim() and x.shape[0] > 1 else {} for x in tensors_of_inputs(inputs)]
+    shapes: dict[str, Any] | tuple[Any, ...] = tuple(dynamic)
+    if isinstance(inputs, dict):
+        shapes = dict(zip(inputs, dynamic, strict=True))
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -82,8 +97,9 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], draft: Path) -> None:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
-                inputs,
+                () if isinstance(inputs, dict) else inputs,
                 str(draft),
+                kwargs=inputs if isinstance(inputs, dict) else None,
                 dynamo=True,
                 dynamic_shapes=shapes,
                 external_data=False,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import Inputs, as_inputs, in_double
 from natsel.common.errors import refuse
 from natsel.communities import Communities
-from natsel.communities.discover import as_inputs, evaluating
+from natsel.communities.discover import evaluating
 from natsel.communities.gates import fold, is_gated, ungated_name
 from natsel.communities.proof import Difference, difference
 from natsel.communities.surgery import silence, tensors_of
@@ -97,7 +98,7 @@ def verify(
     model: nn.Module,
     small: nn.Module,
     survivors: Mapping[str, Tensor],
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     *,
     communities: Communities | None = None,
     tolerance: float | None = None,
@@ -140,17 +141,14 @@ def verify(
     )
 
 
-def _compare(small: nn.Module, masked: nn.Module, inputs: tuple[Tensor, ...]) -> Difference:
+def _compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference:
     with evaluating(small), evaluating(masked):
         return difference(small, masked, inputs)
 
 
-def _in_float64(
-    small: nn.Module, masked: nn.Module, inputs: tuple[Tensor, ...]
-) -> Difference | None:
-    double = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+def _in_float64(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference | None:
     try:
-        return _compare(copy.deepcopy(small).double(), masked.double(), double)
+        return _compare(copy.deepcopy(small).double(), masked.double(), in_double(inputs))
     except RuntimeError:
         # A model that fixes its own precision inside forward does not run in another one.
         return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from natsel.common.calls import batch_inputs, call, cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
@@ -17,7 +18,7 @@ from natsel.communities.gates import masses_of
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.registry import Fitness, Parts, get
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[[Any, Tensor], Tensor]
 
 
 class Scores(dict[str, Tensor]):
@@ -33,7 +34,7 @@ def score(
     scorer: str | Fitness | Callable[[Parts], Tensor],
     *,
     data: Iterable[tuple[Tensor, ...]] | None = None,
-    criterion: Criterion = F.cross_entropy,
+    criterion: Criterion = cross_entropy,
 ) -> Scores:
     """Give each population one number: higher is fitter.
 
@@ -44,7 +45,8 @@ def score(
         communities: from :func:`natsel.discover`.
         scorer: a registered fitness, or a function from ``Parts`` to ``[size]``.
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients.
-        criterion: from outputs and labels to the loss.
+        criterion: from what the model returned and labels to the loss; by default cross-entropy
+            of the logits in it.
 
     Returns:
         ``{community: float tensor [size]}``.
@@ -101,7 +103,7 @@ def _by_gradient(
     with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
         for batch in data:
             *inputs, labels = _checked(batch, at_least=2)
-            loss = criterion(communities.model(*inputs), labels)
+            loss = criterion(call(communities.model, batch_inputs(inputs)), labels)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             by_id = {
                 id(w): g if g is not None else torch.zeros_like(w)
@@ -140,7 +142,8 @@ def _by_activation(
         with evaluating(communities.model), torch.no_grad():
             for batch in data:
                 inputs = _checked(batch, at_least=1)
-                communities.model(*(inputs[:-1] if len(inputs) > 1 else inputs))
+                parts = inputs[:-1] if len(inputs) > 1 else inputs
+                call(communities.model, batch_inputs(parts))
                 count += 1
         if not count:
             refuse("data", "empty", "at least one batch")

@@ -35,7 +35,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(x, 1)
-        return x * torch.sigmoid(self.expand(F.relu(self.reduce(pooled))))
+        scale: Tensor = torch.sigmoid(self.expand(F.relu(self.reduce(pooled))))
+        return x * scale
 
 
 class InvertedBottleneck(nn.Module):
@@ -97,9 +98,10 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), 1e-2))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y: Tensor = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.project(F.gelu(self.expand(y))) * self.scale
-        return x + y.permute(0, 3, 1, 2)
+        out: Tensor = x + y.permute(0, 3, 1, 2)
+        return out
 
 
 class ConvNeXt(nn.Module):
