@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 from networks import NAMES, batch, draw_survivors, logits, loss_of, network, set_masses
 
 import natsel
-from natsel.communities.gates import masses_of
-from natsel.communities.surgery import silence
+from natsel.communities.gates import masses_of, ungated_name
+from natsel.communities.surgery import cut, kept_indices, silence, tensors_of
+from natsel.extraction.verify import folded
 from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader
 
@@ -86,3 +90,60 @@ def mass_gradients(communities, evolution, inputs):
             gate.register_buffer("mass", mass)
     values = torch.split((flat * gradient).detach()[:-1], [c.size for c in communities.values()])
     return dict(zip(communities, values, strict=True))
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, weight_decay=1e-2),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-3, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1),
+}
+
+
+def one_step(model, optimizer, inputs):
+    optimizer.zero_grad()
+    loss = loss_of(model, inputs)
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def evolved(name, kind):
+    """A network after a few steps with its evolution, and the optimizer of all its parameters."""
+    communities = network(name)
+    model = communities.model
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    evolution = natsel.Evolution(communities, optimizer=optimizer, rate=0.3)
+    for step in range(3):
+        one_step(model, optimizer, batch(communities, step))
+    return communities, optimizer, evolution
+
+
+@each
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_after_extraction_the_next_step_is_that_of_the_masked_model(name, kind):
+    communities, optimizer, _ = evolved(name, kind)
+    model = communities.model
+    survivors = draw_survivors(communities, seed=1)
+    masked = silence(folded(model), communities.values(), survivors)
+    twin = OPTIMIZERS[kind](masked.parameters())
+    take_over(twin, masked, optimizer, model)
+    small = natsel.extract(model, survivors, optimizer=optimizer)
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {
+        id(p) for p in small.parameters()
+    }
+    inputs = batch(communities, 9)
+    assert one_step(small, optimizer, inputs) == pytest.approx(one_step(masked, twin, inputs))
+    kept = kept_indices(communities.values(), survivors, tensors_of(masked))
+    theirs = dict(masked.named_parameters())
+    for path, parameter in small.named_parameters():
+        expected = cut(theirs[path], kept.get(path, {}))
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-6)
+    assert math.isfinite(one_step(small, optimizer, batch(communities, 10)))
+
+
+def take_over(twin, masked, optimizer, model):
+    """Give an optimizer the state that another one has for the parameters of the same names."""
+    mine = {ungated_name(n): p for n, p in model.named_parameters()}
+    for path, parameter in masked.named_parameters():
+        state = optimizer.state[mine[path]]
+        twin.state[parameter] = copy.deepcopy(dict(state))
