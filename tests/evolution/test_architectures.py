@@ -104,7 +104,7 @@ def one_step(model, optimizer, inputs):
     loss = loss_of(model, inputs)
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def evolved(name, kind):

@@ -6,14 +6,19 @@ checkpoint must be the run that never stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.common.extras import require
 from natsel.models.checks import positive
+
+INITIAL = 0.1
+"""Standard deviation of BERT's initial weights: its own 0.02 is meant for 768 neurons, not 64."""
 
 
 def llama(
@@ -76,6 +81,9 @@ def bert(
 ) -> nn.Module:
     """Return a ``BertForMaskedLM`` with one more character than the alphabet: the mask, the last.
 
+    Its places begin as sines and cosines and are learned on: from random ones, a network this
+    small would take most of its training to find out which characters are neighbours.
+
     Args:
         in_shape: of one input, (T,): how many characters in a window.
         num_classes: characters of the alphabet.
@@ -102,12 +110,29 @@ def bert(
         intermediate_size=positive("hidden", hidden),
         max_position_embeddings=length,
         type_vocab_size=1,
-        initializer_range=0.1,
+        initializer_range=INITIAL,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=None,
     )
-    return _built(library.BertForMaskedLM, config)
+    model = _built(library.BertForMaskedLM, config)
+    places = model.get_parameter("bert.embeddings.position_embeddings.weight")
+    with torch.no_grad():
+        places.copy_(INITIAL * waves(length, dim))
+    return model
+
+
+def waves(length: int, dim: int) -> Tensor:
+    """Return sines and cosines of places, with wavelengths from 2 pi to 2000 pi: ``[T, D]``.
+
+    Example:
+        >>> waves(2, 2)
+        tensor([[0.0000, 1.0000],
+                [0.8415, 0.5403]])
+    """
+    frequencies = torch.exp(-math.log(1000.0) * torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
 
 
 def _built(kind: Any, config: Any) -> nn.Module:

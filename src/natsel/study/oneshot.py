@@ -53,7 +53,9 @@ def one_shot_cuts(
     """
     communities = discover(model, (splits.train[0][:2],))
     too_small = any(
-        Sparsity(share).count(c.size) >= c.size for c in communities.values() for share in sparsities
+        Sparsity(share).count(c.size) >= c.size
+        for c in communities.values()
+        for share in sparsities
     )
     scope: Literal["community", "global"] = "global" if too_small else "community"
     for method in METHODS:
