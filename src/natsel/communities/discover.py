@@ -19,6 +19,7 @@ from natsel.common.calls import (
     without_cache,
 )
 from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
 from natsel.communities.proof import prove
@@ -41,7 +42,8 @@ def discover(
     what fails is left whole and named in ``refused``. The model is not changed.
 
     Args:
-        model: any module that ``torch.export`` can export.
+        model: any module that ``torch.export`` can export; of a compiled or parallel one the
+            network inside is taken.
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
         proof: remove some populations of each community and compare, before offering them.
@@ -60,6 +62,7 @@ def discover(
         >>> discover(model, (torch.zeros(1, 4),))
         Communities(0: 8 neurons)
     """
+    model = unwrapped(model)
     inputs = as_inputs(example_inputs)
     with evaluating(model), without_cache(model):
         try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, as_inputs, in_double
 from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
 from natsel.communities.gates import fold, is_gated, ungated_name
@@ -127,7 +128,7 @@ def verify(
     """
     inputs = as_inputs(example_inputs)
     checked, known = communities_of(survivors, communities)
-    base = folded(model)
+    base = folded(unwrapped(model))
     check_model(base, known)
     masked = reference(base, known.values(), checked)
     found = _compare(small, masked, inputs)
