@@ -13,6 +13,7 @@ from natsel.common.calls import Inputs, as_inputs, call, shapes_of, tensors_of_i
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 
@@ -57,10 +58,10 @@ def discover(
             refuse(
                 "example_inputs",
                 shapes_of(inputs),
-                f"shapes the model runs on ({_first_line(error)})",
+                f"shapes the model runs on ({first_line(error)})",
             )
         program = _export(model, inputs)
-        run = Propagation(program, _canonical_names(model))
+        run = Propagation(program, canonical_names(model))
         communities, refused = collect(run)
         if proof and communities:
             communities, failed = prove(model, communities, inputs, casts=_casts(program))
@@ -87,28 +88,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    if isinstance(model, Program):
+        return model.exported()
     narrow = _first_sample(inputs)
     failure: Exception | None = None
     for attempt in (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
             with torch.no_grad():
-                return _functional(torch.export.export(model, args, named, strict=False))
+                return functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
     raise ValueError(
-        f"model={type(model).__name__} cannot be exported by torch.export: {_first_line(failure)} "
+        f"model={type(model).__name__} cannot be exported by torch.export: {first_line(failure)} "
         "(remedy: avoid Python control flow on tensor values in forward)"
     ) from failure
 
 
-def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Replace writing in place by new values, so that every name keeps its labels."""
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
+            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            return decomposed
     return program
 
 
@@ -129,7 +132,7 @@ def _first_sample(inputs: Inputs) -> Inputs:
     return inputs
 
 
-def _canonical_names(model: nn.Module) -> dict[str, str]:
+def canonical_names(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names: dict[str, str] = {}
     for listing in (
@@ -141,6 +144,6 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

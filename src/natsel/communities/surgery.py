@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from natsel.communities.community import Community
+from natsel.communities.program import Program
 
 SIZE_ATTRIBUTES: dict[type[nn.Module], tuple[tuple[str, str, int], ...]] = {
     nn.Linear: (("in_features", "weight", 1), ("out_features", "weight", 0)),
@@ -95,6 +96,8 @@ def remove(
             memo[id(tensor)] = smaller
     small = copy.deepcopy(model, memo)
     follow_sizes(small)
+    if isinstance(model, Program) and isinstance(small, Program):
+        small.follow(model, kept)
     for community in communities:
         if community.name in survivors:
             alive = int(survivors[community.name].sum())
