@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from natsel.common.calls import Inputs, as_inputs, tensors_of_inputs, with_tensors
 from natsel.communities.discover import canonical_names, evaluating, first_line, functional
 from natsel.communities.graph import operator_name
+from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
 from natsel.communities.program import Code, Program
 from natsel.communities.proof import difference, tolerance_for
@@ -107,8 +108,7 @@ def _difference(model: nn.Module, program: Program, inputs: Inputs, *, any_batch
 
 
 def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
-    raw = _export(model, inputs, any_batch)
-    exported = functional(raw)
+    exported = functional(_export(model, inputs, any_batch))
     signature = exported.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise ValueError("it writes into its buffers or inputs")
@@ -132,7 +132,7 @@ def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
     if any_batch and any(isinstance(shape[0], int) for shape in shapes):
         raise ValueError("its batch size is fixed")
     for node in module.graph.nodes:
-        node.meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
+        node.meta = _noted(node)
     code = Code(
         module=module,
         signature=signature,
@@ -142,11 +142,21 @@ def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
         inputs=dict(zip(_names(model, inputs), map(TensorKind.of, given), strict=True)),
         any_batch=any_batch,
         result=exported.call_spec.out_spec,
-        training=_training(model, raw, inputs, any_batch),
+        training=_training(model, inputs),
         numbers={},
         digest=zlib.crc32(module.code.encode()),
     )
     return Program.build(code, _copied(tensors), set(model.state_dict()))
+
+
+def _noted(node: fx.Node) -> dict[str, Any]:
+    """Return what is worth knowing about a node: its place in the code, its open axes."""
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, Tensor) else ()
+    kept = ("stack_trace", "nn_module_stack")
+    noted: dict[str, Any] = {key: node.meta[key] for key in kept if key in node.meta}
+    noted[OPEN] = tuple(i for i, size in enumerate(shape) if not isinstance(size, int))
+    return noted
 
 
 def _export(model: nn.Module, inputs: Inputs, any_batch: bool) -> ExportedProgram:
@@ -159,14 +169,14 @@ def _export(model: nn.Module, inputs: Inputs, any_batch: bool) -> ExportedProgra
     return torch.export.export(model, args, named, dynamic_shapes=shapes, strict=False)
 
 
-def _training(
-    model: nn.Module, evaluation: ExportedProgram, inputs: Inputs, any_batch: bool
-) -> tuple[str, ...]:
+def _training(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Return the operators in which training differs from evaluation."""
     modes = [(module, module.training) for module in model.modules()]
+    # With sizes that are numbers, which is faster.
+    evaluation = _export(model, inputs, False)
     model.train()
     try:
-        training = _export(model, inputs, any_batch)
+        training = _export(model, inputs, False)
     except Exception:  # noqa: BLE001 - what cannot be compared is taken as different
         return ("a graph that cannot be exported",)
     finally:

@@ -60,7 +60,7 @@ def _shape(remains: Remains, node: fx.Node, argument: int, first: int) -> Iterat
 def split(remains: Remains, node: fx.Node) -> Iterator[Literal]:
     """Each part keeps what remains in it."""
     source, lengths, axis = _arguments(node, 3, 0)
-    left, start = remains.of(source)[axis], 0
+    left, start = remains.along(source, axis, node), 0
     for i, length in enumerate(lengths):
         yield Literal((1, i), count(left[start : start + length]))
         start += length
@@ -70,7 +70,7 @@ def split(remains: Remains, node: fx.Node) -> Iterator[Literal]:
 def unbind(remains: Remains, node: fx.Node) -> Iterator[Literal]:
     """How many parts there are is written in the code around it."""
     source, axis = _arguments(node, 2, 0)
-    if not bool(remains.of(source)[axis].all()):
+    if not bool(remains.along(source, axis, node).all()):
         raise ValueError(unfollowable(node))
     yield from ()
 
@@ -94,7 +94,7 @@ def _range(
 ) -> Iterator[Literal]:
     source, axis, start, end, *rest = arguments
     step = rest[0] if rest else 1
-    left = remains.of(source)[axis % len(shape_of(source))]
+    left = remains.along(source, axis % len(shape_of(source)), node)
     if type(start) is not int or type(end) is not int or bool(left.all()):
         return
     if step != 1:
@@ -119,7 +119,7 @@ def _chosen(
     remains: Remains, node: fx.Node, source: Any, axis: Any, argument: int
 ) -> Iterator[Literal]:
     axis %= len(shape_of(source))
-    left = remains.of(source)[axis]
+    left = remains.along(source, axis, node)
     index = node.args[argument]
     if type(index) is not int or bool(left.all()):
         return
@@ -189,14 +189,14 @@ def norm_shape(remains: Remains, node: fx.Node) -> Iterator[Literal]:
 @follows("pad.default", "constant_pad_nd.default")
 def pad(remains: Remains, node: fx.Node) -> Iterator[Literal]:
     """Pairs from the last axis on: what remains of the border, or of what is cut off."""
-    before, after = remains.of(node.args[0]), remains.of(node)
-    widths = node.args[1]
+    widths, last = node.args[1], len(shape_of(node)) - 1
     assert isinstance(widths, list | tuple)
     for i, width in enumerate(widths):
-        axis = len(after) - 1 - i // 2
+        axis = last - i // 2
         if type(width) is not int:
             continue
-        inside, sign = (after[axis], 1) if width >= 0 else (before[axis], -1)
+        value, sign = (node, 1) if width >= 0 else (node.args[0], -1)
+        inside = remains.along(value, axis, node)
         border = inside[: abs(width)] if i % 2 == 0 else inside[len(inside) - abs(width) :]
         yield Literal((1, i), sign * count(border))
 

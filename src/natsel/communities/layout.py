@@ -84,7 +84,8 @@ def lay_out(traced: Trace, canonical: dict[str, str]) -> Layout:
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem:
             source, item = node.args
-            _fill(values[source][item], values[node][0])
+            for whole, part in zip(values[source][item : item + 1], values[node], strict=False):
+                _fill(whole, part)
         elif node.op == "call_function":
             _fill_inputs(node, values)
     return Layout(traced.graph, run, values)

@@ -17,6 +17,9 @@ from natsel.communities.graph import TensorRef, operator_name, place
 from natsel.communities.labels import NONE
 from natsel.communities.layout import Kept, Layout
 
+OPEN = "open axes"
+"""Where a node's metadata holds the axes whose length depends on the batch size."""
+
 
 class Literal(NamedTuple):
     """A number among the arguments of a node, and what it has to be.
@@ -88,6 +91,18 @@ class Remains:
         if not alive:
             raise ValueError(f"{unfollowable(value)} (what remains of it is no rectangle)")
         return alive
+
+    def along(self, value: Any, axis: int, node: fx.Node) -> Tensor:
+        """Return which places remain along an axis on which the numbers of a node are places.
+
+        Raises:
+            ValueError: if some go whose number depends on the batch size.
+        """
+        assert isinstance(value, fx.Node)
+        places = self.of(value)[axis]
+        if axis in value.meta.get(OPEN, ()) and not bool(places.all()):
+            raise ValueError(f"{unfollowable(node)} (it counts along the batch)")
+        return places
 
     def always(self, value: fx.Node, axis: int, index: int) -> bool:
         """Tell whether something at a place remains whatever is removed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def normalise(module: fx.GraphModule) -> fx.GraphModule:
     Returns:
         A graph that computes the same.
     """
-    graph = copy.deepcopy(module.graph)
+    graph = copied(module.graph)
     for node in list(graph.nodes):
         name = operator_name(node)
         if name in CHECKS:
@@ -47,6 +46,16 @@ def normalise(module: fx.GraphModule) -> fx.GraphModule:
             _leave_one_open(node)
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph)
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """Return a graph with the same nodes, that takes and returns plain values."""
+    new = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    new.output(new.graph_copy(graph, nodes))
+    for old, node in nodes.items():
+        node.meta = dict(old.meta)
+    return new
 
 
 def _sizes(value: Any) -> tuple[int | torch.SymInt, ...]:

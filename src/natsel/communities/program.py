@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import natsel.communities.followers  # noqa: F401  (fills the table of followers
 from natsel.common.errors import refuse
 from natsel.communities.layout import Kept, Layout, lay_out
 from natsel.communities.literals import changes, rewrite
+from natsel.communities.normal_form import copied
 from natsel.communities.trace import TensorKind, Trace, trace
 
 
@@ -73,7 +73,7 @@ class Code:
 
     def with_numbers(self, numbers: Mapping[str, int], tensors: Mapping[str, TensorKind]) -> Code:
         """Return the code with other sizes, for tensors of other shapes."""
-        graph = copy.deepcopy(self.module.graph)
+        graph = copied(self.module.graph)
         rewrite(graph, numbers)
         module = fx.GraphModule(self.module, graph)
         known = {**self.numbers, **numbers}
