@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 
-from natsel.common.calls import Inputs, as_inputs, tensors_of_inputs, with_tensors
+from natsel.common.calls import Inputs, as_inputs, tensors_of_inputs, with_tensors, without_cache
 from natsel.communities.discover import canonical_names, evaluating, first_line, functional
 from natsel.communities.graph import operator_name
 from natsel.communities.literals import OPEN
@@ -67,7 +68,9 @@ def as_program(
     mode = model.training
     reason = ""
     for attempt in _attempts(inputs):
-        with evaluating(model):
+        with evaluating(model), without_cache(model), warnings.catch_warnings():
+            # What export says of lists of parameters and of its own future helps no user.
+            warnings.simplefilter("ignore")
             try:
                 program = _program(model, attempt, any_batch=attempt is not inputs)
             except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
