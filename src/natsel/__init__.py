@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from natsel.communities import Communities, Community, Cost, Refusal, rule
+    from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
     from natsel.extraction import export_onnx, save
@@ -30,6 +31,7 @@ __all__ = [
     "Refusal",
     "Sparsity",
     "Survivors",
+    "as_program",
     "discover",
     "export_onnx",
     "extract",
@@ -42,7 +44,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "communities": ("Communities", "Community", "Cost", "Refusal", "discover", "rule"),
+    "communities": (
+        "Communities",
+        "Community",
+        "Cost",
+        "Refusal",
+        "as_program",
+        "discover",
+        "rule",
+    ),
     "evolution": ("Evolution",),
     "extraction": ("export_onnx", "extract", "save", "verify"),
     "fitness": ("score",),

@@ -19,6 +19,7 @@ from natsel.common.errors import refuse
 from natsel.common.files import read_json, write_atomic, write_json
 from natsel.communities import Communities
 from natsel.communities.adapters import adapt
+from natsel.communities.program import follow_literals, literals_of
 from natsel.communities.surgery import tensors_of
 from natsel.selection import Survivors
 
@@ -67,6 +68,7 @@ class Plan:
             for bound in community.rebindings:
                 value = getattr(small.get_submodule(bound.module), bound.attribute)
                 attributes[f"{bound.module}.{bound.attribute}"] = int(value)
+        attributes |= literals_of(small)
         constructor = getattr(model, "constructor", None)
         return cls(
             constructor=constructor if isinstance(constructor, dict) else None,
@@ -165,7 +167,7 @@ def load(
         raise ValueError(f"{folder / MODEL_FILE} does not hold the tensors that its plan lists")
     small = _reshaped(model, tensors, folder)
     modules = dict(small.named_modules())
-    for path, value in plan.attributes.items():
+    for path, value in follow_literals(small, plan.attributes).items():
         name, _, attribute = path.rpartition(".")
         # Only a number that is there already may be set: a plan is data, not code.
         found = vars(modules[name]).get(attribute) if name in modules else None
