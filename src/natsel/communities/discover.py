@@ -13,6 +13,7 @@ from natsel.common.calls import Inputs, as_inputs, call, shapes_of, tensors_of_i
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.pricing import pricing_of
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 
@@ -62,11 +63,14 @@ def discover(
         program = _export(model, inputs)
         run = Propagation(program, _canonical_names(model))
         communities, refused = collect(run)
+        pricing = pricing_of(model, run, communities)
         if proof and communities:
             communities, failed = prove(model, communities, inputs, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
-    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
+    return Communities(
+        model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from natsel.common.calls import Inputs, as_inputs, in_double
 from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
-from natsel.communities.gates import fold, is_gated, ungated_name
+from natsel.communities.gates import folded, ungated_name
 from natsel.communities.proof import Difference, difference
 from natsel.communities.surgery import silence, tensors_of
 from natsel.selection import Survivors
@@ -44,15 +44,6 @@ class Verification:
     max_abs_difference_float64: float | None
     tolerance: float
     passed: bool
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """Return a model without gates: itself if it has none, else a copy with masses folded in."""
-    if not is_gated(model):
-        return model
-    plain = copy.deepcopy(model)
-    fold(plain)
-    return plain
 
 
 def communities_of(
