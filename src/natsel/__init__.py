@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from natsel.evolution import Evolution
     from natsel.extraction import export_onnx, save
     from natsel.extraction.extract import extract
+    from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
     from natsel.io import load
-    from natsel.selection import Sparsity, Survivors
+    from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
     from natsel.selection.select import select
 
 __version__ = "0.1.0"
@@ -27,6 +28,9 @@ __all__ = [
     "Community",
     "Cost",
     "Evolution",
+    "Latency",
+    "MACs",
+    "Parameters",
     "Refusal",
     "Sparsity",
     "Survivors",
@@ -34,6 +38,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "load",
+    "preview",
     "rule",
     "save",
     "score",
@@ -44,10 +49,10 @@ __all__ = [
 _HOMES = {
     "communities": ("Communities", "Community", "Cost", "Refusal", "discover", "rule"),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "save", "verify"),
+    "extraction": ("export_onnx", "extract", "preview", "save", "verify"),
     "fitness": ("score",),
     "io": ("load",),
-    "selection": ("Sparsity", "Survivors", "select"),
+    "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
 
