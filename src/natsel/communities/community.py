@@ -14,7 +14,7 @@ from natsel.common.calls import Inputs
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
 
-Role = Literal["out", "in", "tied"]
+Role = Literal["out", "in", "tied", "route"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Slice:
         axis: the axis that shrinks.
         index: which places along the axis each population owns, int64 ``[size, width]``.
         role: "out" (these rows make the population), "in" (these columns read it: its mass gates
-            here) or "tied" (numbers that merely go along, such as a bias or a scale).
+            here), "tied" (numbers that merely go along, such as a bias or a scale) or "route"
+            (these rows let a router choose it).
     """
 
     tensor: str
@@ -69,7 +70,7 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter" or "head".
+        kind: "neuron", "filter", "head" or "expert".
         size: how many populations.
         cost: what each of them costs.
         slices: every tensor slice that goes with them.
