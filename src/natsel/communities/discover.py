@@ -22,6 +22,7 @@ from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
@@ -78,12 +79,15 @@ def discover(
         program = _export(model, inputs)
         run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
+        pricing = pricing_of(model, run, communities)
         if proof and communities:
             few = first_samples(inputs, 2)
             communities, failed = prove(model, communities, few, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
-    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
+    return Communities(
+        model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from natsel.communities import Communities
 from natsel.communities.adapters import adapt
 from natsel.communities.program import follow_literals, literals_of
 from natsel.communities.surgery import tensors_of
+from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
 SCHEMA = 1
@@ -43,6 +44,7 @@ class Plan:
         attributes: Python numbers in modules that follow a size, by "module.attribute".
         parameters_before: number of parameters of the dense model.
         parameters_after: number of parameters of the small model.
+        prediction: what the selection saves, as plain data, for the summary.
         schema: version of this format.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     attributes: dict[str, int] = field(default_factory=dict)
     parameters_before: int = 0
     parameters_after: int = 0
+    prediction: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @classmethod
@@ -79,16 +82,12 @@ class Plan:
             attributes=attributes,
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
+            prediction=asdict(predicted(communities, survivors)),
         )
 
     def summary(self) -> str:
-        """Return in words what is kept of each community, and how many parameters that saves."""
-        lines = [
-            f"{name}: {len(kept)} of {self.sizes[name]} kept"
-            for name, kept in self.survivors.items()
-        ]
-        lines.append(f"parameters: {self.parameters_before:,} -> {self.parameters_after:,}")
-        return "\n".join(lines)
+        """Return what is kept of each community and what that saves, as a table in text."""
+        return Prediction.from_dict(self.prediction).summary()
 
 
 def attach_plan(small: nn.Module, plan: Plan) -> None:
