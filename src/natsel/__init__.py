@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from natsel.communities import Communities, Community, Cost, Refusal, rule
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import export_onnx, save
+    from natsel.extraction import export_onnx
     from natsel.extraction.extract import extract
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
-    from natsel.io import load
+    from natsel.io import load, open_model, save
     from natsel.selection import Sparsity, Survivors
     from natsel.selection.select import select
 
@@ -34,6 +34,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "load",
+    "open_model",
     "rule",
     "save",
     "score",
@@ -44,9 +45,9 @@ __all__ = [
 _HOMES = {
     "communities": ("Communities", "Community", "Cost", "Refusal", "discover", "rule"),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "save", "verify"),
+    "extraction": ("export_onnx", "extract", "verify"),
     "fitness": ("score",),
-    "io": ("load",),
+    "io": ("load", "open_model", "save"),
     "selection": ("Sparsity", "Survivors", "select"),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")

@@ -17,8 +17,9 @@ from natsel.common.files import read_json, write_atomic, write_json
 from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Ecology, Evolution
-from natsel.extraction import extract, save, verify
+from natsel.extraction import extract, verify
 from natsel.fitness import FITNESS
+from natsel.io import save
 from natsel.models import MODELS
 from natsel.selection import Sparsity
 from natsel.study import environment
