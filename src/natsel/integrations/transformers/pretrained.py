@@ -74,6 +74,7 @@ def pretrained(small: nn.Module) -> Pretrained | None:
         "experts": getattr(model.config, "_experts_implementation", None),
     }
     data = trusted(json.loads(model.config.to_json_string(use_diff=False)))
+    data.pop("_name_or_path", None)  # may name a folder of this machine
     data["model_type"] = kind.config_class.model_type
     data["dtype"] = str(model.dtype).removeprefix("torch.")
     fresh = build(kind, data, like=like)
