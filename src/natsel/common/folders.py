@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from natsel.common.errors import refuse
-from natsel.common.files import write_atomic
+from natsel.common.files import is_temporary, write_atomic
 
 _PENDING = ".pending"
 
@@ -53,28 +53,32 @@ def replace_together(
     """
     created = _make(folder)
     pending: dict[str, Path] = {}
+    made: list[Path] = []
+    content = None
     try:
         for name in writers:
             if os.path.lexists(folder / name) and name not in held:
                 refuse("folder", str(folder), f"a folder whose {name} was saved by natsel")
-        _finish(folder, held)
+        _finish(folder, manifest, held)
         sealed = {}
         for name, write in writers.items():
-            temporary = folder / f".{name}.{secrets.token_hex(6)}{_PENDING}"
-            pending[name] = temporary
-            _write(temporary, write)
-            sealed[name] = seal_of(temporary)
+            made.append(folder / f".{name}.{secrets.token_hex(6)}{_PENDING}")
+            _write(made[-1], write)
+            sealed[name] = seal_of(made[-1])
             pending[name] = _pending(folder, name, sealed[name])
-            os.replace(temporary, pending[name])
+            made.append(pending[name])
+            os.replace(made[-2], made[-1])
         content = seal(sealed)
         _sync(folder)
         write_atomic(folder / manifest, content)
     except BaseException:
-        for path in pending.values():
-            path.unlink(missing_ok=True)
-        for path in created:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        # An interrupt may come between the replacement and the return from it.
+        if content is None or not _holds(folder / manifest, content):
+            for path in made:
+                path.unlink(missing_ok=True)
+            for path in created:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
         raise
     _sync(folder)
     for name, path in pending.items():
@@ -129,13 +133,18 @@ def _pending(folder: Path, name: str, sealed: Sealed) -> Path:
     return folder / f".{name}.{sealed.sha256[:12]}{_PENDING}"
 
 
-def _finish(folder: Path, held: Mapping[str, Sealed]) -> None:
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _finish(folder: Path, manifest: str, held: Mapping[str, Sealed]) -> None:
     """Finish a save that was killed after its manifest was there; clear up after one before."""
     for name, sealed in held.items():
         path = _pending(folder, name, sealed)
         if path.is_file():
             os.replace(path, folder / name)
-    for path in folder.glob(f".*{_PENDING}"):
+    half_written = (p for p in folder.glob(f".{manifest}.*") if is_temporary(p))
+    for path in (*folder.glob(f".*{_PENDING}"), *half_written):
         path.unlink(missing_ok=True)
 
 

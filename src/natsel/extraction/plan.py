@@ -150,6 +150,7 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         and all_of(list, data["survivors"].values())
         and all_of(int, (*data["sizes"].values(), *data["attributes"].values()))
         and all_of(int, (data["parameters_before"], data["parameters_after"]))
+        and all_of(dict, (*data["tensors"].values(), *data["files"].values()))
         and all(set(d) == {"shape", "dtype"} for d in data["tensors"].values())
         and all(
             set(d) == {"bytes", "sha256"} and type(d["sha256"]) is str and "/" not in name
