@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from io_helpers import survivors_of, without_cache
+from io_helpers import survivors_of
 from torch import nn
 
 import natsel
@@ -33,7 +33,7 @@ def cases(tmp_path_factory):
     found = {}
     for name in ARCHITECTURES:
         model, inputs = build_architecture(name)
-        communities = natsel.discover(without_cache(model), inputs)
+        communities = natsel.discover(model, inputs)
         for cut in CUTS if communities else ():
             small = natsel.extract(model, survivors_of(communities, cut), verify=False).eval()
             own = not hasattr(model, "constructor") and not name.startswith("hf-")

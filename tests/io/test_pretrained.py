@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers
-from io_helpers import result, survivors_of, without_cache
+from io_helpers import result, survivors_of
 from torch import nn
 
 import natsel
@@ -114,7 +114,7 @@ def test_the_base_model_inside_is_read_too(cases):
 def test_a_model_read_with_code_is_saved_again_as_its_class(cases, tmp_path):
     case = cases["hf-llama", "uneven"]
     kind = transformers.AutoModelForCausalLM
-    model = without_cache(aligned(kind.from_pretrained(case.folder, trust_remote_code=True)))
+    model = aligned(kind.from_pretrained(case.folder, trust_remote_code=True))
     assert class_of(model) is transformers.LlamaForCausalLM
     communities = natsel.discover(model, case.inputs)
     smaller = natsel.extract(model, survivors_of(communities, "even")).eval()
@@ -136,7 +136,7 @@ def test_the_settings_for_generation_are_kept(tmp_path):
     model, inputs = build_architecture("hf-llama")
     model.generation_config.max_new_tokens = 5
     model.generation_config.temperature = 0.25
-    communities = natsel.discover(without_cache(model), inputs)
+    communities = natsel.discover(model, inputs)
     small = natsel.extract(model, survivors_of(communities, "even"))
     for loaded in (
         natsel.load(natsel.save(small, tmp_path)),
@@ -202,7 +202,7 @@ def test_a_class_that_is_not_in_the_library_is_named_by_the_user(cases, tmp_path
 def test_weights_that_the_user_tied_are_one_when_loaded(tmp_path):
     model, inputs = build_architecture("hf-llama")
     model.lm_head.weight = model.model.embed_tokens.weight
-    communities = natsel.discover(without_cache(model), inputs)
+    communities = natsel.discover(model, inputs)
     small = natsel.extract(model, survivors_of(communities, "even")).eval()
     loaded = natsel.load(natsel.save(small, tmp_path))
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
-from natsel.communities.surgery import follow_sizes, tensors_of
+from natsel.communities.adapters import adapt
+from natsel.communities.surgery import tensors_of
 from natsel.extraction.plan import Plan, attach_plan
 
 
@@ -67,7 +68,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
             path, _, attribute = name.rpartition(".")
             setattr(small.get_submodule(path), attribute, mine)
     set_numbers(small, plan.attributes)
-    follow_sizes(small)
+    adapt(small)
     attach_plan(small, plan)
     return small.eval()
 

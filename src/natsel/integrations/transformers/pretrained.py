@@ -88,6 +88,9 @@ def pretrained(small: nn.Module) -> Pretrained | None:
         config["architectures"] = [f"Natsel{kind.__name__}"]
     else:
         config = {**plain, "architectures": [kind.__name__]}
+    if like["experts"] == "eager":
+        # The fused product, which is the default, may not take widths such as these.
+        config["experts_implementation"] = "eager"
     companions[CONFIG_FILE] = _json(config)
     if getattr(small, "generation_config", None) is not None and model.can_generate():
         companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
@@ -158,12 +161,12 @@ def _code(kind: Any, adapts: bool) -> tuple[dict[str, str], bytes]:
     kinds = sorted({kind, *served.values()}, key=lambda k: str(k.__name__))
     lines = [source.read_text(), "", f"from transformers import {', '.join(_names(kinds))}  # noqa"]
     if adapts:
-        lines.append("from natsel.communities.surgery import follow_sizes  # noqa")
+        lines.append("from natsel.communities.adapters import adapt  # noqa")
     for one in kinds:
         lines += ["", "", f"class Natsel{one.__name__}(Reshaped, {one.__name__}):"]
         lines.append(f'    """{one.__name__} with the shapes that its configuration records."""')
         if adapts:
-            lines += ["", "    natsel_adapt = follow_sizes"]
+            lines += ["", "    natsel_adapt = adapt"]
     module = CODE_FILE.removesuffix(".py")
     auto_map = {name: f"{module}.Natsel{one.__name__}" for name, one in served.items()}
     return auto_map, ("\n".join(lines) + "\n").encode()

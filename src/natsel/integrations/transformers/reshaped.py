@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 
-def reshape(model: Any, record: dict[str, Any]) -> None:
+def reshape(model: Any, record: dict[str, Any], adapt: Callable[[Any], None] | None = None) -> None:
     """Give a dense model the shapes and numbers of a small one; values are read afterwards.
 
     Args:
         model: changed in place; the model that was saved, or the base model inside it.
         record: ``shapes`` of tensors and ``numbers`` in modules by name, and the ``buffers`` that
             are saved although the dense model computes them.
+        adapt: replaces the code of modules that cannot run with their new shapes.
     """
     smaller: dict[int, Tensor] = {}
     for owner, attribute, shape in _places(model, record["shapes"].items()):
@@ -30,6 +31,8 @@ def reshape(model: Any, record: dict[str, Any]) -> None:
         setattr(owner, attribute, smaller[id(old)])
     for owner, attribute, _ in _places(model, ((name, None) for name in record["buffers"])):
         owner._non_persistent_buffers_set.discard(attribute)
+    if adapt is not None:
+        adapt(model)  # from the shapes and the numbers of the dense model
     for owner, attribute, value in _places(model, record["numbers"].items()):
         setattr(owner, attribute, tuple(value) if isinstance(value, list) else value)
 
@@ -52,6 +55,4 @@ class Reshaped(nn.Module):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        reshape(self, config.natsel)
-        if self.natsel_adapt is not None:
-            self.natsel_adapt()
+        reshape(self, config.natsel, type(self).natsel_adapt)
