@@ -62,6 +62,15 @@ def test_it_reads_the_folder(cases, name, cut):
             plain.from_pretrained(case.folder)
 
 
+def test_the_code_beside_needs_no_natsel(cases):
+    for (name, _), case in cases.items():
+        if name.startswith("hf-"):
+            for code in case.folder.glob("*.py"):
+                imported = [x for x in code.read_text().splitlines() if "import " in x]
+                assert imported
+                assert not any("natsel" in line for line in imported)
+
+
 @pytest.mark.parametrize("name", ["hf-vit", "hf-llama", "hf-mixtral"])
 def test_one_width_in_all_layers_is_a_plain_configuration(cases, name):
     case = cases[name, "even"]
