@@ -219,3 +219,20 @@ def test_weights_that_the_user_tied_are_one_when_loaded(tmp_path):
     read_back, wrong = read(type(model), tmp_path)
     assert not wrong
     assert torch.equal(result(read_back, inputs), result(small, inputs))
+
+
+@pytest.mark.parametrize("kept", [[33, 33], [33, 30]])
+def test_experts_of_odd_widths_run_one_by_one(tmp_path, kept):
+    """The fused product of all experts takes whole blocks of 16 bytes only."""
+    model, inputs = build_architecture("hf-mixtral")
+    communities = natsel.discover(model, inputs)
+    experts = [name for name, c in communities.items() if name.endswith("mlp.experts")]
+    masks = {name: torch.arange(64) < width for name, width in zip(experts, kept, strict=True)}
+    small = natsel.extract(model, masks, communities=communities).eval()
+    loaded = natsel.load(natsel.save(small, tmp_path))
+    assert torch.equal(result(loaded, inputs), result(small, inputs))
+    kind = transformers.AutoModelForCausalLM
+    plain, wrong = read(kind, tmp_path, trust_remote_code=kept[0] != kept[1])
+    assert not wrong
+    assert torch.equal(result(plain, inputs), result(small, inputs))
+    assert ("auto_map" in config_of(tmp_path)) is (kept[0] != kept[1])
