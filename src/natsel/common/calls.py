@@ -73,6 +73,14 @@ def in_double(inputs: Inputs) -> Inputs:
     return with_tensors(inputs, [x.double() if x.is_floating_point() else x for x in tensors])
 
 
+def first_samples(inputs: Inputs, count: int) -> Inputs:
+    """Return the first samples where all inputs agree on a batch axis, else all of them."""
+    tensors = tensors_of_inputs(inputs)
+    if all(x.dim() > 0 and x.shape[0] == tensors[0].shape[0] for x in tensors):
+        return with_tensors(inputs, [x[:count] for x in tensors])
+    return inputs
+
+
 def shapes_of(inputs: Inputs) -> str:
     """Return the shapes of inputs, for messages."""
     return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))
@@ -112,13 +120,14 @@ def batch_inputs(parts: Sequence[Any]) -> Inputs:
     return tuple(parts)
 
 
-def cross_entropy(output: Any, labels: Tensor) -> Tensor:
+def cross_entropy(output: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of what a model returned: classes of samples, of places, or of tokens.
 
     Args:
         output: logits, or what :func:`logits_of` finds them in: ``[B, K]``, ``[B, K, ...]`` with
             labels ``[B, ...]``, or ``[B, T, K]`` with labels ``[B, T]``.
         labels: int64.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
 
     Returns:
         The mean over all labels that are not -100.
@@ -126,7 +135,7 @@ def cross_entropy(output: Any, labels: Tensor) -> Tensor:
     logits = logits_of(output)
     if logits.dim() > 2 and logits.shape[:-1] == labels.shape:
         logits, labels = logits.flatten(0, -2), labels.flatten()
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def logits_of(value: Any) -> Tensor:
