@@ -23,6 +23,7 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
 from natsel.communities.pricing import pricing_of
+from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 
@@ -73,10 +74,10 @@ def discover(
             refuse(
                 "example_inputs",
                 shapes_of(inputs),
-                f"shapes the model runs on ({_first_line(error)})",
+                f"shapes the model runs on ({first_line(error)})",
             )
         program = _export(model, inputs)
-        run = Propagation(program, _canonical_names(model), residual=residual)
+        run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
         pricing = pricing_of(model, run, communities)
         if proof and communities:
@@ -107,6 +108,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    if isinstance(model, Program):
+        return model.exported()
     narrow = first_samples(inputs, 1)
     failure: Exception | None = None
     for attempt in (narrow, inputs):
@@ -115,22 +118,22 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             with torch.no_grad(), warnings.catch_warnings():
                 # What export says of lists of parameters and of its own future helps no user.
                 warnings.simplefilter("ignore")
-                return _functional(torch.export.export(model, args, named, strict=False))
+                return functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
     raise ValueError(
-        f"model={type(model).__name__} cannot be exported by torch.export: {_first_line(failure)} "
+        f"model={type(model).__name__} cannot be exported by torch.export: {first_line(failure)} "
         "(remedy: avoid Python control flow on tensor values in forward)"
     ) from failure
 
 
-def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Replace writing in place by new values, so that every name keeps its labels."""
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
+            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            return decomposed
     return program
 
 
@@ -143,7 +146,7 @@ def _casts(program: torch.export.ExportedProgram) -> bool:
     )
 
 
-def _canonical_names(model: nn.Module) -> dict[str, str]:
+def canonical_names(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names: dict[str, str] = {}
     for listing in (
@@ -155,6 +158,6 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

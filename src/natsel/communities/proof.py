@@ -10,9 +10,15 @@ from torch import nn
 
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.communities.community import Community, Rebinding, Refusal
+from natsel.communities.program import Program
 from natsel.communities.rebinding import alike, attempts, candidates, conflict
 from natsel.communities.surgery import permute, reference, remove
 from natsel.communities.trials import choices, stand_in
+
+REMEDY = (
+    "write sizes in forward as shapes of tensors, or as attributes of the module; or prune "
+    "natsel.as_program(model, inputs), in which they can follow"
+)
 
 
 class Difference(NamedTuple):
@@ -182,7 +188,7 @@ def _solve(trial: Trial, community: Community, found: tuple[Rebinding, ...]) -> 
         if failure is None:
             return attempt
         reason = reason or failure
-    remedy = "write sizes in forward as shapes of tensors, or as attributes of the module"
+    remedy = "" if isinstance(trial.model, Program) else REMEDY
     return Refusal(community.name, community.size, reason, remedy)
 
 

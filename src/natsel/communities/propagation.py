@@ -79,6 +79,7 @@ class Propagation:
         self.barriers: dict[str, str] = {}
         self.untaught: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.values: dict[fx.Node, Any] = {}
         self._refs = self._references(canonical)
         self._counting = False
         for number in range(MAX_PASSES):
@@ -105,7 +106,7 @@ class Propagation:
         return refs
 
     def _run(self) -> None:
-        environment: dict[fx.Node, Any] = {}
+        environment = self.values = {}
         self.inexact.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from natsel.communities.adapters import adapt
 from natsel.communities.community import Community
+from natsel.communities.program import Program
 from natsel.communities.routers import close
 
 
@@ -85,6 +86,8 @@ def remove(
             memo[id(tensor)] = smaller
     small = copy.deepcopy(model, memo)
     adapt(small)
+    if isinstance(model, Program) and isinstance(small, Program):
+        small.follow(model, kept)
     for community in communities:
         if community.name in survivors:
             alive = int(survivors[community.name].sum())

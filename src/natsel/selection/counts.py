@@ -81,8 +81,7 @@ def bounds_of(
         sizes: of every community.
         floor: for all, or by patterns of names; those that none matches keep 1.
         multiple_of: for all but heads and experts.
-        communities: tell the kinds, and how many a model needs; without them all counts are
-            rounded.
+        communities: tell the kinds; without them all counts are rounded.
 
     Returns:
         Bounds by name.
@@ -101,11 +100,9 @@ def bounds_of(
         floors = dict.fromkeys(sizes, floor)
     found = {}
     for name, size in sizes.items():
-        if communities is None:
-            found[name] = Bounds(size, floors[name], multiple_of)
-            continue
-        multiple = 1 if communities[name].kind in UNROUNDED else multiple_of
-        found[name] = Bounds(size, max(floors[name], communities[name].minimum), multiple)
+        rounded = communities is None or communities[name].kind not in UNROUNDED
+        least = communities[name].minimum if communities is not None else 0
+        found[name] = Bounds(size, max(floors[name], least), multiple_of if rounded else 1)
     return found
 
 
