@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import export_onnx, save
+    from natsel.extraction import export_onnx
     from natsel.extraction.extract import extract
+    from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
-    from natsel.io import load
-    from natsel.selection import Sparsity, Survivors
+    from natsel.io import load, open_model, save
+    from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
     from natsel.selection.select import select
 
 __version__ = "0.1.0"
@@ -28,6 +29,9 @@ __all__ = [
     "Community",
     "Cost",
     "Evolution",
+    "Latency",
+    "MACs",
+    "Parameters",
     "Refusal",
     "Sparsity",
     "Survivors",
@@ -36,6 +40,8 @@ __all__ = [
     "export_onnx",
     "extract",
     "load",
+    "open_model",
+    "preview",
     "rule",
     "save",
     "score",
@@ -54,10 +60,10 @@ _HOMES = {
         "rule",
     ),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "save", "verify"),
+    "extraction": ("export_onnx", "extract", "preview", "verify"),
     "fitness": ("score",),
-    "io": ("load",),
-    "selection": ("Sparsity", "Survivors", "select"),
+    "io": ("load", "open_model", "save"),
+    "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
 

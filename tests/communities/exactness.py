@@ -32,7 +32,7 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-def found(model: nn.Module, *inputs: Tensor, proof: bool = True) -> Communities:
+def found(model: nn.Module, *inputs: Tensor, **options: bool) -> Communities:
     """Discover in float64, with weights that are far from any initialisation."""
     generator = torch.Generator().manual_seed(0)
     for tensor in (*model.parameters(), *model.buffers()):
@@ -41,7 +41,7 @@ def found(model: nn.Module, *inputs: Tensor, proof: bool = True) -> Communities:
             sign = 1 if tensor.dim() == 1 else torch.randn(tensor.shape, generator=generator).sign()
             tensor.data = (noise * sign).double()
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-    return discover(model.double().eval(), inputs, proof=proof)
+    return discover(model.double().eval(), inputs, **options)
 
 
 def offered(communities: Communities) -> dict[str, tuple[str, int]]:

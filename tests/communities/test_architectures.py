@@ -5,6 +5,7 @@ import torch
 from exactness import apart, found, offered, reasons, selections
 from torch import nn
 
+import natsel
 from natsel.communities import discover
 from natsel.communities.surgery import remove
 from natsel.models.architectures import ARCHITECTURES, build_architecture
@@ -124,3 +125,45 @@ def test_an_expert_that_is_gone_is_one_that_no_router_chooses():
     assert experts.gate_up_proj.shape[0] == experts.num_experts == 4
     assert small.model.layers[0].mlp.gate.weight.shape[0] == 4
     assert small.model.layers[1].mlp.experts.num_experts == 6
+
+
+WIDTHS = {
+    "vit": 48,
+    "transformer-encoder": 32,
+    "hf-vit": 48,
+    "hf-bert": 48,
+    "hf-llama": 48,
+    "hf-gpt2": 48,
+    "convnext": 16,
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_residual_width_is_offered_on_request(name):
+    model, inputs = build_architecture(name)
+    communities = discover(model, inputs, residual=True)
+    (width,) = [c for c in communities.values() if c.kind == "channel"]
+    assert (width.size, width.exact) == (WIDTHS[name], False), reasons(communities)
+    assert "channel" not in {c.kind for c in discover(model, inputs).values()}
+    survivors = communities.full()
+    survivors[width.name] = torch.arange(width.size) % 4 != 1
+    checked = natsel.Survivors(survivors, communities)
+    small = natsel.extract(model, checked)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    verification = natsel.verify(model, small, checked, inputs)
+    assert verification.passed
+    assert verification.inexact_rel_difference > 1e-3
+
+
+def test_a_width_whose_channels_cannot_change_places_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(self.norm(y * torch.linspace(1, 2, y.shape[1], dtype=y.dtype)))
+
+    communities = found(Net(), torch.randn(2, 5), residual=True)
+    assert offered(communities) == {}, reasons(communities)

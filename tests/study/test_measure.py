@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from natsel.models import build
-from natsel.study.measure import describe, latency, macs, num_correct, num_parameters, predictions
+from natsel.study.measure import describe, latency, macs, num_correct, num_parameters, outcomes
 
 
 def test_costs_of_a_multilayer_perceptron():
@@ -31,7 +31,7 @@ def test_counting_leaves_the_mode_alone():
     model = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5))
     model[1].eval()
     macs(model, torch.zeros(1, 4))
-    predictions(model, torch.zeros(1, 4))
+    outcomes(model, torch.zeros(1, 4), torch.zeros(1).long())
     latency({"a": model}, torch.zeros(1, 4), repeats=1)
     assert [m.training for m in model.modules()] == [True, True, False]
 

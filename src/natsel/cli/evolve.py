@@ -20,8 +20,12 @@ from natsel.common.errors import choose, refuse
 
 def evolve(
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10.")] = "mnist",
-    model: Annotated[str, typer.Option(help="mlp, cnn, resnet20 or vit.")] = "mlp",
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist, cifar10 or tinyshakespeare.")
+    ] = "mnist",
+    model: Annotated[
+        str, typer.Option(help="mlp, cnn, resnet20 or vit; bert or llama for text.")
+    ] = "mlp",
     dynamics: Annotated[str, typer.Option(help="The law of selection.")] = "logistic",
     fitness: Annotated[str, typer.Option(help="The signal that selection sees.")] = "taylor",
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,

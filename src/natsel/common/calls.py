@@ -120,13 +120,14 @@ def batch_inputs(parts: Sequence[Any]) -> Inputs:
     return tuple(parts)
 
 
-def cross_entropy(output: Any, labels: Tensor) -> Tensor:
+def cross_entropy(output: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of what a model returned: classes of samples, of places, or of tokens.
 
     Args:
         output: logits, or what :func:`logits_of` finds them in: ``[B, K]``, ``[B, K, ...]`` with
             labels ``[B, ...]``, or ``[B, T, K]`` with labels ``[B, T]``.
         labels: int64.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
 
     Returns:
         The mean over all labels that are not -100.
@@ -134,7 +135,7 @@ def cross_entropy(output: Any, labels: Tensor) -> Tensor:
     logits = logits_of(output)
     if logits.dim() > 2 and logits.shape[:-1] == labels.shape:
         logits, labels = logits.flatten(0, -2), labels.flatten()
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def logits_of(value: Any) -> Tensor:

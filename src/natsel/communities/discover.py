@@ -19,8 +19,10 @@ from natsel.common.calls import (
     without_cache,
 )
 from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
@@ -42,7 +44,8 @@ def discover(
     what fails is left whole and named in ``refused``. The model is not changed.
 
     Args:
-        model: any module that ``torch.export`` can export.
+        model: any module that ``torch.export`` can export; of a compiled or parallel one the
+            network inside is taken.
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
         proof: remove some populations of each community and compare, before offering them.
@@ -61,6 +64,7 @@ def discover(
         >>> discover(model, (torch.zeros(1, 4),))
         Communities(0: 8 neurons)
     """
+    model = unwrapped(model)
     inputs = as_inputs(example_inputs)
     with evaluating(model), without_cache(model):
         try:
@@ -75,12 +79,15 @@ def discover(
         program = _export(model, inputs)
         run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
+        pricing = pricing_of(model, run, communities)
         if proof and communities:
             few = first_samples(inputs, 2)
             communities, failed = prove(model, communities, few, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
-    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
+    return Communities(
+        model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
+    )
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from natsel.communities.community import Communities
+from natsel.communities import flat_weights, ways
+from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.surgery import tensors_of
 
 
@@ -45,6 +48,15 @@ class Gated(NamedTuple):
     axis: int
     gate: Gate
     places: Tensor
+
+
+def gated_slices(community: Community) -> tuple[Slice, ...]:
+    """Return the slices at which a community's masses multiply.
+
+    Everything that reads the populations; of an expert only its last weight, in the order of use,
+    since whatever it makes leaves through that one, linearly.
+    """
+    return community.gates[-1:] if community.kind == "expert" else community.gates
 
 
 def owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
@@ -97,7 +109,7 @@ def install(communities: Communities) -> list[Gated]:
     parameters = tensors_of(communities.model)
     owners = _owners(communities.model)
     for community in communities.values():
-        for part in community.gates:
+        for part in gated_slices(community):
             key = (part.tensor, part.axis)
             if part.tensor not in parameters:
                 raise ValueError(
@@ -128,8 +140,30 @@ def install(communities: Communities) -> list[Gated]:
         gate = Gate(mass)
         for module, attribute in owners[id(weight)]:
             parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+            flat_weights.follow(module)
         gated.append(Gated(name, axis, gate, index.to(weight.device)))
+    gates = {(g.tensor, g.axis): g.gate for g in gated}
+    for community in communities.values():
+        for route in community.slices:
+            if route.role == "route":
+                _watch_way(communities.model, community, route, gates)
     return gated
+
+
+def _watch_way(
+    model: nn.Module,
+    community: Community,
+    route: Slice,
+    gates: Mapping[tuple[str, int], Gate],
+) -> None:
+    """Let a router choose no expert whose mass is 0."""
+    (part,) = gated_slices(community)
+    gate = gates[part.tensor, part.axis]
+    module, attribute = owner(model, route.tensor)
+    size = tensors_of(model)[route.tensor].shape[route.axis]
+    places = torch.full((size,), gate.mass.numel())
+    places[route.index[:, 0]] = part.index[:, 0]
+    ways.watch(module, ways.Way(attribute, gate, places))
 
 
 def masses_of(communities: Communities) -> dict[str, Tensor]:
@@ -137,7 +171,7 @@ def masses_of(communities: Communities) -> dict[str, Tensor]:
     found = {}
     for community in communities.values():
         found[community.name] = torch.ones(community.size)
-        for part in community.gates:
+        for part in gated_slices(community):
             module, attribute = owner(communities.model, part.tensor)
             if not _has_gates(module):
                 continue
@@ -161,6 +195,7 @@ def fold(model: nn.Module) -> None:
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, Observer):
                 del module._forward_pre_hooks[key]
+        ways.unwatch(module)
         if not _has_gates(module):
             continue
         for name in list(module.parametrizations.keys()):  # type: ignore[operator, union-attr]
@@ -172,6 +207,7 @@ def fold(model: nn.Module) -> None:
             for gate in gates:
                 # A shared weight has the mass now: its other places must not apply it again.
                 gate.mass.fill_(1)
+        flat_weights.restore(module)
 
 
 def _has_gates(module: nn.Module) -> bool:
@@ -191,3 +227,12 @@ def _own_class(module: nn.Module) -> None:
 def is_gated(model: nn.Module) -> bool:
     """Tell whether a model has gates."""
     return any(isinstance(module, Gate) for module in model.modules())
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Return a model without gates: itself if it has none, else a copy with masses folded in."""
+    if not is_gated(model):
+        return model
+    plain = copy.deepcopy(model)
+    fold(plain)
+    return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,11 +227,21 @@ class Propagation:
             return False
         rows = self.space.roots(narrowed(x)).movedim(axis, -1)
         width = rows.reshape(-1, rows.shape[-1])
-        alike = bool((width == width[:1]).all()) and bool((width > DATA).all())
-        if alike and bool((width[0] != width[0][0]).any()):
-            self.inexact.append(width[0])
-            return True
-        return False
+        if not bool((width > DATA).all()) or not bool((width[0] != width[0][0]).any()):
+            return False
+        if not bool((width == width[:1]).all()):
+            # Tokens of several makers are one width if it is all that one of them makes.
+            if not any(bool((width == made).all(1).any()) for made in self._made(width.shape[1])):
+                return False
+            self.space.unite(width[:1].expand_as(width), width, "it meets plain data")
+        self.inexact.append(width[0])
+        return True
+
+    def _made(self, size: int) -> Iterator[Tensor]:
+        """Yield the classes of every axis of a size that makes populations."""
+        for key, labels in self.axis_labels.items():
+            if "out" in self.roles[key] and len(labels) == size:
+                yield self.space.roots(labels)
 
     def mark(self, labels: Tensor, kind: str) -> None:
         """Note a kind of populations that their weights do not tell, such as heads."""

@@ -9,5 +9,25 @@
 from natsel.data.augment import crop_and_flip
 from natsel.data.batching import Augment, batches, split
 from natsel.data.loading import Dataset, load, names
+from natsel.data.text import (
+    TEXTS,
+    Text,
+    load_text,
+    masked_characters,
+    next_characters,
+)
 
-__all__ = ["Augment", "Dataset", "batches", "crop_and_flip", "load", "names", "split"]
+__all__ = [
+    "TEXTS",
+    "Augment",
+    "Dataset",
+    "Text",
+    "batches",
+    "crop_and_flip",
+    "load",
+    "load_text",
+    "masked_characters",
+    "names",
+    "next_characters",
+    "split",
+]

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
+from natsel.communities.gates import folded
 from natsel.communities.surgery import remove
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import VerificationError, check_model, communities_of, folded
+from natsel.extraction.verify import VerificationError, check_model, communities_of
 from natsel.extraction.verify import verify as compare
 
 
@@ -28,7 +30,8 @@ def extract(
     Masses are folded into the weights for good. The given model is not changed.
 
     Args:
-        model: the model that the survivors' communities were found in, gated or not.
+        model: the model that the survivors' communities were found in, gated or not, or a copy of
+            it such as its moving average; of a compiled or parallel one the network inside is taken.
         survivors: from :func:`natsel.select` or ``Evolution.survivors``; or plain masks together
             with ``communities``.
         communities: what the survivors belong to, where they do not know it themselves.
@@ -54,6 +57,7 @@ def extract(
           (2): Linear(in_features=4, out_features=3, bias=True)
         )
     """
+    model = unwrapped(model)
     checked, known = communities_of(survivors, communities)
     base = folded(model)
     check_model(base, known)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, as_inputs, in_double
 from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
-from natsel.communities.gates import fold, is_gated, ungated_name
+from natsel.communities.gates import folded, ungated_name
 from natsel.communities.proof import Difference, difference
 from natsel.communities.surgery import reference, silence, tensors_of
 from natsel.selection import Survivors
@@ -47,15 +48,6 @@ class Verification:
     tolerance: float
     passed: bool
     inexact_rel_difference: float | None = None
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """Return a model without gates: itself if it has none, else a copy with masses folded in."""
-    if not is_gated(model):
-        return model
-    plain = copy.deepcopy(model)
-    fold(plain)
-    return plain
 
 
 def communities_of(
@@ -127,7 +119,7 @@ def verify(
     """
     inputs = as_inputs(example_inputs)
     checked, known = communities_of(survivors, communities)
-    base = folded(model)
+    base = folded(unwrapped(model))
     check_model(base, known)
     masked = reference(base, known.values(), checked)
     found = _compare(small, masked, inputs)

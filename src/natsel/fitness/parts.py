@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from natsel.communities import Communities, Slice
-from natsel.communities.gates import Observer, owner, ungated_name
+from natsel.communities import Communities, Community, Slice
+from natsel.communities.gates import Observer, gated_slices, owner, ungated_name
 from natsel.fitness.registry import Part, Parts
 
 WeightKey = tuple[str, int]
+CONV1D = "transformers.pytorch_utils.Conv1D"
+"""A Linear with its weight transposed."""
 
 
 class PartsReader:
@@ -26,14 +28,13 @@ class PartsReader:
         self.names = list(communities)
         self._slices: list[tuple[list[_Place], list[_Place]]] = []
         for community in communities.values():
-            consumers = [_Place(s, named) for s in community.slices if s.role == "in"]
-            producers = [_Place(s, named) for s in community.slices if s.role == "out"]
-            producers = producers or [
-                _Place(s, named)
-                for s in community.slices
-                if s.role == "tied" and s.tensor in named and named[s.tensor].dim() > 1
-            ]
-            self._slices.append((consumers, producers))
+            consumers = gated_slices(community)
+            self._slices.append(
+                (
+                    [_Place(s, named) for s in consumers],
+                    [_Place(s, named) for s in _producers(community, consumers, named)],
+                )
+            )
 
     def weights(self) -> list[nn.Parameter]:
         """Return every parameter that a fitness may look at, once each."""
@@ -66,6 +67,19 @@ class PartsReader:
             tuple(p.part(gradient, None) for p in producers),
             mass,
         )
+
+
+def _producers(
+    community: Community, consumers: tuple[Slice, ...], named: Mapping[str, nn.Parameter]
+) -> list[Slice]:
+    """Return the slices that make the populations: of experts, every weight but the last."""
+    made = [s for s in community.slices if s.role == "out"]
+    made = made or [s for s in community.gates if s not in consumers]
+    return made or [
+        s
+        for s in community.slices
+        if s.role == "tied" and s.tensor in named and named[s.tensor].dim() > 1
+    ]
 
 
 class _Place:
@@ -114,10 +128,14 @@ class Watch:
 
     def __init__(self, communities: Communities, statistic: str, *, training: bool = False) -> None:
         self._observers: dict[WeightKey, _Moments] = {}
+        # It reads the weight of this Linear without calling it: nothing would be seen to enter.
+        unseen = {
+            m.out_proj for m in communities.model.modules() if isinstance(m, nn.MultiheadAttention)
+        }
         for community in communities.values():
-            for part in community.gates:
+            for part in gated_slices(community):
                 module, _ = owner(communities.model, part.tensor)
-                axis = _input_axis(module)
+                axis = None if module in unseen else _input_axis(module)
                 if axis is None:
                     raise ValueError(
                         f"fitness={statistic!r} is not allowed for community {community.name!r}: "
@@ -163,6 +181,8 @@ def _input_axis(module: nn.Module) -> int | None:
         return -1
     if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
         return -1 - len(module.kernel_size)
+    if any(f"{kind.__module__}.{kind.__name__}" == CONV1D for kind in type(module).__mro__):
+        return -1
     return None
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from natsel.common.errors import choose, refuse
 from natsel.models.checks import positive, positives
 from natsel.models.cnn import CNN
+from natsel.models.language import bert, llama
 from natsel.models.mlp import MLP
 from natsel.models.resnet import ResNet20
 from natsel.models.vit import ViT
@@ -21,7 +22,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": CNN,
     "resnet20": ResNet20,
     "vit": ViT,
+    "bert": bert,
+    "llama": llama,
 }
+
+TASKS = {"bert": "masked character", "llama": "next character"}
+"""What the networks that read text predict; the others predict the class of an image."""
 
 
 def build(
@@ -39,9 +45,9 @@ def build(
     global random state is neither read nor changed.
 
     Args:
-        name: "mlp", "cnn", "resnet20" or "vit".
-        in_shape: of one input, (C, H, W).
-        num_classes: how many outputs.
+        name: "mlp", "cnn", "resnet20" or "vit" for images, "bert" or "llama" for text.
+        in_shape: of one input, (C, H, W), or (T,) for text.
+        num_classes: how many outputs; of text, how many characters the alphabet has.
         seed: of the initial weights.
         generator: if given, the seed is drawn from it instead.
         **options: what the network's class accepts.
@@ -51,6 +57,8 @@ def build(
 
     Raises:
         ValueError: if the name, an option or a value is not allowed.
+        MissingExtraError: if the network is one of the transformers library, which is not
+            installed.
     """
     factory = MODELS[choose("name", name, MODELS)]
     accepted = [p for p in inspect.signature(factory).parameters if p not in _COMMON]

@@ -112,6 +112,7 @@ def _measures(facts: Facts) -> list[dict[str, Any]]:
     batches = {b for latency in latencies if isinstance(latency, dict) for b in latency}
     rows = [
         ("accuracy", "percent", "accuracy", "low", "high", False),
+        ("perplexity", "significant", "perplexity", "", "", False),
         ("test samples", "count", "n", "", "", False),
         ("parameters", "count", "parameters", "", "", True),
         ("multiply-accumulates", "count", "macs", "", "", True),

@@ -9,10 +9,9 @@ from torch import nn
 from natsel.evolution import Evolution
 from natsel.extraction import extract
 from natsel.selection import Sparsity
-from natsel.study.measure import macs, num_correct, num_parameters
+from natsel.study.measure import accuracy, macs, num_parameters
 from natsel.study.oneshot import METHODS, one_shot_cuts
 from natsel.study.splits import Splits
-from natsel.study.statistics import proportion_interval
 from natsel.study.training import Progress
 
 Row = dict[str, Any]
@@ -63,12 +62,13 @@ def family_of(method: str) -> str:
 
 def _row(family: str, method: str, sparsity: float, small: nn.Module, splits: Splits) -> Row:
     inputs, labels = splits.test
-    interval = proportion_interval(num_correct(small, inputs, labels), len(labels))
+    interval, more = accuracy(small, inputs, labels)
     return {
         "family": family,
         "method": method,
         "sparsity": sparsity,
         **interval._asdict(),
+        **more,
         "parameters": num_parameters(small),
         "macs": macs(small, inputs),
     }

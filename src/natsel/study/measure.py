@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from natsel.common.calls import as_inputs, cross_entropy, logits_of
 from natsel.communities.discover import evaluating
-from natsel.study.statistics import proportion_interval
+from natsel.communities.latency import batch_of, median, time_in_turn
+from natsel.study.statistics import Interval, clustered_interval, proportion_interval
 
 EVALUATION_BATCH = 1000
-WARM_UP = 3
+IGNORED = -100
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -46,16 +46,71 @@ def macs(model: nn.Module, sample: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the predicted class of each input, in evaluation mode: int64 ``[N]``."""
+class Outcomes(NamedTuple):
+    """How the predictions of a model turned out.
+
+    Attributes:
+        correct: right predictions per sample, int64 ``[N]``.
+        counted: all predictions per sample: 1, or as many as a sequence has labels.
+        loss: mean cross-entropy over all predictions.
+    """
+
+    correct: Tensor
+    counted: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right predictions."""
+        return int(self.correct.sum()) / int(self.counted.sum())
+
+
+def outcomes(model: nn.Module, inputs: Tensor, labels: Tensor) -> Outcomes:
+    """Run a model in evaluation mode and compare what it predicts with the labels.
+
+    Args:
+        model: returns logits ``[B, K]``, or ``[B, T, K]`` for labels ``[B, T]``.
+        inputs: ``[N, ...]``.
+        labels: int64 ``[N]`` or ``[N, T]``; -100 where nothing is predicted.
+    """
+    correct, counted, loss = [], [], 0.0
     with evaluating(model), torch.no_grad():
-        batches = torch.split(inputs, EVALUATION_BATCH)
-        return torch.cat([model(batch).argmax(1) for batch in batches])
+        for x, y in zip(
+            torch.split(inputs, EVALUATION_BATCH),
+            torch.split(labels, EVALUATION_BATCH),
+            strict=True,
+        ):
+            logits = logits_of(model(x))
+            asked = (y != IGNORED).reshape(len(y), -1).sum(1)
+            right = (logits.argmax(-1) == y).reshape(len(y), -1).sum(1)
+            if num_asked := int(asked.sum()):
+                loss += float(cross_entropy(logits, y)) * num_asked
+            correct.append(right)
+            counted.append(asked)
+    total = torch.cat(counted)
+    return Outcomes(torch.cat(correct), total, loss / max(int(total.sum()), 1))
 
 
 def num_correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
-    """Return how many inputs are classified as their label says."""
-    return int((predictions(model, inputs) == labels).sum())
+    """Return how many labels are predicted."""
+    return int(outcomes(model, inputs, labels).correct.sum())
+
+
+def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Interval, dict[str, float]]:
+    """Return the share of labels that are predicted, and what else is said of sequences.
+
+    Samples are taken as independent; the predictions inside a sequence are not, so its interval
+    rests on sequences (windows of a text), and so does its ``n``.
+
+    Returns:
+        The interval, and for sequences also the mean loss in nats and the perplexity, exp(loss).
+    """
+    found = outcomes(model, inputs, labels)
+    if labels.dim() == 1:
+        return proportion_interval(int(found.correct.sum()), len(labels)), {}
+    interval = clustered_interval(found.correct.tolist(), found.counted.tolist())
+    # Beyond a loss of 700 nats, where exp overflows, a perplexity says nothing more.
+    return interval, {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
 
 
 def latency(
@@ -77,43 +132,29 @@ def latency(
         ``{name: {batch size: {"median_ms", "low_ms", "high_ms"}}}`` with the 95 % interval of the
         median by order statistics.
     """
+    inputs = as_inputs(sample)
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for size in batch_sizes:
-        batch = sample[torch.arange(size) % len(sample)].contiguous()
-        seconds: dict[str, list[float]] = {name: [] for name in models}
-        with ExitStack() as modes, torch.inference_mode():
-            for model in models.values():
-                modes.enter_context(evaluating(model))
-                for _ in range(WARM_UP):
-                    model(batch)
-            for _ in range(repeats):
-                for name, model in models.items():
-                    start = time.perf_counter()
-                    model(batch)
-                    seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            result[name][str(size)] = _median_interval(times)
+        times = time_in_turn(models, batch_of(inputs, size), repeats=repeats)
+        for name, values in times.items():
+            found = median(values)
+            ends = {"median_ms": found.median, "low_ms": found.low, "high_ms": found.high}
+            result[name][str(size)] = ends
     return result
 
 
-def _median_interval(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
-    n = len(ordered)
-    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
-    high = min(n - 1 - low, n - 1)
-    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-    values = {"median_ms": middle, "low_ms": ordered[low], "high_ms": ordered[high]}
-    return {key: value * 1e3 for key, value in values.items()}
-
-
 def describe(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return accuracy with its interval, parameters and multiply-accumulates of a model."""
-    interval = proportion_interval(num_correct(model, inputs, labels), len(labels))
+    """Return accuracy with its interval, parameters and multiply-accumulates of a model.
+
+    See :func:`accuracy` for what the interval rests on.
+    """
+    interval, more = accuracy(model, inputs, labels)
     return {
         "accuracy": interval.mean,
         "low": interval.low,
         "high": interval.high,
         "n": interval.n,
+        **more,
         "parameters": num_parameters(model),
         "macs": macs(model, inputs),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +44,22 @@ def one_shot_cuts(
 ) -> Iterator[tuple[str, float, Survivors, nn.Module]]:
     """Cut a plainly trained network at every sparsity by every method, without fine-tuning.
 
-    Scores are ranked within each community, so that no layer is wiped out.
+    Scores are ranked within each community, so that no layer is wiped out. Every community loses
+    the same share, unless one is too small for that, as four heads are for 90 %: then the lowest
+    ranks of all communities together go.
 
     Yields:
         (method, sparsity, survivors, small model).
     """
     communities = discover(model, (splits.train[0][:2],))
+    too_small = any(
+        Sparsity(share).count(c.size) >= c.size
+        for c in communities.values()
+        for share in sparsities
+    )
+    scope: Literal["community", "global"] = "global" if too_small else "community"
     for method in METHODS:
         scores = one_shot_scores(communities, method, splits, seed)
         for sparsity in sparsities:
-            survivors = select(scores, Sparsity(sparsity), communities=communities)
+            survivors = select(scores, Sparsity(sparsity), communities=communities, scope=scope)
             yield method, sparsity, survivors, extract(model, survivors)

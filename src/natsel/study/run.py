@@ -14,19 +14,21 @@ from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
 from natsel.common.files import read_json, write_atomic, write_json
-from natsel.data import names as dataset_names
+from natsel.data import TEXTS
+from natsel.data import names as image_names
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Ecology, Evolution
-from natsel.extraction import extract, save, verify
+from natsel.extraction import extract, verify
 from natsel.fitness import FITNESS
-from natsel.models import MODELS
+from natsel.io import save
+from natsel.models import MODELS, TASKS
 from natsel.selection import Sparsity
 from natsel.study import environment
 from natsel.study.cuts import evolved_cuts, plain_cuts
 from natsel.study.folder import check, take
 from natsel.study.measure import describe, latency
 from natsel.study.networks import network, put_under_selection
-from natsel.study.splits import load_splits
+from natsel.study.splits import Splits, check_fit, load_splits
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
 
 SCHEMA = 1
@@ -38,6 +40,8 @@ RECIPES = {
     "digits": Recipe(epochs=60, batch_size=32),
     "mnist": Recipe(epochs=8, batch_size=128),
     "cifar10": Recipe(epochs=20, batch_size=128, learning_rate=1e-3),
+    # Its loss is reported as a perplexity, which smoothed labels would raise.
+    "tinyshakespeare": Recipe(epochs=4, batch_size=64, learning_rate=3e-3, label_smoothing=0.0),
 }
 
 
@@ -76,8 +80,8 @@ class RunConfig:
     ecology: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("dataset", self.dataset, dataset_names())
-        choose("model", self.model, MODELS)
+        choose("dataset", self.dataset, (*image_names(), *TEXTS))
+        check_fit(self.dataset, choose("model", self.model, MODELS))
         choose("dynamics", self.dynamics, DYNAMICS)
         choose("fitness", self.fitness, FITNESS)
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -96,6 +100,7 @@ class RunConfig:
             default.epochs if self.epochs is None else self.epochs,
             default.batch_size if self.batch_size is None else self.batch_size,
             default.learning_rate if self.learning_rate is None else self.learning_rate,
+            default.label_smoothing,
         )
 
     def constants(self) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def evolve(
     started = time.perf_counter()
     recipe = config.recipe()
     progress(f"load {config.dataset}", 0, 1)
-    splits = load_splits(config.dataset)
+    splits = load_splits(config.dataset, task=TASKS.get(config.model))
     progress(f"load {config.dataset}", 1, 1)
     model = network(config.model, splits, seed=config.seed, options=config.options)
     optimizer = make_optimizer(model, recipe)
@@ -202,6 +207,7 @@ def evolve(
         "kind": "evolve",
         "natsel": environment.versions()["natsel"],
         "config": config.as_json(),
+        "task": _task(splits),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "git": environment.git_state(),
@@ -253,6 +259,13 @@ def evolve(
     write_json(folder / RESULT, result)
     _clean(folder)
     return result
+
+
+def _task(splits: Splits) -> dict[str, str]:
+    """Say what is predicted and what an interval rests on."""
+    if splits.task is None:
+        return {"predicts": "class", "unit": "image"}
+    return {"predicts": splits.task, "unit": f"window of {splits.in_shape[0]} characters"}
 
 
 def _clean(folder: Path) -> None:

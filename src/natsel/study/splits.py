@@ -7,22 +7,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from natsel.data import load, split
+from natsel.common.errors import refuse
+from natsel.data import TEXTS, load, load_text, masked_characters, names, next_characters, split
+from natsel.models import TASKS
 
 SPLIT_SEED = 20260114
+WINDOW = 64
+"""Characters in a window of a text."""
+
 VALIDATION = {"digits": 200}
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Standardised inputs ``[N, C, H, W]`` and labels ``[N]`` of each split.
+    """Inputs and labels of each split.
+
+    Of images: standardised ``[N, C, H, W]`` and ``[N]``. Of a text: the numbers of the characters
+    of each window, ``[N, T]``, and what is predicted at each place, ``[N, T]``.
 
     Attributes:
         name: of the data set.
-        classes: a name for each label.
+        classes: a name for each label: the classes of images, the alphabet of a text.
         train: what networks learn from.
         validation: taken from the training part; settings are chosen on it.
         test: what is reported.
+        task: what is predicted of a text; None for the class of an image.
     """
 
     name: str
@@ -30,6 +39,7 @@ class Splits:
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
+    task: str | None = None
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -37,11 +47,28 @@ class Splits:
         return tuple(self.train[0].shape[1:])
 
 
-def load_splits(name: str) -> Splits:
+def check_fit(dataset: str, model: str) -> None:
+    """Refuse a data set that a network cannot read.
+
+    Raises:
+        ValueError: naming the data sets that it can.
+    """
+    reads_text = model in TASKS
+    if (dataset in TEXTS) != reads_text:
+        fitting = TEXTS if reads_text else names()
+        what = "text" if reads_text else "images"
+        refuse("dataset", dataset, f"{' or '.join(fitting)}: {model} reads {what}")
+
+
+def load_splits(name: str, *, task: str | None = None) -> Splits:
     """Load a data set and set a validation split aside, the same one every time.
+
+    A text is cut in three contiguous parts before each is cut into windows, so that no window
+    shares a place with another split.
 
     Args:
         name: of the data set.
+        task: what is predicted of a text: "next character" or "masked character".
 
     Returns:
         The three splits.
@@ -49,6 +76,8 @@ def load_splits(name: str) -> Splits:
     Raises:
         ValueError: if the data set is unknown or cannot be read.
     """
+    if task is not None:
+        return _text_splits(name, task)
     dataset = load(name)
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     train, validation = split(dataset, validation=VALIDATION.get(name, 5000), generator=generator)
@@ -60,3 +89,16 @@ def load_splits(name: str) -> Splits:
         (dataset.normalized(inputs[validation]), labels[validation]),
         (dataset.normalized(dataset.test_inputs), dataset.test_labels),
     )
+
+
+def _text_splits(name: str, task: str) -> Splits:
+    text = load_text(name)
+    parts = (text.train, text.validation, text.test)
+    if task == "next character":
+        cut = [next_characters(part, length=WINDOW) for part in parts]
+    else:
+        cut = [
+            masked_characters(part, length=WINDOW, mask=len(text.characters), seed=SPLIT_SEED + i)
+            for i, part in enumerate(parts)
+        ]
+    return Splits(name, text.characters, cut[0], cut[1], cut[2], task)

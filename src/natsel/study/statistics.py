@@ -69,6 +69,41 @@ def proportion_interval(correct: int, total: int, confidence: float = 0.95) -> I
     return Interval(correct / total, float(result.low), float(result.high), total)
 
 
+def clustered_interval(
+    correct: Sequence[int], counted: Sequence[int], confidence: float = 0.95
+) -> Interval:
+    """Return a share with the interval of a ratio over clusters, such as windows of a text.
+
+    What is predicted inside one cluster is not independent; clusters are taken as independent.
+    The standard error is that of r = sum c / sum n by linearisation:
+    $s^2 = m / (m - 1) \\sum_i (c_i - r n_i)^2 / (\\sum_i n_i)^2$.
+
+    Args:
+        correct: right predictions of each cluster.
+        counted: all predictions of each cluster.
+        confidence: of the interval.
+
+    Returns:
+        The share, its Student interval within [0, 1], and the number of clusters.
+
+    Raises:
+        ValueError: if the lengths differ, or there are no predictions.
+
+    Example:
+        >>> [round(x, 3) for x in clustered_interval([3, 5, 4, 4], [8, 8, 8, 8])]
+        [0.5, 0.338, 0.662, 4]
+    """
+    c, n = np.asarray(correct, dtype=float), np.asarray(counted, dtype=float)
+    if c.shape != n.shape or not n.sum() > 0:
+        refuse("counted", c.shape, "as many counts as correct has, not all 0")
+    ratio, m = float(c.sum() / n.sum()), len(n)
+    if m < 2:
+        return Interval(ratio, ratio, ratio, m)
+    error = math.sqrt(m / (m - 1) * float(((c - ratio * n) ** 2).sum())) / float(n.sum())
+    half = float(stats.t.ppf(0.5 + confidence / 2, m - 1)) * error
+    return Interval(ratio, max(ratio - half, 0.0), min(ratio + half, 1.0), m)
+
+
 class Comparison(NamedTuple):
     """A paired comparison of two methods over the same seeds.
 

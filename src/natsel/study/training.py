@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.files import load_tree, save_tree
 from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
-from natsel.study.measure import num_correct
+from natsel.study.measure import outcomes
 from natsel.study.splits import Splits
 
 Progress = Callable[[str, int, int], None]
@@ -91,7 +91,7 @@ def train(
     progress: Progress = silent,
     label: str = "train",
 ) -> Trained:
-    """Train a classifier with cross-entropy and Adam; write a checkpoint after every epoch.
+    """Train a network with cross-entropy and Adam; write a checkpoint after every epoch.
 
     A run that finds its checkpoint goes on from there, bit for bit as if it had never stopped.
 
@@ -134,7 +134,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 - step / total)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+            loss = cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(
@@ -154,9 +154,10 @@ def train(
                 f"try a lower learning_rate than {recipe.learning_rate}"
             )
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(losses.mean())}
-        row["validation_accuracy"] = num_correct(model, *splits.validation) / len(
-            splits.validation[1]
-        )
+        validated = outcomes(model, *splits.validation)
+        row["validation_accuracy"] = validated.accuracy
+        if splits.task is not None:
+            row["validation_loss"] = validated.loss
         if evolution is not None:
             row |= {"alive": evolution.num_alive, "pressure": evolution.pressure}
         trained.history.append(row)
