@@ -83,9 +83,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_parts_that_are_too_short_are_refused():
     text = text_of("short", "abcdefghij")
-    with pytest.raises(ValueError, match="^length=64 .*1 to 8: a part has 9 characters"):
+    with pytest.raises(ValueError, match=r"^length=64 .*1 to 8: a part has 9 characters"):
         data.next_characters(text.train, length=64)
-    with pytest.raises(ValueError, match="^length=64"):
+    with pytest.raises(ValueError, match=r"^length=64"):
         data.masked_characters(text.train, length=64, mask=0, seed=0)
     with pytest.raises(ValueError, match=r"^share=0\.0"):
         data.masked_characters(text.train, length=2, mask=0, share=0.0, seed=0)

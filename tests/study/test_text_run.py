@@ -53,7 +53,7 @@ def test_an_interval_rests_on_windows_not_on_characters():
 def test_unequal_windows_weigh_by_their_predictions():
     assert clustered_interval([1, 8], [2, 8]).mean == 0.9
     assert clustered_interval([1, 8], [2, 8]).high == 1.0
-    with pytest.raises(ValueError, match="^counted="):
+    with pytest.raises(ValueError, match=r"^counted="):
         clustered_interval([0], [0])
 
 
