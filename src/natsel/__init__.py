@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from natsel.communities import Communities, Community, Cost, Refusal, rule
+    from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
     from natsel.extraction import export_onnx, save
     from natsel.extraction.extract import extract
+    from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
     from natsel.io import load
-    from natsel.selection import Sparsity, Survivors
+    from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
     from natsel.selection.select import select
 
 __version__ = "0.1.0"
@@ -27,13 +29,18 @@ __all__ = [
     "Community",
     "Cost",
     "Evolution",
+    "Latency",
+    "MACs",
+    "Parameters",
     "Refusal",
     "Sparsity",
     "Survivors",
+    "as_program",
     "discover",
     "export_onnx",
     "extract",
     "load",
+    "preview",
     "rule",
     "save",
     "score",
@@ -42,12 +49,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "communities": ("Communities", "Community", "Cost", "Refusal", "discover", "rule"),
+    "communities": (
+        "Communities",
+        "Community",
+        "Cost",
+        "Refusal",
+        "as_program",
+        "discover",
+        "rule",
+    ),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "save", "verify"),
+    "extraction": ("export_onnx", "extract", "preview", "save", "verify"),
     "fitness": ("score",),
     "io": ("load",),
-    "selection": ("Sparsity", "Survivors", "select"),
+    "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
 

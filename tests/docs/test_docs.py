@@ -21,8 +21,8 @@ from natsel.study.reproduce_evolution import MATCHED_FOR_ALL, Grid
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# dynamics.md has a test of its own, which also checks what its code computes.
-EXECUTED = [page for page in PAGES if page.name != "dynamics.md"]
+# These have tests of their own, which also check what their code computes.
+EXECUTED = [page for page in PAGES if page.name not in ("dynamics.md", "programs.md")]
 COMMAND = typer.main.get_command(app)
 NO_RUN = r"(?P<no_run><!-- no-run -->\s*\n)?"
 
@@ -167,3 +167,11 @@ def test_the_constants_of_the_laws_are_those_of_the_table():
         c = law.constants()
         row = f"| `{name}` | {c['rate']:g} | {c['pressure']:g} | {c['adaptation']:g} |"
         assert row in page
+
+
+def test_the_page_on_programs_shows_what_its_code_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "programs.md"
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out == "".join(blocks(page, "text"))

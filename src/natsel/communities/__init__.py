@@ -1,5 +1,6 @@
 """What can be selected: find populations in any module, price them, gate them with masses."""
 
+from natsel.communities.as_program import as_program
 from natsel.communities.community import (
     Communities,
     Community,
@@ -18,6 +19,7 @@ __all__ = [
     "Rebinding",
     "Refusal",
     "Slice",
+    "as_program",
     "discover",
     "rule",
 ]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
 
+if TYPE_CHECKING:
+    from natsel.communities.pricing import Pricing
+
 Role = Literal["out", "in", "tied", "route"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one population costs while all others are there.
+    """What one population costs while all others are there, or what a whole model costs.
 
     Attributes:
-        parameters: elements of parameters (not of buffers) that go with it.
-        macs: multiply-accumulates per sample that go with it.
+        parameters: elements of parameters (not of buffers).
+        macs: multiply-accumulates per sample.
     """
 
     parameters: int
@@ -67,11 +70,13 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter", "head" or "expert".
+        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width).
         size: how many populations.
         cost: what each of them costs.
         slices: every tensor slice that goes with them.
         rebindings: Python numbers that follow their count.
+        minimum: how many must stay: at least as many experts as a router chooses, else 1.
+        exact: whether removing is masking. It is not where a normalisation runs over them.
     """
 
     name: str
@@ -80,6 +85,8 @@ class Community:
     cost: Cost
     slices: tuple[Slice, ...]
     rebindings: tuple[Rebinding, ...] = ()
+    minimum: int = 1
+    exact: bool = True
 
     @property
     def gates(self) -> tuple[Slice, ...]:
@@ -113,6 +120,7 @@ class Communities(Mapping[str, Community]):
         refused: what was left whole, and why.
         barriers: operators without a rule that were met, with the line of code.
         macs: multiply-accumulates per sample of the whole model, linear maps and attention.
+        pricing: what any selection leaves of the parameters and multiply-accumulates.
     """
 
     def __init__(
@@ -123,12 +131,15 @@ class Communities(Mapping[str, Community]):
         refused: tuple[Refusal, ...] = (),
         barriers: tuple[str, ...] = (),
         macs: float = 0.0,
+        *,
+        pricing: Pricing,
     ) -> None:
         self.model = model
         self.example_inputs = example_inputs
         self.refused = refused
         self.barriers = barriers
         self.macs = macs
+        self.pricing = pricing
         self._communities = {c.name: c for c in communities}
 
     def __getitem__(self, name: str) -> Community:
@@ -152,3 +163,27 @@ class Communities(Mapping[str, Community]):
     def full(self) -> dict[str, Tensor]:
         """Return the selection that keeps everything: one all-true tensor per community."""
         return {c.name: torch.ones(c.size, dtype=torch.bool) for c in self.values()}
+
+    def price(self, survivors: Mapping[str, Tensor] | None = None) -> Cost:
+        """Return what the model costs that holds only the survivors, without building it.
+
+        Args:
+            survivors: one boolean tensor ``[size]`` per community; one that is missing keeps all.
+
+        Returns:
+            Parameters, and multiply-accumulates per sample, of the whole small model: as many as
+            the extracted one has.
+
+        Raises:
+            ValueError: if a name is unknown or a mask has another length.
+
+        Example:
+            >>> import natsel
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> communities = natsel.discover(model, torch.zeros(1, 4))
+            >>> communities.price()
+            Cost(parameters=67, macs=56.0)
+            >>> communities.price({"0": torch.arange(8) < 2})
+            Cost(parameters=19, macs=14.0)
+        """
+        return self.pricing.price(self.values(), survivors or {})

@@ -14,15 +14,16 @@ from natsel.common.calls import (
     Inputs,
     as_inputs,
     call,
+    first_samples,
     shapes_of,
-    tensors_of_inputs,
-    with_tensors,
     without_cache,
 )
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.pricing import pricing_of
+from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 
@@ -32,6 +33,7 @@ def discover(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     *,
     proof: bool = True,
+    residual: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -47,6 +49,9 @@ def discover(
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
         proof: remove some populations of each community and compare, before offering them.
+        residual: also offer widths that a normalisation runs over, such as the residual width of a
+            transformer, as communities of kind "channel". Removing from them is not masking: what
+            remains is normalised differently. :func:`natsel.verify` states the difference.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -69,16 +74,20 @@ def discover(
             refuse(
                 "example_inputs",
                 shapes_of(inputs),
-                f"shapes the model runs on ({_first_line(error)})",
+                f"shapes the model runs on ({first_line(error)})",
             )
         program = _export(model, inputs)
-        run = Propagation(program, _canonical_names(model))
+        run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
+        pricing = pricing_of(model, run, communities)
         if proof and communities:
-            communities, failed = prove(model, communities, inputs, casts=_casts(program))
+            few = first_samples(inputs, 2)
+            communities, failed = prove(model, communities, few, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
-    return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
+    return Communities(
+        model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
+    )
 
 
 @contextmanager
@@ -99,7 +108,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    narrow = _first_sample(inputs)
+    if isinstance(model, Program):
+        return model.exported()
+    narrow = first_samples(inputs, 1)
     failure: Exception | None = None
     for attempt in (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
@@ -107,22 +118,22 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             with torch.no_grad(), warnings.catch_warnings():
                 # What export says of lists of parameters and of its own future helps no user.
                 warnings.simplefilter("ignore")
-                return _functional(torch.export.export(model, args, named, strict=False))
+                return functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
     raise ValueError(
-        f"model={type(model).__name__} cannot be exported by torch.export: {_first_line(failure)} "
+        f"model={type(model).__name__} cannot be exported by torch.export: {first_line(failure)} "
         "(remedy: avoid Python control flow on tensor values in forward)"
     ) from failure
 
 
-def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Replace writing in place by new values, so that every name keeps its labels."""
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
+            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            return decomposed
     return program
 
 
@@ -135,15 +146,7 @@ def _casts(program: torch.export.ExportedProgram) -> bool:
     )
 
 
-def _first_sample(inputs: Inputs) -> Inputs:
-    """Keep one sample where all inputs agree on a batch axis, so that labels stay small."""
-    tensors = tensors_of_inputs(inputs)
-    if all(x.dim() > 0 and x.shape[0] == tensors[0].shape[0] for x in tensors):
-        return with_tensors(inputs, [x[:1] for x in tensors])
-    return inputs
-
-
-def _canonical_names(model: nn.Module) -> dict[str, str]:
+def canonical_names(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names: dict[str, str] = {}
     for listing in (
@@ -155,6 +158,6 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple, cast
@@ -226,3 +227,12 @@ def _own_class(module: nn.Module) -> None:
 def is_gated(model: nn.Module) -> bool:
     """Tell whether a model has gates."""
     return any(isinstance(module, Gate) for module in model.modules())
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Return a model without gates: itself if it has none, else a copy with masses folded in."""
+    if not is_gated(model):
+        return model
+    plain = copy.deepcopy(model)
+    fold(plain)
+    return plain

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
+from natsel.communities.gates import folded
 from natsel.communities.surgery import remove
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import VerificationError, check_model, communities_of, folded
+from natsel.extraction.verify import VerificationError, check_model, communities_of
 from natsel.extraction.verify import verify as compare
 
 

@@ -19,7 +19,9 @@ from natsel.common.errors import refuse
 from natsel.common.files import read_json, write_atomic, write_json
 from natsel.communities import Communities
 from natsel.communities.adapters import adapt
+from natsel.communities.program import follow_literals, literals_of
 from natsel.communities.surgery import tensors_of
+from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
 SCHEMA = 1
@@ -42,6 +44,7 @@ class Plan:
         attributes: Python numbers in modules that follow a size, by "module.attribute".
         parameters_before: number of parameters of the dense model.
         parameters_after: number of parameters of the small model.
+        prediction: what the selection saves, as plain data, for the summary.
         schema: version of this format.
     """
 
@@ -53,6 +56,7 @@ class Plan:
     attributes: dict[str, int] = field(default_factory=dict)
     parameters_before: int = 0
     parameters_after: int = 0
+    prediction: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @classmethod
@@ -67,6 +71,7 @@ class Plan:
             for bound in community.rebindings:
                 value = getattr(small.get_submodule(bound.module), bound.attribute)
                 attributes[f"{bound.module}.{bound.attribute}"] = int(value)
+        attributes |= literals_of(small)
         constructor = getattr(model, "constructor", None)
         return cls(
             constructor=constructor if isinstance(constructor, dict) else None,
@@ -77,16 +82,12 @@ class Plan:
             attributes=attributes,
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
+            prediction=asdict(predicted(communities, survivors)),
         )
 
     def summary(self) -> str:
-        """Return in words what is kept of each community, and how many parameters that saves."""
-        lines = [
-            f"{name}: {len(kept)} of {self.sizes[name]} kept"
-            for name, kept in self.survivors.items()
-        ]
-        lines.append(f"parameters: {self.parameters_before:,} -> {self.parameters_after:,}")
-        return "\n".join(lines)
+        """Return what is kept of each community and what that saves, as a table in text."""
+        return Prediction.from_dict(self.prediction).summary()
 
 
 def attach_plan(small: nn.Module, plan: Plan) -> None:
@@ -165,7 +166,7 @@ def load(
         raise ValueError(f"{folder / MODEL_FILE} does not hold the tensors that its plan lists")
     small = _reshaped(model, tensors, folder)
     modules = dict(small.named_modules())
-    for path, value in plan.attributes.items():
+    for path, value in follow_literals(small, plan.attributes).items():
         name, _, attribute = path.rpartition(".")
         # Only a number that is there already may be set: a plan is data, not code.
         found = vars(modules[name]).get(attribute) if name in modules else None

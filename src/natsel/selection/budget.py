@@ -1,12 +1,39 @@
-"""What must be reached."""
+"""What must be reached: a share of the populations, parameters, multiply-accumulates."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
+
+from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.communities import Communities
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """How far some survivors are from a budget.
+
+    Attributes:
+        name: of the budget, for messages.
+        asked: what the user asked for.
+        limit: what the reading may be at most.
+        read: the reading of some survivors; fewer survivors never read higher.
+        describe: a reading in words.
+        num_steps: how many readings a search may take, None for as many as it needs: a reading
+            that is measured takes time, and is not exact.
+    """
+
+    name: str
+    asked: object
+    limit: float
+    read: Callable[[Mapping[str, Tensor]], float]
+    describe: Callable[[float], str]
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +61,53 @@ class Sparsity:
         return nearest_count(self.value, size)
 
 
+@dataclass(frozen=True)
+class Parameters:
+    """At most so many parameters in the whole small model.
+
+    Attributes:
+        value: a float in (0, 1] is a share of the dense model's parameters, a whole number from 2
+            on is the number itself. What the dense model does not exceed removes nothing.
+
+    Example:
+        >>> Parameters(0.5), Parameters(1_000_000)
+        (Parameters(value=0.5), Parameters(value=1000000))
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_cost("parameters", self.value)
+
+    def gauge(self, communities: Communities) -> Gauge:
+        """Return how to read off the parameters that some survivors of a model leave."""
+        return _cost_gauge("parameters", self.value, communities)
+
+
+@dataclass(frozen=True)
+class MACs:
+    """At most so many multiply-accumulates per sample in the whole small model.
+
+    Attributes:
+        value: a float in (0, 1] is a share of the dense model's multiply-accumulates, a whole
+            number from 2 on is the number itself. What the dense model does not exceed removes
+            nothing.
+
+    Example:
+        >>> MACs(0.25)
+        MACs(value=0.25)
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_cost("macs", self.value)
+
+    def gauge(self, communities: Communities) -> Gauge:
+        """Return how to read off the multiply-accumulates that some survivors leave."""
+        return _cost_gauge("macs", self.value, communities)
+
+
 def nearest_count(share: float, size: int) -> int:
     """Return a share of a count as a whole number, halves up, of the number as it is written.
 
@@ -41,4 +115,33 @@ def nearest_count(share: float, size: int) -> int:
         >>> nearest_count(0.29, 50), math.floor(0.29 * 50 + 0.5)
         (15, 14)
     """
-    return math.floor(Fraction(str(float(share))) * size + Fraction(1, 2))
+    return math.floor(_as_written(share) * size + Fraction(1, 2))
+
+
+def is_share(value: object) -> bool:
+    """Tell whether a value is a float in (0, 1]."""
+    return isinstance(value, float) and 0 < value <= 1
+
+
+def _as_written(share: float) -> Fraction:
+    return Fraction(str(float(share)))
+
+
+def _check_cost(name: str, value: object) -> None:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 2
+    if not is_share(value) and not is_number:
+        refuse(name, value, "a share such as 0.5 in (0, 1], or a whole number from 2 on")
+
+
+def _cost_gauge(
+    name: Literal["parameters", "macs"], value: float, communities: Communities
+) -> Gauge:
+    dense = getattr(communities.price(), name)
+    limit = math.floor(_as_written(value) * Fraction(dense)) if isinstance(value, float) else value
+    return Gauge(
+        name=name,
+        asked=value,
+        limit=limit,
+        read=lambda survivors: float(getattr(communities.price(survivors), name)),
+        describe=lambda cost: f"{cost:,.0f} of {dense:,.0f} (a share of {cost / dense:.4f})",
+    )

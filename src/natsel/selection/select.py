@@ -3,79 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from natsel.common.errors import NonFiniteError, choose, refuse
 from natsel.communities import Communities
-from natsel.selection.budget import Sparsity
-from natsel.selection.normalize import Normalization, normalized, order
+from natsel.selection.budget import MACs, Parameters, Sparsity
+from natsel.selection.counts import bounds_of
+from natsel.selection.latency import Latency
+from natsel.selection.meeting import Contest, survive
+from natsel.selection.normalize import Normalization
+from natsel.selection.patterns import Patterns, assigned, chosen
+from natsel.selection.sequence import Scope
 from natsel.selection.survivors import Survivors
+
+Budget = Sparsity | Parameters | MACs | Latency
 
 
 def select(
     scores: Mapping[str, Tensor],
-    budget: Sparsity,
+    budget: Budget | Mapping[str, Sparsity],
     *,
     communities: Communities | None = None,
-    scope: Literal["community", "global"] = "community",
+    scope: Scope = "community",
     normalize: Normalization = "rank",
-    floor: int = 1,
+    floor: int | Mapping[str, int] = 1,
+    multiple_of: int = 1,
+    include: Patterns = None,
+    exclude: Patterns = None,
     ties: Mapping[str, Tensor] | None = None,
 ) -> Survivors:
-    """Remove the least fit, exactly as many as the budget asks.
+    """Remove the least fit, no more than the budget asks.
+
+    A sparsity removes exactly its share of the populations that take part. Parameters,
+    multiply-accumulates and latency are those of the whole small model: populations go one after
+    the other until the budget is met, so that one less would not meet it (latency: see
+    :class:`natsel.Latency`). With the scope "global" the least fit of all go first; with
+    "community" each community loses the same share, the smallest that meets the budget, and the
+    last populations go community by community.
 
     Equal scores are decided by ``ties`` (a fitness, say) and then by index, so that a saturated
-    score removes neither nothing nor everything. No community falls below ``floor``.
+    score removes neither nothing nor everything. No community falls below its floor.
+
+    With ``multiple_of``, a community that loses anything keeps a multiple of that number, never 0;
+    heads and experts are not rounded. What the order leaves is rounded to the nearest such count,
+    halves down, and populations go until the rounded selection meets the budget. A sparsity by
+    community is rounded down in each, so that at least the share goes; where not even one multiple
+    fits, the community stays whole.
 
     Args:
         scores: one tensor per community, any shape; higher is fitter.
-        budget: what must be reached.
-        communities: what the scores belong to; taken from ``scores`` where they know it.
+        budget: what must be reached; or a sparsity for each pattern of community names, which must
+            not overlap: what none matches stays whole, and the scope holds within each pattern.
+        communities: what the scores belong to; taken from ``scores`` where they know it. A budget
+            of parameters, multiply-accumulates or latency needs them.
         scope: "community" removes the share in each, "global" ranks all populations together.
         normalize: how scores become comparable across communities ("global" only): "rank",
             "mean" or None. None compares raw scores, which may empty a community to its floor.
-        floor: how many populations of each community survive at least.
+        floor: how many populations of each community survive at least; or by patterns of names,
+            where communities that none matches keep 1.
+        multiple_of: what the kept counts are multiples of, 8 say.
+        include: patterns of the names that take part (``*``, ``?``, ``[...]``); the others stay
+            whole.
+        exclude: patterns of the names that stay whole.
         ties: a second score per community that decides among equals.
 
     Returns:
         The survivors.
 
     Raises:
-        ValueError: if a name, shape or option is wrong, or the floor leaves too few to remove.
+        ValueError: if a name, shape or option is wrong, a pattern matches nothing, or the budget
+            cannot be met; the message says what can.
         NonFiniteError: if a score is NaN or infinite.
 
     Example:
         >>> select({"a": torch.tensor([0.3, 0.1, 0.2])}, Sparsity(0.34))["a"]
         tensor([ True, False,  True])
+        >>> select({"a": torch.arange(20.0)}, Sparsity(0.34), multiple_of=8)
+        Survivors(a: 8/20)
+        >>> select({"a": torch.ones(4), "b": torch.ones(4)}, {"b": Sparsity(0.5)})
+        Survivors(a: 4/4, b: 2/4)
     """
     choose("scope", scope, ("community", "global"))
     if normalize is not None:
         choose("normalize", normalize, ("rank", "mean"))
-    if not isinstance(budget, Sparsity):
-        refuse("budget", budget, "natsel.Sparsity(share)")
-    if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
-        refuse("floor", floor, "a whole number >= 0")
+    budgets = _by_pattern(budget)
     if not scores:
         refuse("scores", {}, "at least one community with scores")
     communities = communities if communities is not None else getattr(scores, "communities", None)
     flat = {name: _flat(name, value) for name, value in scores.items()}
-    second = {name: _tie(name, flat[name], ties) for name in flat}
     if communities is not None:
         for name, value in flat.items():
             if name not in communities or communities[name].size != value.numel():
                 refuse("scores", name, f"scores for {communities!r}")
-    if scope == "community":
-        masks = {
-            name: _keep(value, budget.count(value.numel()), floor, second[name], name)
-            for name, value in flat.items()
-        }
-    else:
-        masks = _global(flat, budget, normalize, floor, second)
+    second = {name: _tie(name, flat[name], ties) for name in flat}
+    sizes = {name: value.numel() for name, value in flat.items()}
+    bounds = bounds_of(sizes, floor, multiple_of, communities)
+    names = chosen(flat, include, exclude)
+    masks = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+    for wanted, group in _groups(budgets, names):
+        contest = Contest(
+            {name: flat[name] for name in group},
+            {name: second[name] for name in group},
+            [bounds[name] for name in group],
+        )
+        masks |= survive(contest, wanted, communities, scope=scope, normalize=normalize)
     shaped = {name: mask.reshape(scores[name].shape) for name, mask in masks.items()}
     return Survivors(shaped, communities)
+
+
+def _by_pattern(budget: Any) -> Budget | dict[str, Sparsity]:
+    """Return the budget if it is one."""
+    if isinstance(budget, Sparsity | Parameters | MACs | Latency):
+        return budget
+    if not isinstance(budget, Mapping):
+        allowed = "natsel.Sparsity, Parameters, MACs or Latency, or a mapping from patterns"
+        refuse("budget", budget, allowed)
+    for pattern, value in budget.items():
+        if not isinstance(value, Sparsity):
+            refuse(f"budget[{pattern!r}]", value, "natsel.Sparsity(share)")
+    return dict(budget)
+
+
+def _groups(
+    budget: Budget | dict[str, Sparsity], names: list[str]
+) -> list[tuple[Budget, list[str]]]:
+    """Return each budget with the communities that have to meet it together."""
+    if not isinstance(budget, dict):
+        return [(budget, names)]
+    owner = assigned("budget", budget, names)
+    return [
+        (value, [name for name in names if name in owner and owner[name][0] == pattern])
+        for pattern, value in budget.items()
+    ]
 
 
 def _flat(name: str, value: Tensor) -> Tensor:
@@ -96,44 +158,3 @@ def _tie(name: str, value: Tensor, ties: Mapping[str, Tensor] | None) -> Tensor 
     if not bool(torch.isfinite(tie).all()):
         raise NonFiniteError(f"ties[{name!r}] holds NaN or infinity")
     return tie
-
-
-def _keep(score: Tensor, num_removed: int, floor: int, tie: Tensor | None, name: str) -> Tensor:
-    size = score.numel()
-    if num_removed > max(size - floor, 0):
-        refuse("sparsity", f"{num_removed} of {size} in {name!r}", f"a floor of {floor} kept")
-    mask = torch.ones(size, dtype=torch.bool)
-    mask[order(score, tie)[size - num_removed :]] = False
-    return mask
-
-
-def _global(
-    flat: dict[str, Tensor],
-    budget: Sparsity,
-    normalize: Normalization,
-    floor: int,
-    ties: dict[str, Tensor | None],
-) -> dict[str, Tensor]:
-    sizes = [v.numel() for v in flat.values()]
-    num_removed = budget.count(sum(sizes))
-    values, seconds, protected = [], [], []
-    for name, score in flat.items():
-        tie = ties[name]
-        values.append(normalized(score, normalize, tie))
-        seconds.append(normalized(tie, "mean") if tie is not None else torch.zeros_like(values[-1]))
-        safe = torch.zeros(score.numel(), dtype=torch.bool)
-        safe[order(score, tie)[:floor]] = True
-        protected.append(safe)
-    value, second, safe = torch.cat(values), torch.cat(seconds), torch.cat(protected)
-    if num_removed > int((~safe).sum()):
-        reachable = int((~safe).sum()) / sum(sizes)
-        refuse(
-            "sparsity",
-            budget.value,
-            f"at most {reachable:.4f} with a floor of {floor} in each of {len(flat)} communities",
-        )
-    ranked = order(value, second)
-    ranked = ranked[~safe[ranked]]
-    mask = torch.ones(sum(sizes), dtype=torch.bool)
-    mask[ranked[len(ranked) - num_removed :]] = False
-    return dict(zip(flat, torch.split(mask, sizes), strict=True))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from natsel.common.calls import cross_entropy, logits_of
+from natsel.common.calls import as_inputs, cross_entropy, logits_of
 from natsel.communities.discover import evaluating
+from natsel.communities.latency import batch_of, median, time_in_turn
 from natsel.study.statistics import Interval, clustered_interval, proportion_interval
 
 EVALUATION_BATCH = 1000
 IGNORED = -100
-WARM_UP = 3
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -135,33 +132,15 @@ def latency(
         ``{name: {batch size: {"median_ms", "low_ms", "high_ms"}}}`` with the 95 % interval of the
         median by order statistics.
     """
+    inputs = as_inputs(sample)
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for size in batch_sizes:
-        batch = sample[torch.arange(size) % len(sample)].contiguous()
-        seconds: dict[str, list[float]] = {name: [] for name in models}
-        with ExitStack() as modes, torch.inference_mode():
-            for model in models.values():
-                modes.enter_context(evaluating(model))
-                for _ in range(WARM_UP):
-                    model(batch)
-            for _ in range(repeats):
-                for name, model in models.items():
-                    start = time.perf_counter()
-                    model(batch)
-                    seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            result[name][str(size)] = _median_interval(times)
+        times = time_in_turn(models, batch_of(inputs, size), repeats=repeats)
+        for name, values in times.items():
+            found = median(values)
+            ends = {"median_ms": found.median, "low_ms": found.low, "high_ms": found.high}
+            result[name][str(size)] = ends
     return result
-
-
-def _median_interval(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
-    n = len(ordered)
-    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
-    high = min(n - 1 - low, n - 1)
-    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-    values = {"median_ms": middle, "low_ms": ordered[low], "high_ms": ordered[high]}
-    return {key: value * 1e3 for key, value in values.items()}
 
 
 def describe(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx
 
 from natsel.communities.graph import TensorRef, operator_name, place, shape_of
@@ -84,8 +83,9 @@ def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     shape = shape_of(node)
     macs = float(prod(shape) * a.shape[-1])
     if bool((a <= DATA).all()) or bool((b <= DATA).all()):
-        run.charge_labels(torch.full((1,), DATA), macs)
-        return _mix(run, a, b, shape, reason)
+        mixed = _mix(run, a, b, reason)
+        run.charge_labels(mixed, macs / mixed.numel())
+        return mixed.expand(shape)
     # Each entry of the result sums over pairs without a weight between: one population per batch
     # place. In attention that place is the head.
     rows = run.space.unite_along(a, (-2, -1), reason)
@@ -111,10 +111,10 @@ def _meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
     return a.expand(shape)
 
 
-def _mix(run: Propagation, a: Tensor, b: Tensor, shape: tuple[int, ...], reason: str) -> Tensor:
+def _mix(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
     """Mix places with a matrix of plain data: harmless along an axis without populations."""
     carrier, axis = (b, -2) if bool((a <= DATA).all()) else (a, -1)
     note_mixed(run, carrier, (axis % carrier.dim(),), reason)
     merged = run.space.unite_along(carrier, (axis,), reason)
     # A row of data that is contracted with populations is plain data itself.
-    return merged.clamp_min(DATA).expand(shape)
+    return merged.clamp_min(DATA)

@@ -1,0 +1,81 @@
+"""A budget of time: the small model is built and measured on this device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from natsel.common.errors import refuse
+from natsel.communities import Communities
+from natsel.communities.gates import folded
+from natsel.communities.latency import batch_of, median, time_in_turn
+from natsel.communities.surgery import remove
+from natsel.selection.budget import Gauge, is_share
+
+NUM_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Latency:
+    """At most so much time for a forward pass, measured on the device of the example inputs.
+
+    The search builds and measures a small model at every step: medians of passes that alternate
+    with those of the dense model. It stops within 1/256 of what may be removed, and what it
+    returns was itself measured to meet the budget; another measurement differs by its noise.
+
+    Attributes:
+        share: a share of the dense model's time, a float in (0, 1].
+        ms: or milliseconds.
+        batch_size: how many samples at once, repeated from the example inputs.
+        repeats: passes of each model per measurement.
+
+    Example:
+        >>> Latency(0.5, batch_size=64)
+        Latency(share=0.5, ms=None, batch_size=64, repeats=30)
+    """
+
+    share: float | None = None
+    ms: float | None = None
+    batch_size: int = 1
+    repeats: int = 30
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.ms is None):
+            refuse("latency", (self.share, self.ms), "either a share or ms=, not both")
+        if self.share is not None and not is_share(self.share):
+            refuse("latency", self.share, "a share such as 0.5 in (0, 1], or ms=")
+        if self.ms is not None:
+            is_number = isinstance(self.ms, int | float) and not isinstance(self.ms, bool)
+            if not is_number or not math.isfinite(self.ms) or self.ms <= 0:
+                refuse("ms", self.ms, "a number of milliseconds > 0")
+        for name in ("batch_size", "repeats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                refuse(name, value, "a whole number >= 1")
+
+    def gauge(self, communities: Communities) -> Gauge:
+        """Return how to measure the time that some survivors of a model take."""
+        dense = folded(communities.model)
+        batch = batch_of(communities.example_inputs, self.batch_size)
+
+        def read(survivors: Mapping[str, Tensor]) -> float:
+            small = remove(dense, communities.values(), survivors)
+            models = {"dense": dense, "small": small}
+            times = time_in_turn(models, batch, repeats=self.repeats)
+            found = {name: median(values).median for name, values in times.items()}
+            return found["small"] if self.share is None else found["small"] / found["dense"]
+
+        wanted = self.share if self.share is not None else self.ms
+        assert wanted is not None
+        unit = "ms" if self.share is None else "of the dense model's time"
+        return Gauge(
+            name="latency" if self.share is not None else "ms",
+            asked=wanted,
+            limit=wanted,
+            read=read,
+            describe=lambda value: f"{value:.4g} {unit} at batch {self.batch_size}, as measured",
+            num_steps=NUM_STEPS,
+        )

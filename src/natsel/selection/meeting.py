@@ -1,0 +1,151 @@
+"""Meet one budget: the least fit go until it holds, and not one more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from natsel.common.errors import refuse
+from natsel.communities import Communities
+from natsel.selection.budget import Gauge, MACs, Parameters, Sparsity
+from natsel.selection.counts import Bounds
+from natsel.selection.latency import Latency
+from natsel.selection.normalize import Normalization, order
+from natsel.selection.sequence import Scope, by_score, by_share, first_that_meets
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Communities that have to meet one budget together.
+
+    Attributes:
+        scores: ``[n]`` per community.
+        ties: a second score per community, or None.
+        bounds: of the communities, in the same order.
+    """
+
+    scores: Mapping[str, Tensor]
+    ties: Mapping[str, Tensor | None]
+    bounds: Sequence[Bounds]
+
+    @property
+    def size(self) -> int:
+        """How many populations take part."""
+        return sum(b.size for b in self.bounds)
+
+    def left_by(self, gone: Tensor) -> list[int]:
+        """Return the allowed counts that are nearest to what is left.
+
+        Args:
+            gone: the number of a community for each population that goes.
+        """
+        counts = torch.bincount(gone, minlength=len(self.bounds)).tolist()
+        return [b.nearest(b.size - count) for b, count in zip(self.bounds, counts, strict=True)]
+
+
+def survive(
+    contest: Contest,
+    budget: Sparsity | Parameters | MACs | Latency,
+    communities: Communities | None,
+    *,
+    scope: Scope,
+    normalize: Normalization,
+) -> dict[str, Tensor]:
+    """Return who survives of the communities that meet a budget together.
+
+    Args:
+        contest: the communities.
+        budget: what must be reached.
+        communities: price and model, for budgets that need them.
+        scope: the order in which populations go.
+        normalize: how scores become comparable across communities.
+
+    Returns:
+        One boolean tensor ``[n]`` per community.
+
+    Raises:
+        ValueError: if the budget cannot be met.
+    """
+    ranking = {name: order(score, contest.ties[name]) for name, score in contest.scores.items()}
+
+    def masks(kept: Sequence[int]) -> dict[str, Tensor]:
+        return {n: _first(r, k) for (n, r), k in zip(ranking.items(), kept, strict=True)}
+
+    if isinstance(budget, Sparsity) and scope == "community":
+        return masks(_each(contest, budget))
+    if scope == "community":
+        sequence = by_share(contest.bounds)
+    else:
+        sequence = by_score(contest.scores, contest.ties, contest.bounds, normalize)
+    if isinstance(budget, Sparsity):
+        return masks(_share(contest, budget, sequence))
+    if communities is None:
+        name = type(budget).__name__
+        refuse("communities", None, f"the communities of a model: natsel.{name} is a cost of one")
+    gauge = budget.gauge(communities)
+
+    def read(num: int) -> float:
+        return gauge.read(masks(contest.left_by(sequence[:num])))
+
+    return masks(contest.left_by(sequence[: _cheap_enough(contest, gauge, read, len(sequence))]))
+
+
+def _first(ranking: Tensor, count: int) -> Tensor:
+    mask = torch.zeros(len(ranking), dtype=torch.bool)
+    mask[ranking[:count]] = True
+    return mask
+
+
+def _each(contest: Contest, budget: Sparsity) -> list[int]:
+    """Return how many each community keeps if it loses the share."""
+    kept = []
+    for name, bounds in zip(contest.scores, contest.bounds, strict=True):
+        count = budget.count(bounds.size)
+        if count > max(bounds.size - bounds.floor, 0):
+            given = f"{count} of {bounds.size} in {name!r}"
+            refuse("sparsity", given, f"a floor of {bounds.floor} kept")
+        kept.append(bounds.at_most(bounds.size - count))
+    return kept
+
+
+def _share(contest: Contest, budget: Sparsity, sequence: Tensor) -> list[int]:
+    """Return how many each community keeps if all together lose the share."""
+    asked = budget.count(contest.size)
+
+    def num_removed(num: int) -> int:
+        return contest.size - sum(contest.left_by(sequence[:num]))
+
+    num = first_that_meets(len(sequence), lambda num: num_removed(num) >= asked)
+    if num is None:
+        reachable = num_removed(len(sequence)) / contest.size
+        refuse("sparsity", budget.value, f"at most {reachable:.4f} with {_limits(contest)}")
+    return contest.left_by(sequence[:num])
+
+
+def _limits(contest: Contest) -> str:
+    """Return in words what keeps populations from going."""
+    floors = sorted({b.floor for b in contest.bounds})
+    multiple = max(b.multiple for b in contest.bounds)
+    several = f"{floors[0]} to {floors[-1]}" if len(floors) > 1 else f"{floors[0]}"
+    rounded = f", counts that are multiples of {multiple}" if multiple > 1 else ""
+    return f"a floor of {several} in each of {len(contest.bounds)} communities{rounded}"
+
+
+def _cheap_enough(
+    contest: Contest, gauge: Gauge, read: Callable[[int], float], num_removable: int
+) -> int:
+    """Return how many of a sequence have to go until a reading is within its limit."""
+    readings: list[float] = []
+
+    def meets(num: int) -> bool:
+        readings.append(read(num))
+        return readings[-1] <= gauge.limit
+
+    found = first_that_meets(num_removable, meets, num_steps=gauge.num_steps)
+    if found is None:
+        least = gauge.describe(readings[-1])
+        refuse(gauge.name, gauge.asked, f"at least {least} with {_limits(contest)}")
+    return found
