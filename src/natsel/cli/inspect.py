@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="mlp, cnn, resnet20 or vit.")] = "mlp",
-    in_shape: Annotated[str, typer.Option(help="Shape of one input: C,H,W.")] = "1,28,28",
+    model: Annotated[str, typer.Argument(help="mlp, cnn, resnet20, vit, bert or llama.")] = "mlp",
+    in_shape: Annotated[
+        str, typer.Option(help="Shape of one input: C,H,W; T for text.")
+    ] = "1,28,28",
     num_classes: Annotated[int, typer.Option(help="Number of outputs.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -26,12 +28,13 @@ def inspect(
         import torch
 
         from natsel.communities import discover
-        from natsel.models import MODELS, build
+        from natsel.models import MODELS, TASKS, build
 
         choose("model", model, MODELS)
         shape = parse_sizes("in-shape", in_shape)
         network = build(model, in_shape=shape, num_classes=num_classes)
-        communities = discover(network, (torch.zeros(2, *shape),))
+        example = torch.zeros(2, *shape, dtype=torch.long if model in TASKS else None)
+        communities = discover(network, (example,))
         voice.result(as_dict(communities))
         show(voice, communities)
 
