@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import export_onnx, save
+    from natsel.extraction import export_onnx
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
-    from natsel.io import load
+    from natsel.io import load, open_model, save
     from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
     from natsel.selection.select import select
 
@@ -40,6 +40,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "load",
+    "open_model",
     "preview",
     "rule",
     "save",
@@ -59,9 +60,9 @@ _HOMES = {
         "rule",
     ),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "preview", "save", "verify"),
+    "extraction": ("export_onnx", "extract", "preview", "verify"),
     "fitness": ("score",),
-    "io": ("load",),
+    "io": ("load", "open_model", "save"),
     "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")

@@ -223,3 +223,19 @@ def test_named_inputs_and_outputs_of_transformers():
     for ours, theirs in zip(outputs_of(small(**inputs)), outputs_of(masked(**inputs)), strict=True):
         assert (ours - theirs).abs().max() < TOLERANCE
     assert small(**inputs).logits.shape == (2, 3)
+
+
+def test_a_residual_width_under_a_normalisation_equals_what_python_code_loses():
+    model, inputs = build_architecture("convnext")
+    found(model, *inputs, proof=False)
+    inputs = tuple(x.double() for x in inputs)
+    program = natsel.as_program(model, inputs)
+    theirs = natsel.discover(model, inputs, residual=True)
+    ours = natsel.discover(program, inputs, residual=True)
+    assert offered(ours) == offered(theirs)
+    assert offered(ours)["stem"] == ("channel", 16)
+    survivors = {name: torch.arange(c.size) % 3 > 0 for name, c in ours.items()}
+    small = [
+        remove(m, c.values(), survivors)(*inputs) for m, c in ((model, theirs), (program, ours))
+    ]
+    assert (small[0] - small[1]).abs().max() < TOLERANCE

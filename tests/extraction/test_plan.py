@@ -14,6 +14,7 @@ from torch import nn
 
 import natsel
 from natsel.extraction import plan_of
+from natsel.extraction.plan import _checksum
 
 LOADER = """
 import sys, torch, natsel
@@ -54,6 +55,7 @@ def test_the_files_hold_no_pickle(saved):
     content = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
+    assert header.pop("__metadata__") == {"format": "pt"}
     assert not content.startswith((b"PK", b"\x80"))
     for tensor in header.values():
         assert set(tensor) == {"dtype", "shape", "data_offsets"}
@@ -89,7 +91,8 @@ def cut(folder, name):
         lambda f: (f / "plan.json").write_text("[]"),
         lambda f: (f / "plan.json").write_text("{}"),
         lambda f: (f / "model.safetensors").write_bytes(b""),
-        lambda f: edited(f, schema=2),
+        lambda f: edited(f, schema=1),
+        lambda f: edited(f, schema=3),
         lambda f: edited(f, schema=None),
         lambda f: edited(f, unknown=1),
         lambda f: edited(f, attributes=[1]),
@@ -108,17 +111,84 @@ def test_a_damaged_folder_is_one_clear_error(saved, damage):
         natsel.load(folder)
 
 
-@pytest.mark.parametrize("path", ["blocks.0.attention.forward", "nowhere.heads", "head.weight"])
-def test_a_plan_sets_only_numbers_that_are_there(saved, path):
-    from natsel.extraction.plan import _checksum
-
-    _, folder = saved
+def sealed_with(folder, **changes):
+    """Change a plan as one would who knows how its checksum is made."""
     data = json.loads((folder / "plan.json").read_text())
     data.pop("sha256")
-    data["attributes"] = {path: 1}
-    checksum = _checksum(data, (folder / "model.safetensors").read_bytes())
-    (folder / "plan.json").write_text(json.dumps({**data, "sha256": checksum}))
-    with pytest.raises(ValueError, match="a whole number at"):
+    data.update(changes)
+    text = json.dumps({**data, "sha256": _checksum(data)})
+    (folder / "plan.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("blocks.0.attention.forward", 1),
+        ("blocks.0.attention.training", 1),
+        ("nowhere.heads", 1),
+        ("head.weight", 1),
+        ("blocks.0.attention.__class__", 1),
+        ("blocks.0.attention.heads", 10**12),
+        ("blocks.0.attention.heads", -1),
+        ("blocks.0.attention.heads", "os.system"),
+        ("blocks.0.attention.heads", True),
+    ],
+)
+def test_a_plan_sets_only_numbers_that_are_there_and_never_larger_ones(saved, path, value):
+    _, folder = saved
+    sealed_with(folder, attributes={path: value})
+    with pytest.raises(ValueError, match=r"a whole number at|a number from 0 to|not a plan"):
+        natsel.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {}},
+        {"files": {"../plan.json": {"bytes": 1, "sha256": ""}}},
+        {"files": {"model.safetensors": {"bytes": 1}}},
+        {"files": {"model.safetensors": {"bytes": 1, "sha256": 1}}},
+        {"tensors": {}},
+        {"tensors": {"head.weight": {"shape": [10**9, 10**9], "dtype": "float32"}}},
+        {"tensors": {"head.weight": 1}},
+        {"tied": {"head.weight": "nowhere"}},
+        {"tied": {"nowhere": "head.weight"}},
+        {"tied": {"head.weight": 1}},
+        {"frozen": [1]},
+        {"survivors": {"a": 1}},
+        {"model": 1},
+        {"constructor": {"name": "mlp", "arguments": {}}},
+        {"constructor": {"name": "os.system", "arguments": {"in_shape": [1], "num_classes": 1}}},
+        {"constructor": {"class": "os.system"}},
+        {"constructor": {"class": "PreTrainedModel"}},
+        {"constructor": {"class": "LlamaForCausalLM"}},
+        {"constructor": {"class": 3}},
+        {"constructor": None},
+        {"constructor": [1]},
+        {"schema": "2"},
+    ],
+)
+def test_a_plan_that_was_made_up_is_one_clear_error(saved, changes):
+    _, folder = saved
+    sealed_with(folder, **changes)
+    with pytest.raises(ValueError, match=r"plan|folder|model|name|constructor") as told:
+        natsel.load(folder)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "model.safetensors"])
+def test_a_link_is_never_followed(saved, tmp_path, name):
+    _, folder = saved
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="folder"):
+        natsel.load(folder)
+
+
+def test_a_pickle_is_never_read(saved):
+    _, folder = saved
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"a folder with model\.safetensors"):
         natsel.load(folder)
 
 
@@ -189,3 +259,30 @@ def test_the_plan_says_what_is_left(saved):
 def test_only_extracted_models_are_saved(tmp_path):
     with pytest.raises(ValueError, match=r"natsel\.extract"):
         natsel.save(nn.Linear(2, 2), tmp_path)
+
+
+def test_what_a_folder_held_before_is_not_overwritten(saved, tmp_path):
+    small, _ = saved
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="saved by natsel"):
+        natsel.save(small, tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_reader_that_is_overtaken_by_a_writer_reads_the_new_one(saved, net, draw, monkeypatch):
+    from natsel.extraction import store
+
+    _, folder = saved
+    model, communities, _ = net("vit")
+    other = natsel.extract(model, draw(communities, 0.2, 7)).eval()
+    real, written = store.locate, []
+
+    def locate(*arguments):
+        if not written:
+            written.append(natsel.save(other, folder))
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "locate", locate)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(natsel.load(folder)(x), other(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 import natsel
 from natsel import MACs, Parameters, Sparsity, select
+from natsel.communities import Community, Cost
 from natsel.selection.counts import Bounds
 
 T = torch.tensor
@@ -239,3 +241,32 @@ def test_what_stays_whole_counts_in_the_cost(block):
     assert block.price(survivors).parameters <= 0.7 * block.price().parameters
     with pytest.raises(ValueError, match="floor of 1 in each of 1 communities"):
         select(scores, Parameters(0.2), communities=block, include="up")
+
+
+class Experts(Mapping):
+    """Communities of which one is chosen from two at a time."""
+
+    def __init__(self):
+        self.known = {
+            "router": Community("router", "expert", 6, Cost(0, 0.0), (), minimum=2),
+            "width": Community("width", "channel", 20, Cost(0, 0.0), ()),
+        }
+
+    def __getitem__(self, name):
+        return self.known[name]
+
+    def __iter__(self):
+        return iter(self.known)
+
+    def __len__(self):
+        return len(self.known)
+
+
+def test_experts_stay_as_many_as_a_router_chooses_and_are_not_rounded():
+    scores = {"router": torch.arange(6.0), "width": torch.arange(20.0)}
+    options = {"communities": Experts(), "multiple_of": 8}
+    assert kept(select(scores, Sparsity(0.5), **options)) == {"router": 3, "width": 8}
+    with pytest.raises(ValueError, match=r"5 of 6 in 'router'.*floor of 2"):
+        select(scores, Sparsity(0.8), **options)
+    most = {"router": Sparsity(2 / 3), "width": Sparsity(0.9)}
+    assert kept(select(scores, most, **options)) == {"router": 2, "width": 8}

@@ -8,34 +8,35 @@ import typer
 from rich.table import Table
 
 from natsel.cli.console import Voice, clear_errors, parse_sizes
-from natsel.common.errors import choose
 
 if TYPE_CHECKING:
     from natsel.communities import Communities
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="mlp, cnn, resnet20, vit, bert or llama.")] = "mlp",
+    model: Annotated[
+        str, typer.Argument(help="A reference network, a folder, or hf:NAME.")
+    ] = "mlp",
     in_shape: Annotated[
-        str, typer.Option(help="Shape of one input: C,H,W; T for text.")
-    ] = "1,28,28",
-    num_classes: Annotated[int, typer.Option(help="Number of outputs.")] = 10,
+        str | None, typer.Option(help="Shape of one input of a reference network: C,H,W.")
+    ] = None,
+    num_classes: Annotated[int, typer.Option(help="Outputs of a reference network.")] = 10,
+    residual: Annotated[
+        bool, typer.Option(help="Also offer widths that a normalisation runs over.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the communities of a reference network, with costs, gates and refusals."""
+    """List the communities of a network, with costs, gates and refusals."""
     voice = Voice(as_json=as_json)
     with clear_errors():
-        import torch
-
         from natsel.communities import discover
-        from natsel.models import MODELS, TASKS, build
+        from natsel.io import open_model
 
-        choose("model", model, MODELS)
-        shape = parse_sizes("in-shape", in_shape)
-        network = build(model, in_shape=shape, num_classes=num_classes)
-        example = torch.zeros(2, *shape, dtype=torch.long if model in TASKS else None)
-        communities = discover(network, (example,))
+        shape = None if in_shape is None else parse_sizes("in-shape", in_shape)
+        opened = open_model(model, in_shape=shape, num_classes=num_classes)
+        communities = discover(opened.model, opened.example_inputs, residual=residual)
         voice.result(as_dict(communities))
+        voice.words.print(opened.description, markup=False)
         show(voice, communities)
 
 
@@ -49,6 +50,7 @@ def as_dict(communities: Communities) -> dict[str, Any]:
                 "name": c.name,
                 "kind": c.kind,
                 "size": c.size,
+                "exact": c.exact,
                 "parameters_each": c.cost.parameters,
                 "macs_each": c.cost.macs,
                 "gates": [f"{s.tensor}[axis {s.axis}]" for s in c.gates],

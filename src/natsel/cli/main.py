@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import bench, evolve, inspect, reproduce
+from natsel.cli import bench, evolve, inspect, prune, reproduce
 from natsel.cli.console import WRONG_INPUT, one_line
 
 
@@ -61,6 +61,8 @@ app = typer.Typer(
 )
 app.command("evolve")(evolve.evolve)
 app.command("inspect")(inspect.inspect)
+app.command("prune")(prune.prune)
+app.command("verify")(prune.verify)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(bench.app, name="bench")
 

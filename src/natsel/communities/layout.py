@@ -76,7 +76,8 @@ def lay_out(traced: Trace, canonical: dict[str, str]) -> Layout:
     Returns:
         The classes of every value.
     """
-    run = Propagation(traced.as_exported(), canonical)
+    # The finest labels: whatever goes as a whole then goes as the sum of its parts.
+    run = Propagation(traced.as_exported(), canonical, residual=True)
     values = {
         node: [_classes(run, found) for found in tensors_in(value)]
         for node, value in run.values.items()

@@ -2,20 +2,24 @@
 
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, load, plan_of, save
+from natsel.extraction.plan import Plan, plan_of
 from natsel.extraction.prediction import Prediction, preview
+from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.store import Stored, read_folder, write_model
 from natsel.extraction.verify import Verification, VerificationError, verify
 
 __all__ = [
     "Plan",
     "Prediction",
+    "Stored",
     "Verification",
     "VerificationError",
     "export_onnx",
     "extract",
-    "load",
     "plan_of",
     "preview",
-    "save",
+    "read_folder",
+    "rebuild_small",
     "verify",
+    "write_model",
 ]

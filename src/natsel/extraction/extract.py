@@ -31,7 +31,8 @@ def extract(
 
     Args:
         model: the model that the survivors' communities were found in, gated or not, or a copy of
-            it such as its moving average; of a compiled or parallel one the network inside.
+            it such as its moving average; of a compiled or parallel one the network inside is
+            taken.
         survivors: from :func:`natsel.select` or ``Evolution.survivors``; or plain masks together
             with ``communities``.
         communities: what the survivors belong to, where they do not know it themselves.

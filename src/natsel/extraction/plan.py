@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.common.files import read_json, write_atomic, write_json
 from natsel.communities import Communities
-from natsel.communities.adapters import adapt
-from natsel.communities.program import follow_literals, literals_of
-from natsel.communities.surgery import tensors_of
+from natsel.communities.program import literals_of
 from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
-SCHEMA = 1
-PLAN_FILE = "plan.json"
-MODEL_FILE = "model.safetensors"
+SCHEMA = 2
 _ATTRIBUTE = "natsel_plan"
 
 
@@ -35,25 +25,32 @@ class Plan:
     """The serialised survivors, with what is needed to rebuild the smaller model.
 
     Attributes:
-        constructor: how the dense model was made (``{"name", "arguments"}`` of a reference
-            network), or None: then the user gives the model when loading.
-        model: the class of the model, for messages only; it is never imported.
+        model: the class of the model, for comparison and messages only; it is never imported.
+        constructor: how the dense model was made: ``{"name", "arguments"}`` of a reference
+            network, ``{"class", ...}`` of one in the transformers library, ``{"args", "kwargs"}``
+            of any other; or None: then the user gives the model when loading.
         survivors: the kept places per community.
         sizes: how many populations each community had.
-        tensors: shape and dtype of every tensor of the small model.
         attributes: Python numbers in modules that follow a size, by "module.attribute".
+        tensors: shape and dtype of every tensor that is stored.
+        tied: further names of stored tensors.
+        frozen: names of parameters that need no gradient.
+        files: length and SHA-256 of every file that belongs to the plan.
         parameters_before: number of parameters of the dense model.
         parameters_after: number of parameters of the small model.
         prediction: what the selection saves, as plain data, for the summary.
         schema: version of this format.
     """
 
-    constructor: dict[str, Any] | None
     model: str
+    constructor: dict[str, Any] | None
     survivors: dict[str, list[int]]
     sizes: dict[str, int]
-    tensors: dict[str, dict[str, Any]]
     attributes: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     parameters_before: int = 0
     parameters_after: int = 0
     prediction: dict[str, Any] = field(default_factory=dict)
@@ -72,13 +69,11 @@ class Plan:
                 value = getattr(small.get_submodule(bound.module), bound.attribute)
                 attributes[f"{bound.module}.{bound.attribute}"] = int(value)
         attributes |= literals_of(small)
-        constructor = getattr(model, "constructor", None)
         return cls(
-            constructor=constructor if isinstance(constructor, dict) else None,
             model=f"{type(small).__module__}.{type(small).__qualname__}",
+            constructor=earlier.constructor if isinstance(earlier, Plan) else None,
             survivors={n: m.nonzero().reshape(-1).tolist() for n, m in survivors.items()},
             sizes={n: m.numel() for n, m in survivors.items()},
-            tensors=_described(_stored(small)),
             attributes=attributes,
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
@@ -89,9 +84,40 @@ class Plan:
         """Return what is kept of each community and what that saves, as a table in text."""
         return Prediction.from_dict(self.prediction).summary()
 
+    def to_json(self) -> bytes:
+        """Return the plan as JSON that holds its own checksum."""
+        data = asdict(self)
+        text = json.dumps({**data, "sha256": _checksum(data)}, indent=2, allow_nan=False)
+        return (text + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, name: str) -> Plan:
+        """Return the plan that :meth:`to_json` wrote.
+
+        Args:
+            content: the JSON.
+            name: what to call it in messages.
+
+        Raises:
+            ValueError: if it is damaged, of another version, or no plan.
+        """
+        try:
+            data = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{name} is not valid JSON: {error}") from None
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found != SCHEMA:
+            refuse(f"{name} schema", found, f"{SCHEMA}")
+        checksum = data.pop("sha256", None)
+        if _checksum(data) != checksum:
+            raise ValueError(f"{name} is damaged: its checksum does not match its content")
+        if set(data) != {f.name for f in fields(cls)} or not _well_formed(data):
+            raise ValueError(f"{name} is not a plan of schema {SCHEMA}")
+        return cls(**data)
+
 
 def attach_plan(small: nn.Module, plan: Plan) -> None:
-    """Remember the plan on the model, so that :func:`save` needs nothing else."""
+    """Remember the plan on the model, so that saving needs nothing else."""
     object.__setattr__(small, _ATTRIBUTE, plan)
 
 
@@ -107,130 +133,28 @@ def plan_of(small: nn.Module) -> Plan:
     return plan
 
 
-def save(small: nn.Module, folder: str | Path) -> Path:
-    """Write an extracted model: ``model.safetensors`` and ``plan.json``, no pickle.
-
-    Args:
-        small: a model returned by :func:`natsel.extract`.
-        folder: where; it is made if it is not there.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: if the model was not extracted by natsel.
-    """
-    plan = plan_of(small)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in _stored(small).items()}
-    content = safetensors.torch.save(tensors)
-    # The precision may have changed since the extraction.
-    described = asdict(replace(plan, tensors=_described(tensors)))
-    write_atomic(folder / MODEL_FILE, content)
-    write_json(folder / PLAN_FILE, {**described, "sha256": _checksum(described, content)})
-    return folder
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def load(
-    folder: str | Path,
-    *,
-    model: nn.Module | None = None,
-    rebuild: Callable[[dict[str, Any]], nn.Module] | None = None,
-) -> nn.Module:
-    """Read a model that :func:`save` wrote. Nothing in the files is executed.
+def _well_formed(data: Mapping[str, Any]) -> bool:
+    """Say whether every value has the type that its field has."""
 
-    Args:
-        folder: where it was saved.
-        model: a dense model of the same architecture, for models that the plan cannot rebuild by
-            itself; it is not changed.
-        rebuild: from the recorded constructor of a reference network to the dense model.
+    def all_of(kind: type, values: Any) -> bool:
+        return all(type(v) is kind for v in values)
 
-    Returns:
-        The small model, in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: if a file is missing, damaged, of another version or for another architecture.
-    """
-    folder = Path(folder)
-    plan, content = _read(folder)
-    if model is None:
-        if plan.constructor is None or rebuild is None:
-            refuse("model", None, f"model=<a dense {plan.model}>: the plan names no constructor")
-        model = rebuild(plan.constructor)
-    try:
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / MODEL_FILE} is not a safetensors file: {error}") from None
-    if _described(tensors) != plan.tensors:
-        raise ValueError(f"{folder / MODEL_FILE} does not hold the tensors that its plan lists")
-    small = _reshaped(model, tensors, folder)
-    modules = dict(small.named_modules())
-    for path, value in follow_literals(small, plan.attributes).items():
-        name, _, attribute = path.rpartition(".")
-        # Only a number that is there already may be set: a plan is data, not code.
-        found = vars(modules[name]).get(attribute) if name in modules else None
-        if type(value) is not int or type(found) is not int:
-            refuse("model", type(model).__name__, f"one with a whole number at {path}")
-        setattr(modules[name], attribute, value)
-    adapt(small)
-    attach_plan(small, plan)
-    return small.eval()
-
-
-def _read(folder: Path) -> tuple[Plan, bytes]:
-    for name in (PLAN_FILE, MODEL_FILE):
-        if not (folder / name).is_file():
-            refuse("folder", str(folder), f"a folder with {PLAN_FILE} and {MODEL_FILE}")
-    data = read_json(folder / PLAN_FILE)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        refuse(f"{folder / PLAN_FILE} schema", found, f"{SCHEMA}")
-    checksum = data.pop("sha256", None)
-    try:
-        plan = Plan(**data)
-    except TypeError:
-        plan = None
-    if plan is None or not all(
-        isinstance(d, dict) for d in (plan.survivors, plan.sizes, plan.tensors, plan.attributes)
-    ):
-        raise ValueError(f"{folder / PLAN_FILE} is not a plan of schema {SCHEMA}")
-    content = (folder / MODEL_FILE).read_bytes()
-    if _checksum(data, content) != checksum:
-        raise ValueError(f"{folder} is damaged: its checksum does not match {MODEL_FILE} and plan")
-    return plan, content
-
-
-def _checksum(plan: dict[str, Any], content: bytes) -> str:
-    """Return the SHA-256 of the tensors followed by the plan."""
-    text = json.dumps(plan, sort_keys=True).encode()
-    return hashlib.sha256(content + text).hexdigest()
-
-
-def _described(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
-        for name, t in tensors.items()
-    }
-
-
-def _stored(model: nn.Module) -> dict[str, Tensor]:
-    kept = set(model.state_dict(keep_vars=True))
-    return {n: t for n, t in tensors_of(model).items() if n in kept}
-
-
-def _reshaped(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> nn.Module:
-    expected = _stored(model)
-    if set(expected) != set(tensors):
-        missing = sorted(set(expected) ^ set(tensors))[:3]
-        refuse("model", type(model).__name__, f"the architecture of {folder} ({missing} differ)")
-    memo: dict[int, object] = {}
-    for name, old in expected.items():
-        new = tensors[name]
-        if new.dim() != old.dim() or any(a > b for a, b in zip(new.shape, old.shape, strict=True)):
-            refuse(f"model {name}", tuple(old.shape), f"at least the saved {tuple(new.shape)}")
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        memo[id(old)] = new
-    with torch.no_grad():
-        return copy.deepcopy(model, memo)
+    tables = ("survivors", "sizes", "attributes", "tensors", "tied", "files", "prediction")
+    return (
+        all_of(dict, (data[name] for name in tables))
+        and all_of(str, (data["model"], *data["frozen"], *data["tied"].values()))
+        and type(data["constructor"]) in (dict, type(None))
+        and all_of(list, data["survivors"].values())
+        and all_of(int, (*data["sizes"].values(), *data["attributes"].values()))
+        and all_of(int, (data["parameters_before"], data["parameters_after"]))
+        and all_of(dict, (*data["tensors"].values(), *data["files"].values()))
+        and all(set(d) == {"shape", "dtype"} for d in data["tensors"].values())
+        and all(
+            set(d) == {"bytes", "sha256"} and type(d["sha256"]) is str and "/" not in name
+            for name, d in data["files"].items()
+        )
+    )

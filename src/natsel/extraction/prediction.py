@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, Cost
 from natsel.communities.gates import folded
 from natsel.communities.latency import Median, batch_of, median, time_in_turn
@@ -180,7 +181,7 @@ def preview(
         latency: not measured (natsel.preview(..., measure=True) measures it)
     """
     checked, known = communities_of(survivors, communities)
-    base = folded(model)
+    base = folded(unwrapped(model))
     check_model(base, known)
     prediction = predicted(known, checked)
     if not measure:

@@ -101,7 +101,8 @@ def bounds_of(
     found = {}
     for name, size in sizes.items():
         rounded = communities is None or communities[name].kind not in UNROUNDED
-        found[name] = Bounds(size, floors[name], multiple_of if rounded else 1)
+        least = communities[name].minimum if communities is not None else 0
+        found[name] = Bounds(size, max(floors[name], least), multiple_of if rounded else 1)
     return found
 
 

@@ -45,7 +45,8 @@ def select(
     last populations go community by community.
 
     Equal scores are decided by ``ties`` (a fitness, say) and then by index, so that a saturated
-    score removes neither nothing nor everything. No community falls below its floor.
+    score removes neither nothing nor everything. No community falls below its floor, nor below what
+    its model needs (one population, or as many experts as a router chooses).
 
     With ``multiple_of``, a community that loses anything keeps a multiple of that number, never 0;
     heads and experts are not rounded. What the order leaves is rounded to the nearest such count,

@@ -18,8 +18,9 @@ from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Ecology, Evolution
-from natsel.extraction import extract, save, verify
+from natsel.extraction import extract, verify
 from natsel.fitness import FITNESS
+from natsel.io import save
 from natsel.models import MODELS, TASKS
 from natsel.selection import Sparsity
 from natsel.study import environment

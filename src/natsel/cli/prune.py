@@ -1,0 +1,111 @@
+"""``natsel prune``: a smaller model to a budget, and ``natsel verify``: that it is what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from natsel.cli.console import FAILED, Voice, clear_errors
+
+MODEL = "A reference network, a folder, or hf:NAME."
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    out: Annotated[Path, typer.Option(help="Folder for the small model.")],
+    budget: Annotated[
+        str, typer.Option(help="sparsity, parameters, macs or latency, =SHARE.")
+    ] = "macs=0.5",
+    scorer: Annotated[str, typer.Option(help="What decides who survives.")] = "magnitude",
+    data: Annotated[str | None, typer.Option(help="A data set to score and measure on.")] = None,
+    scope: Annotated[str, typer.Option(help="community or global.")] = "community",
+    normalize: Annotated[str, typer.Option(help="rank, mean or none (global).")] = "rank",
+    multiple_of: Annotated[int, typer.Option(help="Kept counts are multiples of this.")] = 1,
+    include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
+    residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
+    measure: Annotated[bool, typer.Option(help="Time both models.")] = True,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Score a model, select to a budget, remove the rest, verify, and save the small model."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.prune import PruneConfig
+        from natsel.study.prune import prune as run
+
+        config = PruneConfig(
+            model=model,
+            budget=budget,
+            scorer=scorer,
+            data=data,
+            scope=scope,
+            normalize=normalize,
+            multiple_of=multiple_of,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            residual=residual,
+            measure=measure,
+            seed=seed,
+        )
+        with voice.progress() as progress:
+            result = run(config, out, progress=progress)
+        voice.words.print(result["model"], markup=False)
+        voice.words.print(result["summary"], markup=False)
+        _say_accuracy(voice, result)
+        _say_verified(voice, "extracted = masked", result["verification"])
+        voice.words.print(f"Saved: {out}", markup=False)
+        voice.result(result)
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    small: Annotated[Path, typer.Argument(help="Folder of the small model.")],
+    data: Annotated[str | None, typer.Option(help="A data set to compare on, too.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare a saved small model with the masked model that it was cut from."""
+    voice = Voice(as_json=as_json)
+    with clear_errors():
+        from natsel.study.prune import verify_saved
+
+        result = verify_saved(model, small, data=data, seed=seed)
+        voice.words.print(result["model"], markup=False)
+        for name, found in result["on"].items():
+            _say_verified(voice, name, found)
+        _say_accuracy(voice, result)
+        voice.result(result)
+        if not result["passed"]:
+            print(f"natsel: {small} differs from the masked {model}", file=sys.stderr)
+            raise typer.Exit(FAILED)
+
+
+def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
+    exact = found["max_abs_difference_float64"]
+    words = "equal" if found["passed"] else "NOT EQUAL"
+    text = (
+        f"{what}: {words}; differ by {found['max_rel_difference']:.1e} of the largest output "
+        f"(allowed {found['tolerance']:.0e})"
+    )
+    text += f", by {exact:.1e} in float64" if exact is not None else ""
+    if found["inexact_rel_difference"] is not None:
+        text += (
+            f"; cutting widths under a normalisation changed outputs by "
+            f"{found['inexact_rel_difference']:.2g} against masking them"
+        )
+    voice.words.print(text, markup=False)
+
+
+def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:
+    if result["accuracy"] is not None:
+        for name, found in result["accuracy"].items():
+            voice.words.print(
+                f"{name}: test accuracy {found['accuracy']:.2%} "
+                f"({found['low']:.2%} to {found['high']:.2%})",
+                markup=False,
+            )

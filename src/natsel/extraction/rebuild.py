@@ -1,0 +1,95 @@
+"""From a dense model and stored tensors to the small model: re-shape, tie, set numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from natsel.common.errors import refuse
+from natsel.communities.adapters import adapt
+from natsel.communities.program import follow_literals
+from natsel.communities.surgery import tensors_of
+from natsel.extraction.plan import Plan, attach_plan
+
+
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers under every name they have, shared ones too."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the further names of tensors that have several, each with the first one."""
+    first = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    everything = all_tensors(model).items()
+    return {name: first[id(t)] for name, t in everything if first[id(t)] != name}
+
+
+def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> nn.Module:
+    """Return a copy of a dense model that has the stored tensors and the numbers of a plan.
+
+    Args:
+        model: a dense model of the same architecture; it is not changed, and nothing of it that
+            is stored is copied.
+        tensors: what is stored; they become the parameters and buffers of the small model.
+        plan: of the small model.
+
+    Returns:
+        The small model, in evaluation mode.
+
+    Raises:
+        ValueError: if the model is of another architecture.
+    """
+    wanted = {**tensors, **{name: tensors.get(first) for name, first in plan.tied.items()}}
+    found = all_tensors(model)
+    missing = sorted((model.state_dict(keep_vars=True).keys() | wanted) - (found.keys() & wanted))
+    if missing or None in wanted.values():
+        names = ", ".join(missing[:3] or [n for n, t in wanted.items() if t is None][:3])
+        refuse("model", type(model).__name__, f"the architecture that was saved ({names} differ)")
+    new: dict[str, Tensor] = {}
+    memo: dict[int, Any] = {}
+    for name, tensor in tensors.items():
+        if name in plan.tied:
+            continue
+        old = found[name]
+        if tensor.dim() != old.dim() or any(map(int.__gt__, tensor.shape, old.shape)):
+            refuse(f"model {name}", tuple(old.shape), f"at least the saved {tuple(tensor.shape)}")
+        if isinstance(old, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=name not in plan.frozen)
+        new[name] = memo[id(old)] = tensor
+    small = copy.deepcopy(model, memo)
+    for name, tensor in all_tensors(small).items():
+        mine = new.get(plan.tied.get(name, name))
+        if mine is not None and tensor is not mine:
+            path, _, attribute = name.rpartition(".")
+            setattr(small.get_submodule(path), attribute, mine)
+    set_numbers(small, follow_literals(small, plan.attributes))
+    adapt(small)
+    attach_plan(small, plan)
+    return small.eval()
+
+
+def set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
+    """Set whole numbers in modules of a model.
+
+    Args:
+        model: changed in place.
+        numbers: by "module.attribute".
+
+    Raises:
+        ValueError: if there is no such number, or it would grow: a plan is data, not code.
+    """
+    modules = dict(model.named_modules())
+    for path, value in numbers.items():
+        name, _, attribute = path.rpartition(".")
+        found = vars(modules[name]).get(attribute) if name in modules else None
+        if type(value) is not int or type(found) is not int:
+            refuse("model", type(model).__name__, f"one with a whole number at {path}")
+        if not 0 <= value <= found:
+            refuse(f"plan {path}", value, f"a number from 0 to {found}, what the model has")
+        setattr(modules[name], attribute, value)

@@ -1,0 +1,54 @@
+"""Pretrained models by name or folder: safetensors only, and no code but that of the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from natsel.common.errors import refuse
+from natsel.integrations.transformers.library import class_named, library
+
+
+def from_pretrained(name: str) -> nn.Module:
+    """Read a pretrained model of the class that its configuration names.
+
+    Args:
+        name: a folder; or, where there is none, a name on the Hugging Face Hub.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: if there is none, its class is not in the library, it has no safetensors, or
+            its weights do not fit its configuration.
+        MissingExtraError: if the transformers library is not installed.
+    """
+    transformers: Any = library()
+    options = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+    # What can go wrong here comes from four libraries, each with errors of its own.
+    except Exception as error:  # noqa: BLE001
+        refuse("model", name, f"a folder or a name on the Hub ({_first_line(error)})")
+    kinds = [class_named(kind) for kind in config.architectures or ()]
+    if not kinds or kinds[0] is None:
+        found = ", ".join(config.architectures or ()) or "none"
+        refuse("model", name, f"a model of a class in the transformers library, not {found}")
+    try:
+        model, told = kinds[0].from_pretrained(
+            name, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # noqa: BLE001
+        refuse("model", name, f"safetensors that fit its configuration ({_first_line(error)})")
+    missing = sorted([*told["missing_keys"], *(str(k[0]) for k in told["mismatched_keys"])])
+    if missing:
+        refuse("model", name, f"weights for {', '.join(missing[:3])} too")
+    found_model: nn.Module = model.eval()
+    return found_model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,141 @@
+"""Classes of the transformers library by name, and models of them from data that nobody trusts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from natsel.common.errors import refuse
+from natsel.common.extras import require
+
+ATTENTION = ("eager", "sdpa")
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+# What a configuration may not decide: which code is run, and how weights are read.
+_UNTRUSTED = (
+    *("auto_map", "natsel", "quantization_config", "adapter_config"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+)
+_LAYERS = {
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers"),
+    *("encoder_layers", "decoder_layers", "num_encoder_layers"),
+}
+MAX_RATIO = 10_000
+
+
+def library() -> Any:
+    """Return the transformers library.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    return require("transformers", "transformers")
+
+
+def class_of(model: nn.Module) -> Any | None:
+    """Return the class in the transformers library that a model is of, or None."""
+    # Whoever has such a model has imported the library.
+    if "transformers" not in sys.modules:
+        return None
+    kinds = [k for k in type(model).__mro__ if class_named(k.__name__) is k]
+    # The mixin that a saved folder brings along is a copy of the one here.
+    ours = hasattr(type(model), "natsel_adapt")
+    return kinds[0] if kinds and (kinds[0] is type(model) or ours) else None
+
+
+def class_named(name: object) -> Any | None:
+    """Return a model class of the transformers library by its name, or None.
+
+    Nothing but the library is looked into: a name in a file cannot reach other code.
+    """
+    transformers = library()
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_class = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_class and found.__module__.startswith("transformers.models.") else None
+
+
+def trusted(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that only describes a model."""
+    return {
+        key: trusted(value) if isinstance(value, Mapping) else value
+        for key, value in data.items()
+        if key not in _UNTRUSTED
+    }
+
+
+def build(kind: Any, data: Mapping[str, Any], *, device: str = "cpu", like: Any = None) -> Any:
+    """Build a model from a configuration; its weights hold no values yet.
+
+    Memory for them is reserved and not touched; buffers that the class computes are there.
+
+    Args:
+        kind: a class of the library.
+        data: the configuration, as JSON has it.
+        device: "cpu", or "meta" for shapes alone.
+        like: an object with ``attention`` and ``experts``, the implementations to use.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: if the class cannot be built from it.
+    """
+    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
+
+    try:
+        config = kind.config_class.from_dict(trusted(data))
+        if like is not None and like.get("attention") in ATTENTION:
+            config._attn_implementation = like["attention"]
+        if like is not None and like.get("experts") in EXPERTS:
+            config._experts_implementation = like["experts"]
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.device(device),
+            meta_device_safe_creation_ops(),
+            no_init_weights(),
+        ):
+            model = kind(config)
+        model.tie_weights()
+    # A configuration may be wrong in any way, and each class tells it in its own.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().splitlines()
+        told = reason[0] if reason else type(error).__name__
+        raise ValueError(f"config.json is none of a {kind.__name__}: {told}") from None
+    return model.eval()
+
+
+def check_size(kind: Any, data: Mapping[str, Any], num_tensors: int, num_elements: int) -> None:
+    """Refuse a configuration that is far too large for what is stored, before it is built.
+
+    Args:
+        kind: a class of the library.
+        data: the configuration.
+        num_tensors: how many tensors are stored.
+        num_elements: how many numbers they hold.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if data.get("model_type") != kind.config_class.model_type:
+        allowed = f"{kind.config_class.model_type!r}, as {kind.__name__} has it"
+        refuse("config.json model_type", data.get("model_type"), allowed)
+    for name, value in _numbers(data):
+        if name in _LAYERS and value > num_tensors:
+            refuse(f"config.json {name}", value, f"at most {num_tensors}, the tensors stored")
+    dense = sum(p.numel() for p in build(kind, data, device="meta").parameters())
+    if dense > MAX_RATIO * max(num_elements, 1):
+        raise ValueError(f"config.json describes {dense:,} parameters, {num_elements:,} are stored")
+
+
+def _numbers(data: Mapping[str, Any]) -> list[tuple[str, int]]:
+    found = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found += _numbers(value)
+        elif isinstance(value, int):
+            found.append((key, value))
+    return found

@@ -1,0 +1,187 @@
+"""What makes a saved folder one that ``from_pretrained`` and natsel both read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from torch import nn
+
+from natsel.common.errors import refuse
+from natsel.common.files import read_json
+from natsel.extraction.plan import plan_of
+from natsel.extraction.rebuild import tied_names
+from natsel.extraction.store import Stored
+from natsel.integrations.transformers import facts
+from natsel.integrations.transformers.library import (
+    build,
+    check_size,
+    class_named,
+    class_of,
+    library,
+    trusted,
+)
+from natsel.integrations.transformers.uniform import plain_config
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+CODE_FILE = "modeling_natsel.py"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """How a small model of the transformers library is stored.
+
+    Attributes:
+        constructor: its class and implementations, for the plan.
+        companions: the configurations, and code where the class alone is not enough.
+        left_out: buffers that the class computes.
+        repeated: shared tensors that the class does not share by itself.
+    """
+
+    constructor: dict[str, Any]
+    companions: dict[str, bytes]
+    left_out: set[str]
+    repeated: set[str]
+
+
+def pretrained(small: nn.Module) -> Pretrained | None:
+    """Describe a small model of the transformers library, or return None for any other.
+
+    Where all layers have the same width, the configuration is a plain one of the original class.
+    Else it is the dense one, which plain ``from_pretrained`` refuses because the shapes differ;
+    with ``trust_remote_code=True`` it works, by a module that is saved beside.
+
+    Args:
+        small: a model returned by :func:`natsel.extract`.
+
+    Returns:
+        What to store.
+
+    Raises:
+        ValueError: if its configuration does not build its class.
+    """
+    kind = class_of(small)
+    if kind is None:
+        return None
+    model: Any = small
+    like = {
+        "class": kind.__name__,
+        "attention": model.config._attn_implementation,
+        "experts": getattr(model.config, "_experts_implementation", None),
+    }
+    data = trusted(json.loads(model.config.to_json_string(use_diff=False)))
+    data.pop("_name_or_path", None)  # may name a folder of this machine
+    data["model_type"] = kind.config_class.model_type
+    data["dtype"] = str(model.dtype).removeprefix("torch.")
+    fresh = build(kind, data, like=like)
+    left_out = facts.computed(small, fresh, exact=True)
+    plain = plain_config(small, kind, data, plan_of(small).attributes, like)
+    companions = {}
+    if plain is None:
+        config = {**data, "natsel": _record(small, fresh)}
+        adapts = facts.classes(small) != facts.classes(fresh)
+        config["auto_map"], companions[CODE_FILE] = _code(kind, adapts)
+        config["architectures"] = [f"Natsel{kind.__name__}"]
+    else:
+        config = {**plain, "architectures": [kind.__name__]}
+    if like["experts"] == "eager":
+        # The fused product, which is the default, may not take widths such as these.
+        config["experts_implementation"] = "eager"
+    companions[CONFIG_FILE] = _json(config)
+    if getattr(small, "generation_config", None) is not None and model.can_generate():
+        companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
+    repeated = tied_names(small).keys() - tied_names(fresh).keys()
+    return Pretrained(like, companions, left_out, repeated)
+
+
+def dense_model(stored: Stored) -> nn.Module:
+    """Build the dense model of a folder; its weights hold no values yet.
+
+    Args:
+        stored: with a plan that names a class of the transformers library.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: if the class is not in the library, or the configuration is not one of it.
+    """
+    constructor = stored.plan.constructor or {}
+    kind = class_named(constructor.get("class"))
+    if kind is None:
+        refuse("plan class", constructor.get("class"), "a model class of the transformers library")
+    if CONFIG_FILE not in stored.files:
+        refuse("folder", str(stored.folder), f"a folder with {CONFIG_FILE}")
+    data = read_json(stored.files[CONFIG_FILE])
+    if not isinstance(data, dict):
+        raise ValueError(f"{stored.files[CONFIG_FILE]} is no configuration")
+    tensors = stored.plan.tensors
+    num_elements = sum(_product(entry["shape"]) for entry in tensors.values())
+    check_size(kind, data, len(tensors), num_elements)
+    model: Any = build(kind, {**data, "architectures": [kind.__name__]}, like=constructor)
+    if GENERATION_FILE in stored.files:
+        generation = read_json(stored.files[GENERATION_FILE])
+        model.generation_config = library().GenerationConfig.from_dict(generation)
+    built: nn.Module = model
+    return built
+
+
+def _record(small: nn.Module, fresh: nn.Module) -> dict[str, Any]:
+    """Return what a small model has otherwise than its class would."""
+    shapes, numbers = facts.shapes(fresh), facts.numbers(fresh)
+    kept = small.state_dict(keep_vars=True).keys()
+    computed = facts.computed(small, fresh, exact=False)
+    loose = (name for name, _ in small.named_buffers() if name not in kept)
+    return {
+        "shapes": {n: s for n, s in facts.shapes(small).items() if s != shapes.get(n)},
+        "numbers": {n: v for n, v in facts.numbers(small).items() if v != numbers.get(n)},
+        "buffers": sorted(name for name in loose if name not in computed),
+    }
+
+
+def _code(kind: Any, adapts: bool) -> tuple[dict[str, str], bytes]:
+    """Return where the automatic classes find theirs, and the module that holds them."""
+    auto = library().models.auto.modeling_auto
+    served: dict[str, Any] = {}
+    for name in dir(auto):
+        mapping = getattr(getattr(auto, name), "_model_mapping", None)
+        if not name.startswith("AutoModel") or mapping is None:
+            continue
+        found = mapping.get(kind.config_class, ())
+        found = found if isinstance(found, tuple) else (found,)
+        if kind in found:
+            served[name] = kind
+        elif name == "AutoModel" and found:
+            served[name] = found[0]
+    source = resources.files("natsel.integrations.transformers").joinpath("reshaped.py")
+    kinds = sorted({kind, *served.values()}, key=lambda k: str(k.__name__))
+    lines = [source.read_text(), "", f"from transformers import {', '.join(_names(kinds))}  # noqa"]
+    if adapts:
+        lines.append("from natsel.communities.adapters import adapt  # noqa")
+    for one in kinds:
+        lines += ["", "", f"class Natsel{one.__name__}(Reshaped, {one.__name__}):"]
+        lines.append(f'    """{one.__name__} with the shapes that its configuration records."""')
+        if adapts:
+            lines += ["", "    natsel_adapt = adapt"]
+    module = CODE_FILE.removesuffix(".py")
+    auto_map = {name: f"{module}.Natsel{one.__name__}" for name, one in served.items()}
+    return auto_map, ("\n".join(lines) + "\n").encode()
+
+
+def _names(kinds: list[Any]) -> list[str]:
+    return [kind.__name__ for kind in kinds]
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,58 @@
+"""A model of the transformers library in which every layer has a width of its own.
+
+natsel copies this file beside a saved model, so it needs nothing but torch and transformers. The
+configuration is that of the dense model, with what the small one has otherwise in ``natsel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+def reshape(model: Any, record: dict[str, Any], adapt: Callable[[Any], None] | None = None) -> None:
+    """Give a dense model the shapes and numbers of a small one; values are read afterwards.
+
+    Args:
+        model: changed in place; the model that was saved, or the base model inside it.
+        record: ``shapes`` of tensors and ``numbers`` in modules by name, and the ``buffers`` that
+            are saved although the dense model computes them.
+        adapt: replaces the code of modules that cannot run with their new shapes.
+    """
+    smaller: dict[int, Tensor] = {}
+    for owner, attribute, shape in _places(model, record["shapes"].items()):
+        old = getattr(owner, attribute)
+        if id(old) not in smaller:
+            new = old.detach()[tuple(slice(0, size) for size in shape)].clone()
+            parameter = isinstance(old, nn.Parameter)
+            smaller[id(old)] = nn.Parameter(new, old.requires_grad) if parameter else new
+        setattr(owner, attribute, smaller[id(old)])
+    for owner, attribute, _ in _places(model, ((name, None) for name in record["buffers"])):
+        owner._non_persistent_buffers_set.discard(attribute)
+    if adapt is not None:
+        adapt(model)  # from the shapes and the numbers of the dense model
+    for owner, attribute, value in _places(model, record["numbers"].items()):
+        setattr(owner, attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def _places(model: Any, named: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Yield the module and attribute of each name; the base model knows them without a prefix."""
+    modules = dict(model.named_modules())
+    for name, value in list(named):
+        for known in (name, name.removeprefix(f"{model.base_model_prefix}.")):
+            path, _, attribute = known.rpartition(".")
+            if path in modules and hasattr(modules[path], attribute):
+                yield modules[path], attribute, value
+                break
+
+
+class Reshaped(nn.Module):
+    """What a class of the transformers library inherits first to have the recorded shapes."""
+
+    natsel_adapt: ClassVar[Callable[[Any], None] | None] = None
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        reshape(self, config.natsel, type(self).natsel_adapt)

@@ -1,0 +1,134 @@
+"""Open a model by what the user calls it: a reference network, a folder, ``hf:NAME``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from natsel.common.calls import Inputs
+from natsel.common.errors import choose, refuse
+from natsel.extraction import plan_of
+from natsel.extraction.store import is_saved
+from natsel.integrations.transformers import class_of, example_inputs
+from natsel.integrations.transformers.hub import from_pretrained
+from natsel.io.loading import load
+from natsel.models import MODELS, build
+
+BATCH = 2
+HUB = "hf:"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was opened.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        kind: "reference", "saved" (by natsel) or "pretrained" (of the transformers library).
+        description: what it is, in a few words.
+        example_inputs: inputs that it runs on, positional or by name.
+    """
+
+    model: nn.Module
+    kind: str
+    description: str
+    example_inputs: Inputs
+
+
+def open_model(
+    source: str | Path,
+    *,
+    in_shape: tuple[int, ...] | None = None,
+    num_classes: int = 10,
+    seed: int = 0,
+    **options: Any,
+) -> Opened:
+    """Open a model, with inputs that it runs on.
+
+    Args:
+        source: the name of a reference network ("mlp", "cnn", "resnet20", "vit"); a folder that
+            ``natsel.save``, ``natsel evolve`` or ``save_pretrained`` wrote; or ``hf:`` and a
+            folder or a name on the Hugging Face Hub. Nothing else reaches the network, only
+            safetensors are read, and no code that comes with a model is run.
+        in_shape: of one input of a reference network, (C, H, W); (1, 28, 28) if not given.
+        num_classes: outputs of a reference network.
+        seed: of the weights of a reference network, and of the inputs.
+        **options: what the class of a reference network accepts.
+
+    Returns:
+        The model, what it is, and example inputs.
+
+    Raises:
+        ValueError: if there is no such model, or it needs code that natsel does not have.
+        MissingExtraError: if it needs the transformers library and that is not installed.
+
+    Example:
+        >>> opened = open_model("mlp", in_shape=(1, 8, 8), hidden=(16,))
+        >>> opened.description
+        'mlp, 1,210 parameters'
+        >>> [tuple(x.shape) for x in opened.example_inputs]
+        [(2, 1, 8, 8)]
+    """
+    name, folder = str(source), Path(source)
+    if name in MODELS:
+        shape = in_shape or (1, 28, 28)
+        model = build(name, in_shape=shape, num_classes=num_classes, seed=seed, **options)
+        return _opened(model, "reference", name, seed)
+    given = {"in_shape": in_shape, **options}
+    for option in (o for o, value in given.items() if value is not None):
+        refuse(option, given[option], f"no {option}: {name} is not a reference network")
+    if name.startswith(HUB):
+        wanted = name.removeprefix(HUB)
+        if is_saved(Path(wanted)):
+            return _saved(Path(wanted), seed)
+        return _opened(from_pretrained(wanted), "pretrained", wanted, seed)
+    if is_saved(folder):
+        return _saved(folder, seed)
+    if folder.is_dir():
+        if not _is_pretrained(folder):
+            allowed = "a folder with plan.json, or with the config.json of a transformers model"
+            refuse("model", name, allowed)
+        return _opened(from_pretrained(name), "pretrained", name, seed)
+    if "/" in name or folder.exists():
+        refuse("model", name, f"a folder that is there, or {HUB}NAME for a name on the Hub")
+    choose("model", name, (*MODELS, f"{HUB}NAME", "a folder"))
+    raise AssertionError
+
+
+def _saved(folder: Path, seed: int) -> Opened:
+    model = load(folder)
+    before = plan_of(model).parameters_before
+    return _opened(model, "saved", f"{folder} (of {before:,} parameters)", seed)
+
+
+def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
+    model = model.cpu().eval()
+    count = sum(p.numel() for p in model.parameters())
+    if class_of(model) is not None:
+        name = f"{type(model).__name__} from {name}"
+        inputs: Inputs = example_inputs(model, seed=seed)
+    else:
+        constructor: Any = model.constructor
+        shape = constructor["arguments"]["in_shape"]
+        generator = torch.Generator().manual_seed(seed)
+        inputs = (torch.randn(BATCH, *shape, generator=generator),)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if isinstance(inputs, dict):
+        inputs = {n: x.to(dtype) if x.is_floating_point() else x for n, x in inputs.items()}
+    else:
+        inputs = tuple(x.to(dtype) for x in inputs)
+    return Opened(model, kind, f"{name}, {count:,} parameters", inputs)
+
+
+def _is_pretrained(folder: Path) -> bool:
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(data, dict) and "model_type" in data

@@ -1,0 +1,92 @@
+"""Save what ``natsel.extract`` returned, without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from natsel.common.errors import refuse
+from natsel.extraction import plan_of, write_model
+from natsel.integrations.transformers import pretrained
+
+
+def save(
+    small: nn.Module,
+    folder: str | Path,
+    *,
+    constructor: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write an extracted model: ``model.safetensors`` and ``plan.json``, no pickle.
+
+    A model of the transformers library gets its configuration too, so that ``from_pretrained``
+    reads the folder: a plain one where all layers have the same width, else with a small module
+    beside it that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses.
+
+    The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
+    old model or the new one. Other files in the folder stay.
+
+    Args:
+        small: a model returned by :func:`natsel.extract`.
+        folder: where; it is made if it is not there.
+        constructor: positional and named arguments that made the dense model, for a class of your
+            own: ``natsel.load(folder, constructor=MyNet)`` passes them on. They must be JSON, in
+            which a tuple becomes a list. A model may also have them as ``model.constructor``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if the model was not extracted by natsel, the arguments are not JSON, or the
+            folder holds files of the same names that natsel did not save.
+        OSError: if something cannot be written; what was there is then untouched.
+
+    Example:
+        >>> import tempfile, torch, natsel
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> scores = natsel.score(natsel.discover(model, (torch.zeros(1, 4),)), "magnitude")
+        >>> small = natsel.extract(model, natsel.select(scores, natsel.Sparsity(0.5)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     natsel.load(save(small, folder), model=model)[0]
+        Linear(in_features=4, out_features=4, bias=True)
+    """
+    plan_of(small)
+    known = pretrained(small) if constructor is None else None
+    if known is not None:
+        return write_model(
+            small,
+            folder,
+            constructor=known.constructor,
+            companions=known.companions,
+            left_out=known.left_out,
+            repeated=known.repeated,
+        )
+    return write_model(small, folder, constructor=_constructor(small, constructor))
+
+
+def _constructor(small: nn.Module, given: object) -> dict[str, Any] | None:
+    """Return what the plan says of how the dense model was made."""
+    if given is None:
+        own = getattr(small, "constructor", None)
+        if isinstance(own, dict) and set(own) == {"name", "arguments"}:
+            return own
+        given = own if isinstance(own, tuple) else None
+    if given is None:
+        return plan_of(small).constructor
+    allowed = "(args, kwargs), a pair of a sequence and a mapping of what JSON can hold"
+    if not (
+        isinstance(given, tuple | list)
+        and len(given) == 2
+        and isinstance(given[0], list | tuple)
+        and isinstance(given[1], Mapping)
+    ):
+        refuse("constructor", given, allowed)
+    described = {"args": list(given[0]), "kwargs": dict(given[1])}
+    try:
+        json.dumps(described, allow_nan=False)
+    except (TypeError, ValueError):
+        refuse("constructor", given, allowed)
+    return described

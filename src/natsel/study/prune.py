@@ -1,0 +1,282 @@
+"""Prune a trained model once: score, select, extract, verify, and say what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
+from natsel.common.errors import choose, refuse
+from natsel.communities import Communities, discover
+from natsel.extraction import Prediction, extract, plan_of, preview, verify
+from natsel.fitness import FITNESS, score
+from natsel.io import load, open_model, save
+from natsel.io.opening import Opened
+from natsel.models import MODELS, TASKS
+from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.selection.select import Budget
+from natsel.study import environment
+from natsel.study.measure import accuracy
+from natsel.study.oneshot import calibration
+from natsel.study.splits import Splits, load_splits
+from natsel.study.training import Progress, silent
+
+NUM_VERIFIED = 64
+BUDGETS: dict[str, Callable[[float], Budget]] = {
+    "sparsity": Sparsity,
+    "parameters": Parameters,
+    "macs": MACs,
+    "latency": Latency,
+}
+"""What a budget can be of; each takes a share: of the populations that go, or of what is left."""
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What to prune, and how.
+
+    Attributes:
+        model: what ``natsel.open_model`` opens.
+        budget: ``NAME=SHARE`` with a name of ``BUDGETS``.
+        scorer: a registered fitness.
+        data: name of a data set, for scorers that read one, and to measure accuracy; or None.
+        scope: "community" or "global".
+        normalize: "rank", "mean" or "none".
+        multiple_of: of what the kept counts are multiples.
+        include: patterns of community names that take part; empty for all.
+        exclude: patterns of community names that stay whole.
+        residual: also offer widths that a normalisation runs over.
+        measure: time the dense and the small model in turn.
+        seed: of the calibration batches, and of a reference network's weights.
+    """
+
+    model: str
+    budget: str
+    scorer: str = "taylor"
+    data: str | None = None
+    scope: str = "community"
+    normalize: str = "rank"
+    multiple_of: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    residual: bool = False
+    measure: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        fitness = FITNESS[choose("scorer", self.scorer, FITNESS)]
+        reads = fitness.needs_gradient or fitness.statistic is not None
+        if reads and self.data is None:
+            refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
+        choose("scope", self.scope, ("community", "global"))
+        choose("normalize", self.normalize, ("rank", "mean", "none"))
+        parse_budget(self.budget)
+
+
+def parse_budget(text: str) -> Budget:
+    """Return the budget that a text names.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> parse_budget("macs=0.5")
+        MACs(value=0.5)
+    """
+    name, separator, number = text.partition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        separator = ""
+    if not separator or name not in BUDGETS:
+        refuse("budget", text, f"NAME=SHARE such as macs=0.5, NAME one of {', '.join(BUDGETS)}")
+    return BUDGETS[name](share)
+
+
+def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | None]:
+    """Open a model, and the data set that it is measured on.
+
+    A reference network is built for the data.
+
+    Raises:
+        ValueError: if there is no such model or data set, or the model cannot read it.
+    """
+    if name not in MODELS:
+        opened = open_model(name, seed=seed)
+        constructor = getattr(opened.model, "constructor", None)
+        held = constructor.get("name") if isinstance(constructor, dict) else None
+        task = TASKS.get(held) if held is not None else None
+        splits = load_splits(data, task=task) if data is not None else None
+    elif data is None:
+        return open_model(name, seed=seed), None
+    else:
+        splits = load_splits(data, task=TASKS.get(name))
+        num_classes = len(splits.classes)
+        opened = open_model(name, in_shape=splits.in_shape, num_classes=num_classes, seed=seed)
+    if splits is not None:
+        _check_fit(opened, splits)
+    return opened, splits
+
+
+def _check_fit(opened: Opened, splits: Splits) -> None:
+    wanted = tuple(tensors_of_inputs(opened.example_inputs)[0].shape[1:])
+    if len(wanted) == len(splits.in_shape) == 3 and wanted != splits.in_shape:
+        allowed = f"images of shape {wanted}, as the model reads; these have {splits.in_shape}"
+        refuse("data", splits.name, allowed)
+    try:
+        with torch.no_grad():
+            opened.model(splits.test[0][:2])
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        refuse("data", splits.name, f"inputs that {opened.description} runs on ({line})")
+
+
+def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Prune a model to a budget and save the small one.
+
+    Args:
+        config: what to prune, and how.
+        out: folder for the small model.
+        progress: called between the parts.
+
+    Returns:
+        What was removed, what it saves and costs, as plain data; ``"summary"`` says it in words.
+
+    Raises:
+        ValueError: if an argument is not allowed, or the budget cannot be met.
+        VerificationError: if the small model differs from the masked one; nothing is saved.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        refuse("out", str(folder), "a folder")
+    steps = ("open", "find communities", "score", "select", "extract and verify", "measure")
+
+    def step(number: int) -> None:
+        progress("prune: " + steps[min(number, len(steps) - 1)], number, len(steps))
+
+    step(0)
+    opened, splits = open_for(config.model, config.data, config.seed)
+    step(1)
+    inputs = _real_inputs(opened, splits)
+    communities = discover(opened.model, inputs, residual=config.residual)
+    if not len(communities):
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
+        refuse("model", config.model, f"one with something that can be removed ({reasons})")
+    step(2)
+    data = calibration(splits, config.seed) if splits is not None else None
+    scores = score(communities, config.scorer, data=data)
+    step(3)
+    survivors = select(
+        scores,
+        parse_budget(config.budget),
+        scope="global" if config.scope == "global" else "community",
+        normalize={"rank": "rank", "mean": "mean"}.get(config.normalize),  # type: ignore[arg-type]
+        multiple_of=config.multiple_of,
+        include=config.include or None,
+        exclude=config.exclude or None,
+    )
+    predicted = preview(opened.model, survivors, measure=config.measure)
+    step(4)
+    small = extract(opened.model, survivors)
+    verification = verify(opened.model, small, survivors, inputs)
+    step(5)
+    result: dict[str, Any] = {
+        "kind": "prune",
+        "config": asdict(config),
+        "model": opened.description,
+        "communities": _kept(survivors, communities),
+        "parameters": [predicted.dense.parameters, predicted.small.parameters],
+        "macs": [predicted.dense.macs, predicted.small.macs],
+        "verification": asdict(verification),
+        "accuracy": _accuracies(opened.model, small, splits),
+        "summary": predicted.summary(),
+        "prediction": _plain(predicted),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "out": str(folder),
+    }
+    save(small, folder)
+    progress("prune: done", len(steps), len(steps))
+    return result
+
+
+def verify_saved(
+    model: str, folder: str | Path, *, data: str | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Compare a saved small model with the model that it was cut from.
+
+    Args:
+        model: the dense model, as ``natsel.open_model`` opens it.
+        folder: what :func:`prune` or ``natsel.save`` wrote.
+        data: name of a data set to compare on, too; or None for random inputs alone.
+        seed: of a reference network's weights, and of random inputs.
+
+    Returns:
+        The differences on random and on real inputs, as plain data.
+
+    Raises:
+        ValueError: if the two do not belong together.
+    """
+    opened, splits = open_for(model, data, seed)
+    small = load(folder, model=opened.model)
+    plan = plan_of(small)
+    communities = discover(opened.model, opened.example_inputs)
+    if set(plan.survivors) - set(communities):
+        communities = discover(opened.model, opened.example_inputs, residual=True)
+    masks = {}
+    for name, kept in plan.survivors.items():
+        if name not in communities or communities[name].size != plan.sizes[name]:
+            refuse("folder", str(folder), f"a model that was cut from {opened.description}")
+        masks[name] = torch.zeros(plan.sizes[name], dtype=torch.bool)
+        masks[name][kept] = True
+    survivors = Survivors(masks, communities)
+    found = {"random inputs": verify(opened.model, small, survivors, opened.example_inputs)}
+    if splits is not None:
+        real = _real_inputs(opened, splits)
+        found[f"{data}, test split"] = verify(opened.model, small, survivors, real)
+    return {
+        "kind": "verify",
+        "model": opened.description,
+        "folder": str(folder),
+        "passed": all(v.passed for v in found.values()),
+        "on": {name: asdict(v) for name, v in found.items()},
+        "accuracy": _accuracies(opened.model, small, splits),
+    }
+
+
+def _real_inputs(opened: Opened, splits: Splits | None) -> Inputs:
+    """Return test samples where there are any, else the example inputs."""
+    if splits is None:
+        return opened.example_inputs
+    inputs = splits.test[0][:NUM_VERIFIED]
+    if isinstance(opened.example_inputs, dict):
+        return {next(iter(opened.example_inputs)): inputs}
+    return first_samples((inputs,), NUM_VERIFIED)
+
+
+def _kept(survivors: Mapping[str, Tensor], communities: Communities) -> list[dict[str, Any]]:
+    return [
+        {"name": n, "kind": c.kind, "size": c.size, "kept": int(survivors[n].sum())}
+        for n, c in communities.items()
+    ]
+
+
+def _accuracies(
+    dense: nn.Module, small: nn.Module, splits: Splits | None
+) -> dict[str, dict[str, float]] | None:
+    if splits is None:
+        return None
+    found = {"dense": accuracy(dense, *splits.test), "small": accuracy(small, *splits.test)}
+    return {
+        name: {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
+        for name, (interval, _) in found.items()
+    }
+
+
+def _plain(predicted: Prediction) -> dict[str, Any]:
+    return asdict(predicted)
