@@ -46,7 +46,7 @@ def refused(natsel, fast, tmp_path):
         (("--dataset", "digitz"), ("dataset='digitz'", "cifar10, digits, mnist", "'digits'?")),
         (("--dynamics", "logistik"), ("dynamics='logistik'", "replicator", "'logistic'?")),
         (("--fitness", "tailor"), ("fitness='tailor'", "magnitude", "'taylor'?")),
-        (("--model", "mpl"), ("model='mpl'", "cnn, mlp, resnet20, vit", "'mlp'?")),
+        (("--model", "mpl"), ("model='mpl'", "bert, cnn, llama, mlp, resnet20, vit", "'mlp'?")),
         (("--sparsity", "1"), ("sparsity=1.0", "[0, 1)")),
         (("--sparsity", "0.5,-0.1"), ("sparsity=-0.1", "[0, 1)")),
         (("--sparsity", "nan"), ("sparsity=nan", "[0, 1)")),

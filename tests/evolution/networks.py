@@ -13,13 +13,15 @@ from natsel.common.calls import call, logits_of, tensors_of_inputs
 from natsel.communities import Communities
 from natsel.models.architectures import ARCHITECTURES, build_architecture
 
+RESIDUAL = ("hf-llama residual", "hf-gpt2 residual")
 NAMES = tuple(ARCHITECTURES)
 
 
 @functools.cache
 def discovered(name):
+    name, *residual = name.split()
     model, inputs = build_architecture(name)
-    return natsel.discover(model, inputs)
+    return natsel.discover(model, inputs, residual=bool(residual))
 
 
 def network(name):
@@ -29,7 +31,7 @@ def network(name):
     if name == "hf-mixtral":
         model.config._experts_implementation = "eager"  # the fused one knows no float64
     inputs = tuple(x.double() if x.is_floating_point() else x for x in found.example_inputs)
-    return Communities(model, inputs, tuple(found.values()))
+    return Communities(model, inputs, tuple(found.values()), pricing=found.pricing)
 
 
 def batch(communities, seed):

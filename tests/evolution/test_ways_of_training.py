@@ -198,3 +198,19 @@ def test_an_expert_that_died_is_never_chosen_again_and_one_that_lives_is():
     logits(communities.model, inputs)
     assert dead in chosen[-1]
     assert experts.size == 6
+
+
+def test_as_many_experts_survive_as_the_router_chooses():
+    communities = network("hf-mixtral")
+    evolution = natsel.Evolution(communities, rate=0.5, pressure=1e6, patience=1)
+    for step in range(12):
+        communities.model.zero_grad()
+        loss_of(communities.model, batch(communities, step)).backward()
+        evolution.step()
+    left = {n: int(m.sum()) for n, m in evolution.survivors().items()}
+    expected = {n: 2 if c.kind == "expert" else 1 for n, c in communities.items()}
+    assert left == expected
+    small = natsel.extract(communities.model, evolution.survivors())
+    assert torch.isfinite(logits(small, communities.example_inputs)).all()
+    kept = evolution.survivors(natsel.Sparsity(0.9))
+    assert all(int(m.sum()) >= expected[n] for n, m in kept.items())

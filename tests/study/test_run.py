@@ -41,8 +41,9 @@ def test_schema(finished):
     assert set(result) == {
         *("schema", "kind", "natsel", "config", "versions", "hardware", "git", "seconds"),
         *("evolved", "extracted", "dense", "extinct", "communities", "verification"),
-        *("capacity", "history", "table"),
+        *("capacity", "history", "table", "task"),
     }
+    assert result["task"] == {"predicts": "class", "unit": "image"}
     assert (result["schema"], result["kind"], result["capacity"]) == (1, "evolve", None)
     assert result["config"] == config.as_json() == read_json(folder / "config.json")
     assert result["config"]["rate"] == FAST["rate"]

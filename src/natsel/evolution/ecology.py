@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from natsel.common.errors import refuse
+from natsel.communities import Community
 from natsel.selection.budget import nearest_count
 
 
@@ -24,7 +25,8 @@ class Ecology:
         initial: mass of every population at the start, in (0, 1].
         level: a population whose mass stays under this level goes extinct.
         patience: for how many steps it has to stay there.
-        floor: how many populations of each community survive at least.
+        floor: how many populations of each community survive at least; of experts never fewer than
+            the router chooses.
         capacity: share of all populations that the environment carries, or None.
         competition_every: steps between two measurements of who competes with whom.
         every: the masses evolve at every so many steps, by as much time; cheaper, and the fitness
@@ -82,11 +84,21 @@ class Ecology:
                 expected = f"{value!r}, as in this evolution"
                 refuse(f"state['constants'][{name!r}]", constants.get(name, "missing"), expected)
 
-    def carried(self, sizes: Collection[int]) -> int | None:
+    def floor_of(self, community: Community) -> int:
+        """Return how many populations of a community survive at least.
+
+        As many as a router chooses stay, however low the floor.
+        """
+        return min(max(self.floor, community.minimum), community.size)
+
+    def carried(
+        self, sizes: Collection[int], *, floors: Collection[int] | None = None
+    ) -> int | None:
         """Return how many populations the environment carries; None without a capacity.
 
         Args:
             sizes: how many populations each community has.
+            floors: how many of each survive at least; the floor by default.
 
         Raises:
             ValueError: if the floors keep more alive than that.
@@ -98,7 +110,7 @@ class Ecology:
         if self.capacity is None:
             return None
         carried = nearest_count(self.capacity, sum(sizes))
-        least = sum(min(self.floor, size) for size in sizes)
+        least = sum(min(self.floor, size) for size in sizes) if floors is None else sum(floors)
         if carried < least:
             refuse(
                 "capacity",

@@ -83,7 +83,8 @@ class Evolution:
         self.ecology = Ecology(**{**self.dynamic.constants(), **constants})
         self.communities = communities
         sizes = {name: community.size for name, community in communities.items()}
-        self._carried = self.ecology.carried(sizes.values())
+        floors = [self.ecology.floor_of(community) for community in communities.values()]
+        self._carried = self.ecology.carried(sizes.values(), floors=floors)
         if optimizer is not None:
             check_holds(optimizer, communities.model)
         self._device = next(communities.model.parameters()).device
@@ -104,6 +105,7 @@ class Evolution:
             space=self.dynamic.space,
             signed=self.fitness.signed,
             device=self._device,
+            floors=floors,
         )
         places = self._populations.places()
         self._places = [places[gated.places.to(self._device)] for gated in self._gates]
@@ -278,7 +280,7 @@ class Evolution:
             communities=self.communities,
             scope="global",
             normalize=None,
-            floor=self.ecology.floor,
+            floor={n: self.ecology.floor_of(c) for n, c in self.communities.items()},
             ties=self.fitness_values,
         )
 

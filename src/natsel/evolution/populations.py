@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +72,7 @@ class Populations:
         space: of the law: in the box a mass is its influence, on the simplex it bounds it.
         signed: whether a fitness may be negative; what is counts as 0.
         device: where the tensors are.
+        floors: how many populations of each community survive at least, in their order.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Populations:
         space: Literal["simplex", "box"],
         signed: bool,
         device: torch.device,
+        floors: Sequence[int],
     ) -> None:
         self.sizes = dict(sizes)
+        self._floors = tuple(floors)
         self._ecology = ecology
         self._space = space
         self._signed = signed
@@ -129,7 +132,8 @@ class Populations:
         for group in self.groups:
             living = group.alive.sum(-1, keepdim=True)
             group.any_dead = bool((living < group.alive.shape[-1]).any())
-            exposed = living > self._ecology.floor
+            floors = living.new_tensor([[self._floors[p]] for p in group.positions])
+            exposed = living > floors
             group.exposed = None if bool(exposed.all()) else exposed.float()
         self._exposed: Tensor | None = None
         if self._space == "simplex" and any(g.exposed is not None for g in self.groups):
@@ -252,9 +256,9 @@ class Populations:
 
     def _bury(self, row: int, places: list[int]) -> None:
         """Bury populations of one community, the first ones first, down to its floor."""
-        first = self._firsts[row]
+        first, floor = self._firsts[row], self._floors[self.rows[row][0]]
         whole = slice(first, first + len(self.rows[row][1]))
-        places = places[: max(int(self.alive[whole].sum()) - self._ecology.floor, 0)]
+        places = places[: max(int(self.alive[whole].sum()) - floor, 0)]
         if not places:
             return
         index = torch.tensor(places, device=self.mass.device)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from networks import NAMES, batch, draw_survivors, logits, loss_of, network, set_masses
+from networks import NAMES, RESIDUAL, batch, draw_survivors, logits, loss_of, network, set_masses
 
 import natsel
 from natsel.communities.gates import masses_of, ungated_name
@@ -17,9 +17,10 @@ from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader
 
 each = pytest.mark.parametrize("name", NAMES)
+each_and_residual = pytest.mark.parametrize("name", NAMES + RESIDUAL)
 
 
-@each
+@each_and_residual
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_a_mass_of_0_is_silence_and_a_mass_of_1_is_nothing(name, training):
     communities = network(name)
@@ -44,7 +45,7 @@ def test_a_mass_of_0_is_silence_and_a_mass_of_1_is_nothing(name, training):
         assert torch.equal(mass, survivors[community].float())
 
 
-@each
+@each_and_residual
 def test_taylor_is_the_gradient_of_an_explicit_mass(name):
     communities = network(name)
     model = communities.model
