@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -75,6 +76,23 @@ def in_double(inputs: Inputs) -> Inputs:
 def shapes_of(inputs: Inputs) -> str:
     """Return the shapes of inputs, for messages."""
     return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Let models of the transformers library return no key/value cache for a while.
+
+    A cache is a Python object that ``torch.export`` cannot return.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

@@ -11,6 +11,9 @@ from natsel.communities.community import Community, Cost, Refusal, Role, Slice
 from natsel.communities.propagation import Propagation
 
 Key = tuple[str, int]
+KINDS = ("head", "expert", "filter")
+"""Kinds that an operator says, not the shape of a weight; the first that holds counts."""
+
 TEACH = "teach the operator with @natsel.rule"
 
 
@@ -29,7 +32,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     axes = _resolved_axes(run)
     roots = {key: run.space.roots(labels).numpy() for key, labels in axes.items()}
     makers = [key for key in axes if "out" in run.roles.get(key, ())]
-    readers = [key for key in axes if "in" in run.roles.get(key, ())]
+    readers = [key for key in axes if run.roles.get(key, set()) & {"in", "expert"}]
     if not makers:
         return [], _untaught(run, set())
     made = np.unique(np.concatenate([roots[key] for key in makers]))
@@ -37,7 +40,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
-    heads = _roots_of(run, run.heads)
+    marked = {kind: _roots_of(run, labels) for kind, labels in run.marked.items()}
     communities: list[Community] = []
     alone: dict[int, str] = {}
     names: dict[str, int] = defaultdict(int)
@@ -45,7 +48,8 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
         if len(members) < 2:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
-        kind = "head" if np.isin(members, heads).any() else None
+        kinds = (k for k in KINDS if k in marked and np.isin(members, marked[k]).any())
+        kind = next(kinds, "neuron")
         community = _community(run, members, roots, kind, names)
         if all(_in_step(part.index.numpy()) for part in community.slices):
             communities.append(community)
@@ -128,7 +132,7 @@ def _community(
     run: Propagation,
     members: np.ndarray,
     roots: dict[Key, np.ndarray],
-    kind: str | None,
+    kind: str,
     names: dict[str, int],
 ) -> Community:
     by_value = np.argsort(members)
@@ -141,20 +145,26 @@ def _community(
         population = by_value[np.searchsorted(members[by_value], labels[places])]
         width = len(places) // len(members)
         index = places[np.argsort(population, kind="stable")].reshape(len(members), width)
-        roles = run.roles.get((name, axis), set())
-        role: Role = "in" if "in" in roles else "out" if "out" in roles else "tied"
+        role = _role(run.roles.get((name, axis), set()), kind)
         slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
         owned_widths[name][axis] = width
     macs = _weight_macs(run, owned_widths) + _label_macs(run, int(members[0]))
     makers = [s for s in slices if "out" in run.roles.get((s.tensor, s.axis), ())]
-    if kind is None:
-        kind = "filter" if len(run.shapes[makers[0].tensor]) > 2 else "neuron"
     name = _name(makers[0].tensor, [s.tensor for s in slices], kind)
     names[name] += 1
     if names[name] > 1:
         name = f"{name}#{names[name]}"
     parameters = _parameter_cost(run, owned_widths)
     return Community(name, kind, len(members), Cost(parameters, macs), tuple(slices))
+
+
+def _role(roles: set[str], kind: str) -> Role:
+    """Return what a slice is to its populations; experts are read where their weights are."""
+    if kind == "expert" and "out" in roles:
+        return "route"
+    if roles & {"in", "expert"}:
+        return "in"
+    return "out" if "out" in roles else "tied"
 
 
 def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
@@ -193,7 +203,7 @@ def _label_macs(run: Propagation, member: int) -> float:
 def _name(maker: str, tensors: list[str], kind: str) -> str:
     """Name a community after the module that makes it; heads after what holds all their parts."""
     paths = [t.rpartition(".")[0].split(".") for t in tensors]
-    if kind != "head":
+    if kind not in ("head", "expert"):
         return maker.rpartition(".")[0] or maker
     common = []
     for parts in zip(*paths, strict=False):

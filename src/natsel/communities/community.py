@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
 
-Role = Literal["out", "in", "tied"]
+Role = Literal["out", "in", "tied", "route"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Slice:
         axis: the axis that shrinks.
         index: which places along the axis each population owns, int64 ``[size, width]``.
         role: "out" (these rows make the population), "in" (these columns read it: its mass gates
-            here) or "tied" (numbers that merely go along, such as a bias or a scale).
+            here), "tied" (numbers that merely go along, such as a bias or a scale) or "route"
+            (these rows let a router choose it).
     """
 
     tensor: str
@@ -66,7 +67,7 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter" or "head".
+        kind: "neuron", "filter", "head" or "expert".
         size: how many populations.
         cost: what each of them costs.
         slices: every tensor slice that goes with them.

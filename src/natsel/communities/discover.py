@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import natsel.communities.rules  # noqa: F401  (fills the table of rules)
-from natsel.common.calls import Inputs, as_inputs, call, shapes_of, tensors_of_inputs, with_tensors
+from natsel.common.calls import (
+    Inputs,
+    as_inputs,
+    call,
+    shapes_of,
+    tensors_of_inputs,
+    with_tensors,
+    without_cache,
+)
 from natsel.common.errors import refuse
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
@@ -49,7 +58,7 @@ def discover(
         Communities(0: 8 neurons)
     """
     inputs = as_inputs(example_inputs)
-    with evaluating(model):
+    with evaluating(model), without_cache(model):
         try:
             with torch.no_grad():
                 call(model, inputs)
@@ -92,7 +101,9 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     for attempt in (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                # What export says of lists of parameters and of its own future helps no user.
+                warnings.simplefilter("ignore")
                 return _functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error

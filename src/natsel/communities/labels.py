@@ -15,6 +15,35 @@ DATA = 1
 """Label of data that belongs to no population: inputs, constants, results of unknown operators."""
 
 
+def narrowed(labels: Tensor) -> Tensor:
+    """Return labels with every axis along which they are repeated (stride 0) shrunk to one place.
+
+    Example:
+        >>> narrowed(torch.arange(3).expand(2, 3)).shape
+        torch.Size([1, 3])
+    """
+    for axis, stride in enumerate(labels.stride()):
+        if stride == 0 and labels.shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def compact(labels: Tensor) -> Tensor:
+    """Return the same labels, without storage along axes on which all places are alike.
+
+    Example:
+        >>> compact(torch.tensor([[1, 2], [1, 2]])).stride()
+        (0, 1)
+    """
+    found = narrowed(labels)
+    for axis, size in enumerate(found.shape):
+        if size > 1:
+            first = found.narrow(axis, 0, 1)
+            if bool((found == first).all()):
+                found = first
+    return found.expand(labels.shape)
+
+
 class LabelSpace:
     """Union-find over integer labels, vectorised.
 
@@ -48,15 +77,15 @@ class LabelSpace:
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's class, same shape."""
-        return torch.from_numpy(np.asarray(self._root[labels.numpy()]))
+        return _looked_up(self._root, labels)
 
     def is_fixed(self, labels: Tensor) -> Tensor:
         """Return, per label, whether its class cannot be removed."""
-        return torch.from_numpy(np.asarray(self._fixed[self._root[labels.numpy()]]))
+        return _looked_up(self._fixed[self._root], labels)
 
     def is_loose(self, labels: Tensor) -> Tensor:
         """Return, per label, whether it was made loose and is still alone in its class."""
-        return torch.from_numpy(np.asarray(self._loose[self._root[labels.numpy()]]))
+        return _looked_up(self._loose[self._root], labels)
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Merge the classes of two label tensors of one shape, element by element.
@@ -66,6 +95,9 @@ class LabelSpace:
             second: labels, the same shape.
             reason: why a class is fixed where it meets ``DATA``.
         """
+        for axis in range(first.dim()):
+            if first.stride(axis) == 0 and second.stride(axis) == 0 and first.shape[axis]:
+                first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
         a = self._root[first.reshape(-1).numpy()]
         b = self._root[second.reshape(-1).numpy()]
         differ = (a != b) & (a != NONE) & (b != NONE)
@@ -110,13 +142,16 @@ class LabelSpace:
         """
         if not axes or labels.numel() == 0:
             return labels
+        merged = {axis % labels.dim() for axis in axes}
+        shape = [1 if axis in merged else size for axis, size in enumerate(labels.shape)]
+        labels = narrowed(labels)
         first = labels.amax(dim=axes, keepdim=True)
         self.unite(first.expand_as(labels), labels, reason)
-        return first
+        return first.expand(shape)
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Mark the classes of ``labels`` as not removable, for ``reason``."""
-        roots = np.unique(self._root[labels.reshape(-1).numpy()])
+        roots = np.unique(self._root[narrowed(labels).reshape(-1).numpy()])
         self._fix_roots(roots[roots > DATA], reason)
 
     def _fix_roots(self, roots: np.ndarray, reason: str) -> None:
@@ -139,3 +174,9 @@ class LabelSpace:
             if reason not in found and np.isin(self._root[members], wanted).any():
                 found[reason] = None
         return list(found)
+
+
+def _looked_up(table: np.ndarray, labels: Tensor) -> Tensor:
+    """Return the entry of a table for each label, repeated where the labels are."""
+    found = torch.from_numpy(np.asarray(table[narrowed(labels).numpy()]))
+    return found.expand(labels.shape)

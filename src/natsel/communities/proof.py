@@ -93,7 +93,7 @@ class Trial(NamedTuple):
         for survivors in choices(communities):
             try:
                 small = remove(self.model, communities, survivors)
-                masked = silence(self.model, communities, survivors)
+                masked = silence(self.model, communities, survivors, share=True)
                 found = difference(small, masked, self.inputs)
             except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
                 lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -138,16 +138,22 @@ def prove(
     if trial.failure(plain) is None:
         return plain, []
     found = {c.name: candidates(model, c) for c in plain}
-    heads = [c for c in plain if c.kind == "head"]
-    solved = _solve(trial, heads[0], found[heads[0].name]) if heads else None
-    if isinstance(solved, Community):
-        # Attention layers of one model are mostly alike: one trial for all instead of one each.
-        guess = [alike(c, found[c.name], solved) if c in heads else c for c in plain]
-        if trial.failure(guess) is None:
-            return guess, []
+    # The layers of one model are mostly alike: one trial for all of a kind instead of one each.
+    likely: dict[str, Community] = {}
+    for kind in ("head", "expert"):
+        members = [c for c in plain if c.kind == kind]
+        solved = _solve(trial, members[0], found[members[0].name]) if members else None
+        if isinstance(solved, Community):
+            likely |= {c.name: alike(c, found[c.name], solved) for c in members}
+    guess = [likely.get(c.name, c) for c in plain]
+    if likely and trial.failure(guess) is None:
+        return guess, []
     proven: list[Community] = []
     refused: list[Refusal] = []
-    for community in plain:
+    for community in guess:
+        if community.name in likely and trial.failure([community]) is None:
+            proven.append(community)
+            continue
         result = _solve(trial, community, found[community.name])
         if isinstance(result, Community):
             proven.append(result)

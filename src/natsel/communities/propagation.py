@@ -13,7 +13,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, tensors_in
-from natsel.communities.labels import DATA, NONE, LabelSpace
+from natsel.communities.labels import DATA, NONE, LabelSpace, compact, narrowed
+from natsel.communities.routes import routed_by, scores_behind
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
@@ -65,7 +66,11 @@ class Propagation:
         self.weight_macs: list[WeightMacs] = []
         self.label_macs: list[tuple[Tensor, float]] = []
         self.macs = 0.0
-        self.heads: list[Tensor] = []
+        self.shared: dict[fx.Node, Tensor] = {}
+        self.marked: dict[str, list[Tensor]] = defaultdict(list)
+        self.routes = routed_by(program)
+        self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
+        self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
         self.untaught: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -135,8 +140,10 @@ class Propagation:
         """Fix everything that enters an operator without a rule; its result is plain data."""
         name = operator_name(node)
         reason = f"no rule for {name}{place(node)}"
-        self.barriers[name] = place(node)
-        for labels in tensors_in((args, kwargs)):
+        met = tensors_in((args, kwargs))
+        if any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met):
+            self.barriers[name] = place(node)
+        for labels in met:
             if isinstance(labels, TensorRef):
                 self.untaught[labels.name] = reason
             self.space.fix(self.lift(labels), reason)
@@ -202,10 +209,10 @@ class Propagation:
             self.macs += macs_each * labels.numel()
             self.label_macs.append((labels.reshape(-1), macs_each))
 
-    def mark_heads(self, labels: Tensor) -> None:
-        """Note that these populations are attention heads."""
+    def mark(self, labels: Tensor, kind: str) -> None:
+        """Note a kind of populations that their weights do not tell, such as heads."""
         if self._counting:
-            self.heads.append(labels.reshape(-1))
+            self.marked[kind].append(labels.reshape(-1))
 
     def combine(self, node: fx.Node, *values: Any) -> Tensor:
         """Unite what meets in elementwise arithmetic, with broadcasting.
@@ -222,9 +229,13 @@ class Propagation:
         return result
 
     def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        whole = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        a, b = _unrepeated(a), _unrepeated(b)
         shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
         a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
         b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
+        a, b = _narrowed_with(a, b), _narrowed_with(b, a)
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
         # A free element that is a population of its own is repeated over several others.
         self.space.fix(a[a_free & ~self._is_plain(a)], reason)
@@ -233,7 +244,10 @@ class Propagation:
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
         result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
-        return torch.where(a == NONE, b, torch.where(b == NONE, a, result))
+        result = torch.where(a == NONE, b, torch.where(b == NONE, a, result))
+        if not bool((result == DATA).any()):
+            result = compact(self.space.roots(result))
+        return result.reshape((1,) * (len(whole) - result.dim()) + tuple(shape)).expand(whole)
 
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
@@ -251,3 +265,21 @@ class Propagation:
     def _is_plain(self, x: Tensor) -> Tensor:
         """Tell which labels are no population's: data, and parameters that met nothing yet."""
         return (x <= DATA) | self.space.is_loose(x)
+
+
+def _unrepeated(x: Tensor) -> Tensor:
+    """Return data that is repeated along an axis with one place there: it has one value there.
+
+    Of populations only the label is repeated; their values differ from place to place.
+    """
+    found = narrowed(x)
+    return found if bool((found <= DATA).all()) else x
+
+
+def _narrowed_with(x: Tensor, other: Tensor) -> Tensor:
+    """Return labels narrowed where they, and what they meet, are the same along an axis."""
+    for axis, size in enumerate(x.shape):
+        alike = other.shape[axis] == 1 or other.stride(axis) == 0
+        if size > 1 and x.stride(axis) == 0 and alike:
+            x = x.narrow(axis, 0, 1)
+    return x

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import nn
 
 from natsel.communities.community import Community, Rebinding
+
+Item = TypeVar("Item")
 
 MAX_ATTEMPTS = 64
 NUM_LEVELS = 3
@@ -53,15 +56,28 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
 
 
 def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[Community]:
-    """Yield a community with no rebinding, then with each, each pair, and so on.
+    """Yield a community with no rebinding, then with more and more of them.
 
-    The fewest that make the model run are taken: a number that forward does not use stays.
+    Numbers of one name follow together first, wherever they are: the layers of a model that share
+    their heads are alike. Then each is tried by itself. The fewest that make the model run are
+    taken: a number that forward does not use stays.
     """
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(found, n) for n in range(len(found) + 1)
+    names = list(dict.fromkeys((b.attribute, b.per_population) for b in found))
+    together = (
+        tuple(b for b in found if (b.attribute, b.per_population) in chosen)
+        for chosen in _subsets(names)
     )
-    for subset in itertools.islice(subsets, MAX_ATTEMPTS):
+    tried = dict.fromkeys(itertools.islice(together, MAX_ATTEMPTS))
+    tried |= dict.fromkeys(itertools.islice(_subsets(found), MAX_ATTEMPTS))
+    for subset in tried:
         yield replace(community, rebindings=subset)
+
+
+def _subsets(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    """Yield every subset, the small ones first."""
+    return itertools.chain.from_iterable(
+        itertools.combinations(items, n) for n in range(len(items) + 1)
+    )
 
 
 def alike(community: Community, found: tuple[Rebinding, ...], solved: Community) -> Community:

@@ -8,20 +8,10 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from natsel.communities.adapters import adapt
 from natsel.communities.community import Community
-
-SIZE_ATTRIBUTES: dict[type[nn.Module], tuple[tuple[str, str, int], ...]] = {
-    nn.Linear: (("in_features", "weight", 1), ("out_features", "weight", 0)),
-    _NormBase: (("num_features", "weight|running_mean", 0),),
-    nn.Embedding: (("num_embeddings", "weight", 0), ("embedding_dim", "weight", 1)),
-    nn.PReLU: (("num_parameters", "weight", 0),),
-}
-"""Numbers in modules of torch that repeat the size of a tensor: (attribute, tensor, axis)."""
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+from natsel.communities.routers import close
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -73,7 +63,7 @@ def remove(
     """Return a copy of a model that holds only the survivors; the model is not touched.
 
     Only what remains is copied. Parameters keep their ``requires_grad``; numbers that repeat a
-    size (``in_features``, ``groups`` and those in ``rebindings``) follow.
+    size (``in_features``, ``groups`` and those in ``rebindings``) follow, see ``adapters``.
 
     Args:
         model: the model that the communities were found in.
@@ -94,7 +84,7 @@ def remove(
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = smaller
     small = copy.deepcopy(model, memo)
-    follow_sizes(small)
+    adapt(small)
     for community in communities:
         if community.name in survivors:
             alive = int(survivors[community.name].sum())
@@ -105,22 +95,30 @@ def remove(
 
 
 def silence(
-    model: nn.Module, communities: Iterable[Community], survivors: Mapping[str, Tensor]
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
 ) -> nn.Module:
     """Return a copy of a model in which nothing reads the removed populations.
 
-    The columns of every consumer that belong to a removed population are zero: the masked network
-    that extraction must equal.
+    The columns of every consumer that belong to a removed population are zero, and no router
+    chooses a removed expert: the masked network that extraction must equal.
 
     Args:
         model: the model that the communities were found in.
         communities: whose populations may go.
         survivors: one boolean tensor ``[size]`` per community.
+        share: let the copy hold the very tensors of the model where they are not masked.
 
     Returns:
         The masked model, of the same shapes.
     """
-    masked = copy.deepcopy(model)
+    communities = tuple(communities)
+    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    memo = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
+    masked = copy.deepcopy(model, memo)
     tensors = tensors_of(masked)
     with torch.no_grad():
         for community in communities:
@@ -131,36 +129,10 @@ def silence(
                 tensor = tensors[part.tensor]
                 places = part.index[dead].reshape(-1).to(tensor.device)
                 tensor.index_fill_(part.axis, places, 0)
+            for part in community.slices:
+                if part.role == "route":
+                    path, _, attribute = part.tensor.rpartition(".")
+                    closed = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
+                    closed[part.index[dead].reshape(-1)] = True
+                    close(masked.get_submodule(path), attribute, closed)
     return masked
-
-
-def follow_sizes(model: nn.Module) -> None:
-    """Set the numbers in modules of torch that repeat the size of a tensor."""
-    for module in model.modules():
-        for kind, entries in SIZE_ATTRIBUTES.items():
-            if isinstance(module, kind):
-                for attribute, names, axis in entries:
-                    for name in names.split("|"):
-                        tensor = getattr(module, name, None)
-                        if isinstance(tensor, Tensor) and tensor.dim() > axis:
-                            setattr(module, attribute, tensor.shape[axis])
-                            break
-        if isinstance(module, nn.GroupNorm) and module.weight is not None:
-            per_group = module.num_channels // module.num_groups
-            module.num_channels = module.weight.shape[0]
-            module.num_groups = module.num_channels // per_group
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
-            module.normalized_shape = tuple(module.weight.shape)
-        if isinstance(module, CONVOLUTIONS):
-            _follow_convolution(module)
-
-
-def _follow_convolution(module: nn.modules.conv._ConvNd) -> None:
-    first, second = module.weight.shape[0], module.weight.shape[1]
-    if isinstance(module, TRANSPOSED):
-        module.in_channels, module.out_channels = first, second * module.groups
-        return
-    if module.groups > 1 and module.groups == module.in_channels:
-        multiplier = module.out_channels // module.groups
-        module.groups = first // multiplier
-    module.in_channels, module.out_channels = second * module.groups, first

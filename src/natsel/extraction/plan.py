@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.common.files import read_json, write_atomic, write_json
 from natsel.communities import Communities
-from natsel.communities.surgery import follow_sizes, tensors_of
+from natsel.communities.adapters import adapt
+from natsel.communities.surgery import tensors_of
 from natsel.selection import Survivors
 
 SCHEMA = 1
@@ -171,7 +172,7 @@ def load(
         if type(value) is not int or type(found) is not int:
             refuse("model", type(model).__name__, f"one with a whole number at {path}")
         setattr(modules[name], attribute, value)
-    follow_sizes(small)
+    adapt(small)
     attach_plan(small, plan)
     return small.eval()
 

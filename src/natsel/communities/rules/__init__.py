@@ -7,9 +7,20 @@ from natsel.communities.rules import (
     attention,
     elementwise,
     normalization,
+    recurrent,
     reduction,
+    routing,
     shape,
     weights,
 )
 
-__all__ = ["attention", "elementwise", "normalization", "reduction", "shape", "weights"]
+__all__ = [
+    "attention",
+    "elementwise",
+    "normalization",
+    "recurrent",
+    "reduction",
+    "routing",
+    "shape",
+    "weights",
+]

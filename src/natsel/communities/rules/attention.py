@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from natsel.communities.graph import TensorRef, place, shape_of
+from natsel.communities.graph import TensorRef, operator_name, place, shape_of
 from natsel.communities.labels import DATA
 from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
+from natsel.communities.rules.shape import CONSTANTS
 from natsel.communities.rules.weights import product_with_weight_first, weight_product
+
+MAX_SEARCHED = 64
 
 
 @rule("aten.scaled_dot_product_attention.default")
@@ -38,12 +41,33 @@ def attention(
         num_heads = query.shape[-3]
         merged = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
     head = _meet(run, _meet(run, merged[0], merged[1], reason), merged[2], reason)
+    for constant in _constants_behind(node.args[3] if len(node.args) > 3 else None, head.shape):
+        # Layers that add the same table of constants must keep as many heads as it has.
+        run.space.unite(head, run.shared.setdefault(constant, head).expand_as(head), reason)
     if mask is not None:
         run.combine(node, head.expand(*query.shape[:-1], key.shape[-2]), mask)
-    run.mark_heads(head)
+    run.mark(head, "head")
     per_head = query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1])
     run.charge_labels(head, float(per_head))
     return head.expand(shape_of(node))
+
+
+def _constants_behind(mask: Any, heads: tuple[int, ...]) -> list[fx.Node]:
+    """Return the constants in a mask that have a place for each head."""
+    found, stack, seen = [], [mask], set[fx.Node]()
+    while stack and len(seen) < MAX_SEARCHED:
+        node = stack.pop()
+        if not isinstance(node, fx.Node) or node in seen:
+            continue
+        seen.add(node)
+        value = node.meta.get("val")
+        if operator_name(node).removesuffix(".default").removeprefix("aten.") in CONSTANTS:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+            if len(shape) >= 3 and shape[-3] == heads[-3] > 1:
+                found.append(node)
+        elif node.op == "call_function":
+            stack.extend(node.all_input_nodes)
+    return found
 
 
 @rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
@@ -67,7 +91,7 @@ def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     rows = run.space.unite_along(a, (-2, -1), reason)
     columns = run.space.unite_along(b, (-2, -1), reason)
     head = _meet(run, rows, columns, reason)
-    run.mark_heads(head)
+    run.mark(head, "head")
     run.charge_labels(head, macs / head.numel())
     return head.expand(shape)
 

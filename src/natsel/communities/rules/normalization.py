@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from natsel.communities.graph import TensorRef, place
+from natsel.communities.labels import narrowed
 from natsel.communities.propagation import Propagation, rule
 
 
@@ -97,9 +98,11 @@ def group_norm(
 @rule(
     "aten.softmax.int", "aten.log_softmax.int", "aten._softmax.default", "aten._log_softmax.default"
 )
-def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Tensor:
+def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Any:
     """What competes in one softmax stands or falls together."""
     x = run.lift(x)
+    if node in run.routing:
+        return x
     reason = f"it shares a softmax{place(node)}"
     note_mixed(run, x, (dim % x.dim(),), reason)
     return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
@@ -111,6 +114,7 @@ def note_mixed(run: Propagation, x: Tensor, axes: tuple[int, ...], reason: str) 
     Removing some of what is normalised or summed together changes the rest: no masked network
     equals it. So it becomes one population that stands or falls as a whole.
     """
+    x = narrowed(x)
     roots = run.space.roots(x)
     low, high = roots.amin(dim=axes, keepdim=True), roots.amax(dim=axes, keepdim=True)
     mixed = (low != high).expand(x.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, shape_of
+from natsel.communities.graph import TensorRef, operator_name, place, shape_of
 from natsel.communities.labels import DATA, NONE
 from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
@@ -62,6 +62,9 @@ MOVES = [
     "select_scatter.default",
 ]
 
+VIEWS = ("aten.view.default", "aten._unsafe_view.default")
+"""Labels that are repeated without storage have no such view."""
+
 KEEPS = [
     "contiguous.default",
     "clone.default",
@@ -87,9 +90,10 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         order = _order(operator_name(node), args)
         if order is not None:
             return args[0].permuted(order)
-    lifted = [run.lift(a).contiguous() if isinstance(a, Tensor | TensorRef) else a for a in args]
-    assert callable(node.target)
-    return map_tensors(node.target(*lifted, **kwargs), torch.Tensor.contiguous)
+    lifted = [run.lift(a) if isinstance(a, Tensor | TensorRef) else a for a in args]
+    target = torch.ops.aten.reshape.default if operator_name(node) in VIEWS else node.target
+    assert callable(target)
+    return target(*lifted, **kwargs)
 
 
 def _order(name: str, args: tuple[Any, ...]) -> tuple[int, ...] | None:
@@ -158,6 +162,14 @@ CONSTANTS = [
 def constants(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
     """The same number everywhere: it ties nothing."""
     return torch.full(shape_of(node), NONE, dtype=torch.int64)
+
+
+@rule(
+    "aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default"
+)
+def nothing(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """A check of the type or a number computes nothing."""
+    return None
 
 
 @rule("aten.fill.Scalar", "aten.fill.Tensor")

@@ -98,6 +98,7 @@ def convolution(
         labels = run.axis(weight, 0, "out")
     else:
         labels = _grouped(run, node, x, weight, groups)
+    run.mark(labels, "filter")
     _add_bias(run, node, labels, bias)
     shape = shape_of(node)
     macs = float(prod(shape) * prod(weight.sizes[1:]))
@@ -139,6 +140,7 @@ def transposed(
         return run.barrier(node, (x, weight, bias))
     _read(run, node, x, 1, run.axis(weight, 0, "in"))
     labels = run.axis(weight, 1, "out")
+    run.mark(labels, "filter")
     _add_bias(run, node, labels, bias)
     run.charge(weight, (0, 1), float(x.numel() * prod(weight.sizes[1:])))
     return spread(labels, shape_of(node), 1)

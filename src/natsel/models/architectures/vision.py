@@ -36,7 +36,8 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(x, 1)
         scale: Tensor = torch.sigmoid(self.expand(F.relu(self.reduce(pooled))))
-        return x * scale
+        out: Tensor = x * scale
+        return out
 
 
 class InvertedBottleneck(nn.Module):
@@ -57,7 +58,8 @@ class InvertedBottleneck(nn.Module):
         y = F.relu6(self.norm1(self.expand(x)))
         y = F.relu6(self.norm2(self.depthwise(y)))
         y = self.norm3(self.project(self.attention(y)))
-        return x + y if self.residual else y
+        out: Tensor = x + y if self.residual else y
+        return out
 
 
 class MobileUNet(nn.Module):

@@ -1,0 +1,67 @@
+"""Close the way to experts: a router that never chooses some of them, as if they were not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _Scores(TorchFunctionMode):
+    """Adds to the logits that one weight makes, while a module runs."""
+
+    def __init__(self, weight: Tensor, addend: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+        self.addend = addend
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is F.linear and len(args) > 1 and args[1] is self.weight:
+            return out + self.addend.to(device=out.device, dtype=out.dtype)
+        return out
+
+
+class Closing:
+    """A pair of hooks on the module that holds a router's weight.
+
+    Args:
+        attribute: name of the weight in the module.
+        closed: true for experts that may not be chosen, ``[E]``.
+    """
+
+    def __init__(self, attribute: str, closed: Tensor) -> None:
+        self.attribute = attribute
+        self.addend = torch.zeros(len(closed)).masked_fill_(closed, float("-inf"))
+        self.running: list[_Scores] = []
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        """Start adding, before the module runs."""
+        scores = _Scores(getattr(module, self.attribute), self.addend)
+        scores.__enter__()  # type: ignore[no-untyped-call]
+        self.running.append(scores)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Stop adding, after it ran or failed."""
+        self.running.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+def close(module: nn.Module, attribute: str, closed: Tensor) -> None:
+    """Let a router never choose some experts: their logits become minus infinity.
+
+    What it chooses from is the softmax of the logits over all experts, so a closed expert takes
+    part in nothing: the model computes what one without these experts computes.
+
+    Args:
+        module: holds the router's weight; changed in place.
+        attribute: the weight's name there.
+        closed: boolean ``[E]``.
+    """
+    closing = Closing(attribute, closed)
+    module.register_forward_pre_hook(closing.enter)
+    module.register_forward_hook(closing.leave, always_call=True)
