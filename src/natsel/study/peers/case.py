@@ -18,7 +18,7 @@ import torch
 
 from natsel.common.files import read_json, write_json
 from natsel.study.peers.networks import has_reference, hints, make
-from natsel.study.peers.reference import logits_in_double
+from natsel.study.peers.reference import logits
 from natsel.study.peers.tools import TOOLS, Made, Refused, Tool
 from natsel.study.peers.verdict import Verdict, first_line, judge
 
@@ -111,13 +111,13 @@ def _again(tool: Tool, network: str) -> float:
 def _reloads(tool: Tool, made: Made, network: str) -> bool:
     """Tell whether saving and loading works where pickled code may not run."""
     dense, inputs = make(network)
-    expected = logits_in_double(made.small, inputs)
+    expected = logits(made.small, inputs)
     # torch then refuses every file that needs more than tensors and plain values.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         with tempfile.TemporaryDirectory() as folder:
             loaded = tool.reload(made.small, dense, Path(folder))
-        return torch.equal(logits_in_double(loaded, inputs), expected)
+        return torch.equal(logits(loaded, inputs), expected)
     except Exception:  # noqa: BLE001 - however it fails, it does not load
         return False
     finally:

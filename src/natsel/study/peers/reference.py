@@ -71,7 +71,7 @@ def removed(dense: nn.Module, small: nn.Module) -> dict[str, Tensor]:
     kept = dict(small.named_parameters(remove_duplicate=False))
     gone = {}
     for name, tensor in dense.named_parameters(remove_duplicate=False):
-        lost = ~torch.isin(tensor.detach(), kept[name].detach())
+        lost = ~torch.isin(tensor.detach(), kept[name].detach().flatten())
         if bool(lost.any()):
             gone[name] = lost
     return gone
@@ -116,30 +116,36 @@ class _Routing(TorchFunctionMode):
         return out
 
 
-def masked_logits(dense: nn.Module, gone: dict[str, Tensor], inputs: Inputs) -> Tensor:
-    """Return what the dense model computes in float64 with the removed numbers set to 0.
+def logits(model: nn.Module, inputs: Inputs, *, double: bool = False) -> Tensor:
+    """Return what a model computes, in its own precision or in float64; it is not changed."""
+    with torch.no_grad():
+        if double:
+            return logits_of(call(copy.deepcopy(model).double(), in_double(inputs)))
+        return logits_of(call(model, inputs))
+
+
+def masked_logits(
+    dense: nn.Module, gone: dict[str, Tensor], inputs: Inputs, *, double: bool = True
+) -> Tensor:
+    """Return what the dense model computes with the removed numbers set to 0.
 
     Args:
         dense: the model, not changed.
         gone: from :func:`removed`.
         inputs: what it runs on.
+        double: compute in float64.
     """
     masked = copy.deepcopy(dense)
     parameters = dict(masked.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, lost in gone.items():
             parameters[name].masked_fill_(lost, 0)
-    masked.double()
+    if double:
+        masked.double()
     routers = {
         id(module.weight): gone[f"{name}.weight"].flatten(1).all(1)
         for name, module in masked.named_modules()
         if type(module).__name__.endswith("Router") and f"{name}.weight" in gone
     }
-    with torch.no_grad(), _Routing(routers):
-        return logits_of(call(masked, in_double(inputs)))
-
-
-def logits_in_double(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Return what a model computes in float64; it is not changed."""
-    with torch.no_grad():
-        return logits_of(call(copy.deepcopy(model).double(), in_double(inputs)))
+    with _Routing(routers):
+        return logits(masked, in_double(inputs) if double else inputs)

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from natsel.common.calls import Inputs, call, logits_of
+from natsel.common.calls import Inputs
 from natsel.study.peers.reference import (
-    logits_in_double,
+    logits,
     masked_logits,
     removed,
     without_reference,
@@ -75,12 +74,11 @@ def judge(
         return Verdict("no reference", f"parameter {error} has another name")
     if not gone:
         return Verdict("nothing")
-    with torch.no_grad():
-        before = logits_of(call(dense, inputs))
-        try:
-            after = logits_of(call(small, inputs))
-        except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-            return Verdict("broken", first_line(error))
+    before = logits(dense, inputs)
+    try:
+        after = logits(small, inputs)
+    except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
+        return Verdict("broken", first_line(error))
     if before.shape != after.shape:
         change = f"{tuple(before.shape)} became {tuple(after.shape)}"
         return Verdict("changed outputs", change)
@@ -95,7 +93,13 @@ def judge(
     return Verdict("different", "" if finite is not None else "not finite", finite)
 
 
-def _apart(small: nn.Module, dense: nn.Module, gone: dict[str, torch.Tensor], x: Inputs) -> float:
-    ours, theirs = logits_in_double(small, x).double(), masked_logits(dense, gone, x).double()
+def _apart(small: nn.Module, dense: nn.Module, gone: dict[str, Tensor], inputs: Inputs) -> float:
+    try:
+        ours = logits(small, inputs, double=True)
+        theirs = masked_logits(dense, gone, inputs)
+    except RuntimeError:
+        # Some fused products have no float64.
+        ours = logits(small, inputs).double()
+        theirs = masked_logits(dense, gone, inputs, double=False).double()
     found = float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), 1e-30)
     return found if math.isfinite(found) else math.inf
