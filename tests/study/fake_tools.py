@@ -75,6 +75,12 @@ class Hangs(Exact):
         time.sleep(600)
 
 
+class Spins(Exact):
+    def prune(self, model, inputs, hints):
+        while True:
+            pass
+
+
 class Dies(Exact):
     def prune(self, model, inputs, hints):
         os._exit(7)

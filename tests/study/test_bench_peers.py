@@ -63,14 +63,16 @@ def test_loading_may_not_run_pickled_code(tool, loads):
 
 
 @pytest.mark.parametrize(
-    ("tool", "outcome", "reason"),
+    ("tool", "wall", "limit", "outcome", "reason"),
     [
-        ("Hangs", "time-out", "killed after 6 s"),
-        ("Dies", "error", "the process ended with 7"),
+        ("Hangs", 1, 3, "time-out", "killed after 3 s"),
+        ("Spins", 60, 1, "time-out", "killed after 1 s"),
+        ("Dies", 1, 60, "error", "the process ended with 7"),
     ],
 )
-def test_a_hang_or_a_crash_harms_only_its_case(tool, outcome, reason):
-    found = run_apart(Case(fake(tool), "mlp", 6 if tool == "Hangs" else 60))
+def test_a_hang_or_a_crash_harms_only_its_case(monkeypatch, tool, wall, limit, outcome, reason):
+    monkeypatch.setattr("natsel.study.peers.case.WALL", wall)
+    found = run_apart(Case(fake(tool), "mlp", limit))
     assert (found["outcome"], found["reason"]) == (outcome, reason)
     assert (found["tool"], found["network"]) == (fake(tool), "mlp")
 

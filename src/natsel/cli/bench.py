@@ -70,7 +70,7 @@ def peers(
         list[str] | None, typer.Option("--tool", help="A tool to run, or several; default all.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="Four networks, and no large one.")] = False,
-    limit: Annotated[float, typer.Option(help="Seconds before a case is killed.")] = 60.0,
+    limit: Annotated[float, typer.Option(help="Processor seconds before a case is killed.")] = 60.0,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
     quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -44,7 +44,7 @@ def bench_peers(
         out: a new folder.
         tools: names of tools; none means all.
         quick: a few networks, and no times on a large one.
-        limit: seconds after which a case is killed.
+        limit: seconds of processor time after which a case is killed.
         resume: go on with a run that was stopped.
         progress: called after every case.
 
@@ -148,6 +148,7 @@ def _median(tool: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "outcome": "ran" if ran else last["outcome"],
         "reason": "" if ran else last["reason"],
         "seconds": statistics.median(row["seconds"] for row in rows),
+        "busy": statistics.median(row["busy"] for row in rows),
         "seconds_again": statistics.median(r["seconds_again"] for r in rows) if ran else None,
         "share": last.get("share"),
         "num_runs": len(rows),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,9 @@ from natsel.study.peers.reference import logits
 from natsel.study.peers.tools import TOOLS, Made, Refused, Tool
 from natsel.study.peers.verdict import Verdict, first_line, judge
 
+WALL = 4.0
+"""How many times its limit a case may take on the clock: on a busy machine, or asleep."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -30,7 +36,7 @@ class Case:
     Attributes:
         tool: a key of ``TOOLS``, or "module:class".
         network: a name that ``networks.make`` knows.
-        limit: seconds after which the process is killed.
+        limit: seconds of processor time, without imports, after which the process is killed.
         repeat: which of several equal runs this is.
         judged: look at what was made, not only at the time.
         saved: save and load it, too.
@@ -62,14 +68,15 @@ def run_here(case: Case) -> dict[str, Any]:
     """Run a case in this process.
 
     Returns:
-        ``outcome``, ``reason``, ``difference``, ``share`` of parameters removed, ``seconds`` of
-        the first run and ``seconds_again`` of one more in the same process, ``left_whole`` and
-        ``reloads``, whether what was saved loads without running pickled code.
+        ``outcome``, ``reason``, ``difference``, ``share`` of parameters removed, ``seconds`` on
+        the clock and ``busy`` seconds of the processor for the first run, ``seconds_again`` for
+        one more in the same process where it is only timed, ``left_whole`` and ``reloads``,
+        whether what was saved loads without running pickled code.
     """
     tool = load_tool(case.tool)
     dense, inputs = make(case.network)
     model = copy.deepcopy(dense)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     try:
         made = tool.prune(model, inputs, lambda: hints(case.network, model))
         verdict = None
@@ -77,7 +84,10 @@ def run_here(case: Case) -> dict[str, Any]:
         made, verdict = None, Verdict("refused", " ".join(str(refusal).split()))
     except Exception as error:  # noqa: BLE001 - how a tool fails is what is recorded
         made, verdict = None, Verdict("error", first_line(error))
-    result: dict[str, Any] = {"seconds": time.perf_counter() - start}
+    result: dict[str, Any] = {
+        "seconds": time.perf_counter() - start,
+        "busy": time.process_time() - busy,
+    }
     if made is not None and verdict is None:
         before, after = (sum(p.numel() for p in m.parameters()) for m in (dense, made.small))
         result["share"] = 1 - after / before
@@ -138,23 +148,29 @@ def run_apart(case: Case) -> dict[str, Any]:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         try:
             done = subprocess.run(  # noqa: S603 - our own module
-                command, capture_output=True, text=True, timeout=case.limit, env=environment
+                command, capture_output=True, text=True, timeout=WALL * case.limit, env=environment
             )
+            code = done.returncode
         except subprocess.TimeoutExpired:
+            code = -signal.SIGXCPU
+        if code == -signal.SIGXCPU:
             verdict = Verdict("time-out", f"killed after {case.limit:g} s")
-            return asdict(case) | asdict(verdict) | {"seconds": case.limit}
+            return asdict(case) | asdict(verdict) | {"seconds": case.limit, "busy": case.limit}
         if out.is_file():
             found: dict[str, Any] = read_json(out)
             return asdict(case) | found
     said = done.stderr.strip().splitlines()
-    reason = f"the process ended with {done.returncode}" + (f": {said[-1][:200]}" if said else "")
-    return asdict(case) | asdict(Verdict("error", reason)) | {"seconds": 0.0}
+    reason = f"the process ended with {code}" + (f": {said[-1][:200]}" if said else "")
+    return asdict(case) | asdict(Verdict("error", reason)) | {"seconds": 0.0, "busy": 0.0}
 
 
 def main() -> None:
     """Run the case of the first argument, and write its result where the second says."""
     torch.set_num_threads(1)
     case = Case(**json.loads(sys.argv[1]))
+    load_tool(case.tool)
+    last = math.ceil(time.process_time() + case.limit)
+    resource.setrlimit(resource.RLIMIT_CPU, (last, resource.RLIM_INFINITY))
     write_json(sys.argv[2], run_here(case))
 
 

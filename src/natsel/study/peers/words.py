@@ -72,13 +72,13 @@ def _costs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         for tool in tools:
             row = found.get((network, tool))
             share = row.get("share") if row else None
-            line.append(f"{share:.0%} in {row['seconds']:.2f} s" if row and share else "")
+            line.append(f"{share:.0%} in {row['busy']:.2f} s" if row and share else "")
         body.append(line)
     return ["network", *tools], body
 
 
 def _times(times: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    head = ["tool", "first run in a process", "one more", "parameters removed", "runs"]
+    head = ["tool", "first run in a process", "processor", "one more", "removed", "runs"]
     body = []
     for row in times:
         again = row["seconds_again"]
@@ -86,6 +86,7 @@ def _times(times: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             [
                 row["tool"],
                 f"{row['seconds']:.2f} s" if row["outcome"] == "ran" else row["outcome"],
+                f"{row['busy']:.2f} s" if row["outcome"] == "ran" else "",
                 f"{again:.2f} s" if again is not None else "",
                 f"{row['share']:.0%}" if row["share"] is not None else "",
                 str(row["num_runs"]),
@@ -119,7 +120,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     lines += ["", "## How each case ended", "", *_markdown(table(rows)), ""]
     seen = {row["outcome"] for row in rows}
     lines += [f"- {o}: {MEANINGS[o]}." for o in OUTCOMES if o in seen]
-    lines += ["", "## Parameters removed, and seconds of the first run in a process", ""]
+    lines += ["", "## Parameters removed, and processor seconds of the first run in a process", ""]
     lines += _markdown(_costs(rows))
     if times:
         lines += ["", f"## {result['large']}, one thread, median", "", *_markdown(_times(times))]
