@@ -81,16 +81,24 @@ def selections(communities: Communities, num_random: int = 6) -> list[dict[str, 
         for alive in (range(0, c.size, 2), [0], [c.size - 1], range(1, c.size), range(c.size - 1)):
             alone = torch.zeros(c.size, dtype=torch.bool)
             alone[list(alive)] = True
-            chosen.append({c.name: alone})
+            chosen.append({c.name: _enough(alone, c.minimum)})
     generator = torch.Generator().manual_seed(3)
     for _ in range(num_random):
         uneven = {}
         for c in communities.values():
             alive = torch.rand(c.size, generator=generator) < torch.rand(1, generator=generator)
             alive[int(torch.randint(c.size, (1,), generator=generator))] = True
-            uneven[c.name] = alive
+            uneven[c.name] = _enough(alive, c.minimum)
         chosen.append(uneven)
     return chosen
+
+
+def _enough(alive: Tensor, minimum: int) -> Tensor:
+    """Let the first ones live, too, until there are as many as a community must keep."""
+    for place in range(len(alive)):
+        if int(alive.sum()) < minimum:
+            alive[place] = True
+    return alive
 
 
 def assert_exact(communities: Communities, num_random: int = 6) -> None:

@@ -351,8 +351,9 @@ def test_a_rule_that_makes_labels_without_end_is_told():
         del RULES["aten.special_erfcx.default"]
 
 
-def test_torch_transformer_layers_offer_their_neurons():
+def test_torch_transformer_layers_offer_heads_and_neurons():
     model = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     communities = found(model, torch.randn(2, 3, 8))
-    assert offered(communities) == {"linear1": ("neuron", 12)}, reasons(communities)
+    expected = {"self_attn": ("head", 2), "linear1": ("neuron", 12)}
+    assert offered(communities) == expected, reasons(communities)
     assert_exact(communities)

@@ -144,8 +144,8 @@ REFUSED = {
         Net(lambda m, x: m.b(m.a(x)) + m.a.weight.sum(), a=L(5, 6), b=L(6, 3)), VEC, "as plain data"),
     "weight norm": (
         Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a.parametrizations.weight: no rule for"),
-    "a recurrent network": (
-        Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True), b=L(4, 3)), VEC, "a: no rule for aten.lstm"),
+    "a recurrent network that projects": (
+        Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True, proj_size=2), b=L(2, 3)), VEC, "a: no rule for aten.lstm"),
     "an image without a batch": (
         Net(lambda m, x: m.b(m.a(x[0])), a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 3)), IMG, "a: no rule for aten.conv2d"),
     "topk": (mlp(lambda m, y: y.topk(6, 1)[0]), VEC, "no rule for aten.topk"),

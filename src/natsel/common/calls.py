@@ -73,6 +73,14 @@ def in_double(inputs: Inputs) -> Inputs:
     return with_tensors(inputs, [x.double() if x.is_floating_point() else x for x in tensors])
 
 
+def first_samples(inputs: Inputs, count: int) -> Inputs:
+    """Return the first samples where all inputs agree on a batch axis, else all of them."""
+    tensors = tensors_of_inputs(inputs)
+    if all(x.dim() > 0 and x.shape[0] == tensors[0].shape[0] for x in tensors):
+        return with_tensors(inputs, [x[:count] for x in tensors])
+    return inputs
+
+
 def shapes_of(inputs: Inputs) -> str:
     """Return the shapes of inputs, for messages."""
     return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))

@@ -131,13 +131,17 @@ def _recurrent(module: nn.RNNBase) -> None:
 
 @adapter(nn.Module)
 def _fused_experts(module: Any) -> None:
-    """Let experts of the transformers library run one by one where the fused product cannot.
+    """Let experts of the transformers library, and their routers, follow their number.
 
-    The grouped matrix product takes widths of whole blocks of 16 bytes only.
+    Where widths are no whole blocks of 16 bytes, which the fused product of all experts wants,
+    they run one by one.
     """
+    held = [p for p in module._parameters.values() if p is not None]
+    if held and type(getattr(module, "num_experts", None)) is int:
+        module.num_experts = held[0].shape[0]
     if not hasattr(getattr(module, "config", None), "_experts_implementation"):
         return
-    stacks = [p for p in module._parameters.values() if p is not None and p.dim() == 3]
+    stacks = [p for p in held if p.dim() == 3]
     if any(size * p.element_size() % 16 for p in stacks for size in p.shape[1:]):
         module.config._experts_implementation = "eager"
 

@@ -29,11 +29,15 @@ class HeadwiseAttention(nn.MultiheadAttention):
         packed = module.in_proj_weight is not None
         weight = module.in_proj_weight if packed else module.q_proj_weight
         rows = weight.shape[0] // 3 if packed else weight.shape[0]
-        if rows == module.num_heads * module.head_dim:
+        embed_dim = module.out_proj.weight.shape[0]
+        if rows == module.num_heads * module.head_dim and embed_dim == module.embed_dim:
             return
         if module.bias_k is not None or module.add_zero_attn:
             raise ValueError("add_bias_kv and add_zero_attn are not adapted to fewer heads")
         module.num_heads = rows // module.head_dim
+        module.embed_dim = embed_dim
+        module.kdim = (weight if packed else module.k_proj_weight).shape[1]
+        module.vdim = (weight if packed else module.v_proj_weight).shape[1]
         module.__class__ = HeadwiseAttention
         # Makes the fused paths of the layers around it, which know nothing of it, step aside.
         module._qkv_same_embed_dim = False

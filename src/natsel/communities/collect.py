@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -41,6 +42,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
     marked = {kind: _roots_of(run, labels) for kind, labels in run.marked.items()}
+    inexact = _roots_of(run, run.inexact)
     communities: list[Community] = []
     alone: dict[int, str] = {}
     names: dict[str, int] = defaultdict(int)
@@ -49,7 +51,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
         kinds = (k for k in KINDS if k in marked and np.isin(members, marked[k]).any())
-        kind = next(kinds, "neuron")
+        kind = "channel" if np.isin(members, inexact).any() else next(kinds, "neuron")
         community = _community(run, members, roots, kind, names)
         if all(_in_step(part.index.numpy()) for part in community.slices):
             communities.append(community)
@@ -96,19 +98,20 @@ def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
 
 def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.ndarray]:
     """Split classes by how many places of each tensor axis they own."""
-    signature = np.zeros(len(candidates), dtype=np.int64)
     if not len(candidates):
         return []
-    for owned in roots.values():
-        position = np.searchsorted(candidates, owned)
-        position = np.minimum(position, len(candidates) - 1)
-        hit = candidates[position] == owned
-        if not hit.any():
-            continue
-        counts = np.bincount(position[hit], minlength=len(candidates))
-        _, signature = np.unique(np.stack([signature, counts], axis=1), axis=0, return_inverse=True)
-        signature = signature.reshape(-1)
-    return [candidates[signature == value] for value in np.unique(signature)]
+    entries = []
+    for number, owned in enumerate(roots.values()):
+        position = np.minimum(np.searchsorted(candidates, owned), len(candidates) - 1)
+        hit, counts = np.unique(position[candidates[position] == owned], return_counts=True)
+        entries.append(np.stack([hit, np.full_like(hit, number), counts], axis=1))
+    table = np.concatenate(entries)
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    starts = np.searchsorted(table[:, 0], np.arange(len(candidates) + 1))
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for candidate, (start, stop) in enumerate(itertools.pairwise(starts.tolist())):
+        groups[table[start:stop, 1:].tobytes()].append(candidate)
+    return [candidates[members] for members in groups.values()]
 
 
 def _in_order(
@@ -155,7 +158,11 @@ def _community(
     if names[name] > 1:
         name = f"{name}#{names[name]}"
     parameters = _parameter_cost(run, owned_widths)
-    return Community(name, kind, len(members), Cost(parameters, macs), tuple(slices))
+    chosen = [k for labels, k in run.minimums if np.isin(_roots_of(run, [labels]), members).any()]
+    cost = Cost(parameters, macs)
+    minimum = max(chosen, default=1)
+    exact = kind != "channel"
+    return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum, exact=exact)
 
 
 def _role(roles: set[str], kind: str) -> Role:

@@ -67,11 +67,13 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter", "head" or "expert".
+        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width).
         size: how many populations.
         cost: what each of them costs.
         slices: every tensor slice that goes with them.
         rebindings: Python numbers that follow their count.
+        minimum: how many must stay: at least as many experts as a router chooses, else 1.
+        exact: whether removing is masking. It is not where a normalisation runs over them.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Community:
     cost: Cost
     slices: tuple[Slice, ...]
     rebindings: tuple[Rebinding, ...] = ()
+    minimum: int = 1
+    exact: bool = True
 
     @property
     def gates(self) -> tuple[Slice, ...]:

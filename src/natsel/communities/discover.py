@@ -14,9 +14,8 @@ from natsel.common.calls import (
     Inputs,
     as_inputs,
     call,
+    first_samples,
     shapes_of,
-    tensors_of_inputs,
-    with_tensors,
     without_cache,
 )
 from natsel.common.errors import refuse
@@ -31,6 +30,7 @@ def discover(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     *,
     proof: bool = True,
+    residual: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -45,6 +45,9 @@ def discover(
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
         proof: remove some populations of each community and compare, before offering them.
+        residual: also offer widths that a normalisation runs over, such as the residual width of a
+            transformer, as communities of kind "channel". Removing from them is not masking: what
+            remains is normalised differently. :func:`natsel.verify` states the difference.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -69,10 +72,11 @@ def discover(
                 f"shapes the model runs on ({_first_line(error)})",
             )
         program = _export(model, inputs)
-        run = Propagation(program, _canonical_names(model))
+        run = Propagation(program, _canonical_names(model), residual=residual)
         communities, refused = collect(run)
         if proof and communities:
-            communities, failed = prove(model, communities, inputs, casts=_casts(program))
+            few = first_samples(inputs, 2)
+            communities, failed = prove(model, communities, few, casts=_casts(program))
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     return Communities(model, inputs, tuple(communities), tuple(refused), barriers, run.macs)
@@ -96,7 +100,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    narrow = _first_sample(inputs)
+    narrow = first_samples(inputs, 1)
     failure: Exception | None = None
     for attempt in (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
@@ -130,14 +134,6 @@ def _casts(program: torch.export.ExportedProgram) -> bool:
         for node in program.graph.nodes
         for value in (*node.args, *node.kwargs.values())
     )
-
-
-def _first_sample(inputs: Inputs) -> Inputs:
-    """Keep one sample where all inputs agree on a batch axis, so that labels stay small."""
-    tensors = tensors_of_inputs(inputs)
-    if all(x.dim() > 0 and x.shape[0] == tensors[0].shape[0] for x in tensors):
-        return with_tensors(inputs, [x[:1] for x in tensors])
-    return inputs
 
 
 def _canonical_names(model: nn.Module) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,35 @@ class TensorRef:
         name: its name in the model, the first where several share the tensor.
         shape: its shape, as stored.
         axes: which axis of the stored tensor each axis of this view is.
+        ranges: first place and the one after the last that this view holds, per stored axis.
     """
 
     name: str
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def whole(cls, name: str, shape: tuple[int, ...]) -> TensorRef:
+        """Return the view of a whole tensor."""
+        return cls(name, shape, tuple(range(len(shape))), tuple((0, n) for n in shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The shape of this view."""
-        return tuple(self.shape[axis] for axis in self.axes)
+        return tuple(self.ranges[axis][1] - self.ranges[axis][0] for axis in self.axes)
 
     def permuted(self, order: tuple[int, ...]) -> TensorRef:
         """Return the same tensor seen with its axes in another order."""
-        return TensorRef(self.name, self.shape, tuple(self.axes[i] for i in order))
+        return replace(self, axes=tuple(self.axes[i] for i in order))
+
+    def narrowed(self, axis: int, start: int, length: int) -> TensorRef:
+        """Return the view of some places along one axis of this view."""
+        stored = self.axes[axis]
+        first = self.ranges[stored][0] + start
+        ranges = list(self.ranges)
+        ranges[stored] = (first, first + length)
+        return replace(self, ranges=tuple(ranges))
 
 
 def operator_name(node: fx.Node) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.rebinding import alike, attempts, candidates, conflict
-from natsel.communities.surgery import remove, silence
+from natsel.communities.surgery import permute, reference, remove
 from natsel.communities.trials import choices, stand_in
 
 
@@ -90,10 +90,13 @@ class Trial(NamedTuple):
         """Return why removing is not masking, or None if it is."""
         if (number := conflict(communities)) is not None:
             return f"two communities would set the same number {number}"
+        for community in communities:
+            if not community.exact and (reason := self._mixing(community)) is not None:
+                return reason
         for survivors in choices(communities):
             try:
                 small = remove(self.model, communities, survivors)
-                masked = silence(self.model, communities, survivors, share=True)
+                masked = reference(self.model, communities, survivors, share=True)
                 found = difference(small, masked, self.inputs)
             except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
                 lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -105,6 +108,14 @@ class Trial(NamedTuple):
             if not found.within(self.tolerance):
                 return f"removing is not masking: outputs differ by {found.max_abs:.3g}"
         return None
+
+    def _mixing(self, community: Community) -> str | None:
+        """Return that populations are told apart by more than what they own, or None."""
+        order = torch.arange(community.size).roll(1)
+        found = difference(permute(self.model, community, order), self.model, self.inputs)
+        if found.within(self.tolerance):
+            return None
+        return f"its populations cannot change places: outputs differ by {found.max_abs:.3g}"
 
 
 def prove(

@@ -57,8 +57,12 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 class Propagation:
     """One model's labels: the graph run on them until nothing changes any more."""
 
-    def __init__(self, program: ExportedProgram, canonical: dict[str, str]) -> None:
+    def __init__(
+        self, program: ExportedProgram, canonical: dict[str, str], *, residual: bool = False
+    ) -> None:
         self.program = program
+        self.residual = residual
+        self.inexact: list[Tensor] = []
         self.space = LabelSpace()
         self.axis_labels: dict[tuple[str, int], Tensor] = {}
         self.lifted: dict[str, Tensor] = {}
@@ -67,6 +71,7 @@ class Propagation:
         self.label_macs: list[tuple[Tensor, float]] = []
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
+        self.minimums: list[tuple[Tensor, int]] = []
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
         self.routes = routed_by(program)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
@@ -96,11 +101,12 @@ class Propagation:
             name = canonical.get(target, target)
             shape = tuple(tensors[target].shape)
             self.shapes[name] = shape
-            refs[placeholder] = TensorRef(name, shape, tuple(range(len(shape))))
+            refs[placeholder] = TensorRef.whole(name, shape)
         return refs
 
     def _run(self) -> None:
         environment: dict[fx.Node, Any] = {}
+        self.inexact.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -163,7 +169,7 @@ class Propagation:
         if key not in self.axis_labels:
             self.axis_labels[key] = self.space.fresh(ref.shape[stored])
         self.roles[key].add(role)
-        labels = self.axis_labels[key]
+        labels = self.axis_labels[key][slice(*ref.ranges[stored])]
         if ref.name in self.lifted:
             reason = f"{ref.name} serves both as a weight and as plain data"
             self.space.fix(labels, reason)
@@ -188,7 +194,8 @@ class Propagation:
                 reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
                 self.space.fix(labels, reason)
                 self.space.fix(self.lifted[name], reason)
-        return self.lifted[value.name].permute(value.axes)
+        part = self.lifted[value.name][tuple(slice(*held) for held in value.ranges)]
+        return part.permute(value.axes)
 
     def charge(self, weight: TensorRef, axes: tuple[int, ...], macs: float) -> None:
         """Charge multiply-accumulates to a weight (first pass only).
@@ -208,6 +215,22 @@ class Propagation:
         if self._counting:
             self.macs += macs_each * labels.numel()
             self.label_macs.append((labels.reshape(-1), macs_each))
+
+    def spans_width(self, x: Tensor, axis: int) -> bool:
+        """Tell whether a normalisation runs over a width that may be cut on request.
+
+        It does where different populations lie along the axis, and everywhere the same ones. They
+        are noted: removing one of them changes how the rest is normalised.
+        """
+        if not self.residual:
+            return False
+        rows = self.space.roots(narrowed(x)).movedim(axis, -1)
+        width = rows.reshape(-1, rows.shape[-1])
+        alike = bool((width == width[:1]).all()) and bool((width > DATA).all())
+        if alike and bool((width[0] != width[0][0]).any()):
+            self.inexact.append(width[0])
+            return True
+        return False
 
     def mark(self, labels: Tensor, kind: str) -> None:
         """Note a kind of populations that their weights do not tell, such as heads."""
@@ -236,6 +259,10 @@ class Propagation:
         b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
         a, b = _narrowed_with(a, b), _narrowed_with(b, a)
         shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        if bool((a == NONE).all()) or bool((b == NONE).all()):
+            # One and the same constant changes nothing about who owns the other.
+            other = b if bool((a == NONE).all()) else a
+            return other.expand(whole)
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
         # A free element that is a population of its own is repeated over several others.
         self.space.fix(a[a_free & ~self._is_plain(a)], reason)

@@ -94,6 +94,58 @@ def remove(
     return small
 
 
+def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
+    """Return a copy of a model in which the populations of a community have changed places.
+
+    It computes the same if, and only if, what a community owns is all that tells its populations
+    apart.
+
+    Args:
+        model: the model that the community was found in.
+        community: whose populations change places.
+        order: which population comes where, ``[size]``.
+
+    Returns:
+        The model with permuted tensors.
+    """
+    permuted = copy.deepcopy(model)
+    tensors = tensors_of(permuted)
+    with torch.no_grad():
+        for part in community.slices:
+            tensor = tensors[part.tensor]
+            there, here = part.index.reshape(-1), part.index[order].reshape(-1)
+            moved = tensor.index_select(part.axis, here.to(tensor.device))
+            tensor.index_copy_(part.axis, there.to(tensor.device), moved)
+    return permuted
+
+
+def reference(
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
+) -> nn.Module:
+    """Return the network that a small one must equal.
+
+    It is the masked network; of communities for which removing is not masking, the populations
+    are removed from it.
+
+    Args:
+        model: the model that the communities were found in.
+        communities: whose populations may go.
+        survivors: one boolean tensor ``[size]`` per community.
+        share: as in :func:`silence`.
+
+    Returns:
+        The reference.
+    """
+    communities = tuple(communities)
+    masked = silence(model, [c for c in communities if c.exact], survivors, share=share)
+    inexact = [c for c in communities if not c.exact and c.name in survivors]
+    return remove(masked, inexact, survivors) if inexact else masked
+
+
 def silence(
     model: nn.Module,
     communities: Iterable[Community],

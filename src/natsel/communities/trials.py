@@ -13,7 +13,11 @@ from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with
 from natsel.communities.community import Community
 from natsel.communities.surgery import tensors_of
 
-MAX_DOUBLE_ELEMENTS = 1 << 26
+MAX_DOUBLE_ELEMENTS = 1 << 23
+"""Larger models are tested in their own precision: it takes half the time."""
+
+SHARES = (0.25, 0.4, 0.6, 0.75)
+MAX_LEVELS = 4
 
 
 def stand_in(
@@ -80,10 +84,9 @@ def _informative(x: Tensor, generator: torch.Generator) -> Tensor:
 def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:
     """Yield selections of survivors that tell a removal that is masking from one that is not.
 
-    In each, a community loses either many of its populations, unevenly, or few. Which of the two
-    it is follows the binary digits of its number, so that any two communities lose different
-    shares at least once: a split into equal halves is not mistaken for one that follows the
-    populations.
+    In each, a community keeps one of several shares of its populations, unevenly. Which of them it
+    is follows the digits of its number, so that any two communities keep different shares at least
+    once: a split into equal halves is not mistaken for one that follows the populations.
 
     Args:
         communities: to select in.
@@ -92,23 +95,31 @@ def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:
         One boolean tensor per community.
     """
     generator = torch.Generator().manual_seed(1)
-    for digit in range(len(communities).bit_length() + 1):
-        yield {
-            c.name: _many(c.size, generator) if (number >> digit) & 1 == 0 else _few(c.size)
-            for number, c in enumerate(communities, 1)
-        }
+    levels = [_levels(c.size, c.minimum) for c in communities]
+    base = max(2, min((len(found) for found in levels), default=2))
+    num_rounds = 2
+    while base**num_rounds <= len(communities):
+        num_rounds += 1
+    for power in range(num_rounds):
+        chosen = {}
+        for number, (community, counts) in enumerate(zip(communities, levels, strict=True), 1):
+            digit = number // base**power % base
+            num_alive = counts[digit * (len(counts) - 1) // (base - 1)]
+            chosen[community.name] = _alive(community.size, num_alive, generator)
+        yield chosen
 
 
-def _many(size: int, generator: torch.Generator) -> Tensor:
-    """Lose about 60 %, at least one; the first is among them."""
-    num_alive = max(1, min(size - 1, round(0.4 * size)))
+def _levels(size: int, minimum: int) -> list[int]:
+    """Return how many may be kept, from few to all but one; of two, one or both."""
+    counts = {round(size * share) for share in SHARES} | {size - 1, max(2, size - 1)}
+    return sorted(n for n in counts if minimum <= n <= size)[-MAX_LEVELS:]
+
+
+def _alive(size: int, num_alive: int, generator: torch.Generator) -> Tensor:
+    """Lose the last of all but one; else the first and others, by chance."""
     alive = torch.zeros(size, dtype=torch.bool)
-    alive[1 + torch.randperm(size - 1, generator=generator)[:num_alive]] = True
-    return alive
-
-
-def _few(size: int) -> Tensor:
-    """Lose the last; of two, none."""
-    alive = torch.ones(size, dtype=torch.bool)
-    alive[-1] = size <= 2
+    if num_alive >= size - 1:
+        alive[:num_alive] = True
+    else:
+        alive[1 + torch.randperm(size - 1, generator=generator)[:num_alive]] = True
     return alive

@@ -69,6 +69,10 @@ class Survivors(Mapping[str, Tensor]):
                 refuse(f"survivors[{name!r}]", tuple(mask.shape), f"a mask of shape ({size},)")
             if not bool(mask.any()):
                 refuse(f"survivors[{name!r}]", "all false", "at least one survivor")
+            minimum = communities[name].minimum
+            if int(mask.sum()) < minimum:
+                allowed = f"at least the {minimum} that its router chooses"
+                refuse(f"survivors[{name!r}]", f"{int(mask.sum())} survivors", allowed)
 
 
 def all_survive(communities: Communities) -> Survivors:

@@ -62,8 +62,13 @@ def layer_norm(
     x = run.lift(x)
     axes = tuple(range(x.dim() - len(shape), x.dim()))
     reason = f"normalised together with its neighbours{place(node)}"
-    note_mixed(run, x, axes, reason)
     parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
+    if len(axes) == 1 and run.spans_width(x, axes[0]):
+        channels = run.space.unite_along(x, tuple(range(x.dim() - 1)), reason).reshape(-1)
+        for parameter in parameters:
+            run.space.unite(channels, run.axis(parameter, 0, "tied"), reason)
+        return x
+    note_mixed(run, x, axes, reason)
     result = run.space.unite_along(x, axes, reason).expand(x.shape)
     if len(shape) == 1:
         for parameter in parameters:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from natsel.communities.graph import operator_name, place
+from natsel.communities.graph import map_tensors, operator_name, place
+from natsel.communities.labels import DATA
 from natsel.communities.propagation import Propagation, rule
 from natsel.communities.rules.normalization import note_mixed
 
@@ -100,9 +101,11 @@ def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: An
     x = run.lift(x)
     axes = _axes(node, x.dim())
     reason = f"reduced together with its neighbours{place(node)}"
+    value = node.meta["val"]
+    if len(axes) == 1 and run.spans_width(x, axes[0]):
+        return map_tensors(value, lambda t: torch.full(tuple(t.shape), DATA))
     note_mixed(run, x, axes, reason)
     merged = run.space.unite_along(x, axes, reason)
-    value = node.meta["val"]
     shaped = value[0] if isinstance(value, list | tuple) else value
     result = merged.reshape(tuple(shaped.shape))
     return tuple(result for _ in value) if isinstance(value, list | tuple) else result

@@ -65,6 +65,8 @@ MOVES = [
 VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 """Labels that are repeated without storage have no such view."""
 
+SPLITS = ("aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default")
+
 KEEPS = [
     "contiguous.default",
     "clone.default",
@@ -90,10 +92,22 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         order = _order(operator_name(node), args)
         if order is not None:
             return args[0].permuted(order)
+        if operator_name(node) in SPLITS:
+            return _split(args[0], node, kwargs.get("dim", args[2] if len(args) > 2 else 0))
     lifted = [run.lift(a) if isinstance(a, Tensor | TensorRef) else a for a in args]
     target = torch.ops.aten.reshape.default if operator_name(node) in VIEWS else node.target
     assert callable(target)
     return target(*lifted, **kwargs)
+
+
+def _split(ref: TensorRef, node: fx.Node, axis: int) -> list[TensorRef]:
+    """Return views of the parts of a parameter that is split along an axis."""
+    axis %= len(ref.axes)
+    start, parts = 0, []
+    for value in node.meta["val"]:
+        parts.append(ref.narrowed(axis, start, value.shape[axis]))
+        start += value.shape[axis]
+    return parts
 
 
 def _order(name: str, args: tuple[Any, ...]) -> tuple[int, ...] | None:
