@@ -144,6 +144,25 @@ def test_bench(natsel, arguments, told):
     assert told in line(natsel("bench", "step", *arguments), 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--tool", "torch-prunning"), "did you mean 'torch-pruning'"),
+        (("--limit", "0"), "limit=0.0 is not allowed"),
+    ],
+)
+def test_bench_peers(natsel, tmp_path, arguments, told):
+    assert told in line(natsel("bench", "peers", "--out", tmp_path / "out", *arguments), 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bench_peers_names_the_extra(natsel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    told = line(natsel("bench", "peers", "--out", tmp_path / "out", "--tool", "torch-pruning"), 2)
+    assert told == "torch_pruning is not installed: pip install 'natsel[bench]'"
+    assert not (tmp_path / "out").exists()
+
+
 # Files of data.
 
 
