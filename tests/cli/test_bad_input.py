@@ -93,7 +93,7 @@ def test_missing_option(natsel):
 def test_unknown_command(natsel):
     message = line(natsel("evolv"), 2)
     assert "'evolv'" in message
-    assert "evolve, inspect, reproduce, bench" in message
+    assert "evolve, inspect, prune, verify, reproduce, bench" in message
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,25 @@ def test_reproduce(natsel, tmp_path, arguments, told):
 )
 def test_bench(natsel, arguments, told):
     assert told in line(natsel("bench", "step", *arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--tool", "torch-prunning"), "did you mean 'torch-pruning'"),
+        (("--limit", "0"), "limit=0.0 is not allowed"),
+    ],
+)
+def test_bench_peers(natsel, tmp_path, arguments, told):
+    assert told in line(natsel("bench", "peers", "--out", tmp_path / "out", *arguments), 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bench_peers_names_the_extra(natsel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    told = line(natsel("bench", "peers", "--out", tmp_path / "out", "--tool", "torch-pruning"), 2)
+    assert told == "torch_pruning is not installed: pip install 'natsel[bench]'"
+    assert not (tmp_path / "out").exists()
 
 
 # Files of data.

@@ -37,7 +37,8 @@ def one_object(text):
         (("inspect",), ("--in-shape", "--json")),
         (("reproduce",), ("evolution",)),
         (("reproduce", "evolution"), ("--seeds", "--workers", "--resume")),
-        (("bench",), ("step",)),
+        (("bench",), ("step", "peers")),
+        (("bench", "peers"), ("--out", "--tool", "--quick", "--limit", "--resume")),
         (("bench", "step"), ("--dynamics", "--repeats")),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,4 +60,42 @@ def step(
             )
         voice.words.print(table)
         voice.words.print("Ratios to the plain step: medians of interleaved blocks, same process.")
+        voice.result(result)
+
+
+@app.command("peers")
+def peers(
+    out: Annotated[Path, typer.Option(help="Folder for peers.json, peers.md and the cases.")],
+    tools: Annotated[
+        list[str] | None, typer.Option("--tool", help="A tool to run, or several; default all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Four networks, and no large one.")] = False,
+    limit: Annotated[float, typer.Option(help="Processor seconds before a case is killed.")] = 60.0,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_peers import bench_peers
+        from natsel.study.peers.words import table
+
+        with voice.progress() as progress:
+            result = bench_peers(
+                out, tools=tools or (), quick=quick, limit=limit, resume=resume, progress=progress
+            )
+        head, body = table(result["rows"])
+        shown = Table(title="Half of every structure removed, nothing configured but the hints")
+        for column in head:
+            shown.add_column(column)
+        for line in body:
+            shown.add_row(*line)
+        voice.words.print(shown)
+        for sentence in result["sentences"]:
+            voice.words.print(sentence)
+        for row in result["times"]:
+            seconds = f"{row['seconds']:.2f} s" if row["outcome"] == "ran" else row["outcome"]
+            voice.words.print(f"{result['large']}, {row['tool']}: {seconds}")
+        voice.words.print(f"Page: {out / 'peers.md'}")
         voice.result(result)

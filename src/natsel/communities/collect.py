@@ -15,6 +15,7 @@ Key = tuple[str, int]
 KINDS = ("head", "expert", "filter")
 """Kinds that an operator says, not the shape of a weight; the first that holds counts."""
 
+WIDTH = "residual=True offers it: removing is then not masking, and the difference is stated"
 TEACH = "teach the operator with @natsel.rule"
 
 
@@ -247,6 +248,8 @@ def _refusals(
         if not reasons and not np.isin(labels.numpy(), read).any():
             reasons = ["no linear map reads it"]
         remedy = TEACH if any(r.startswith("no rule for") for r in reasons) else ""
+        if not run.residual and any(" together with its neighbours" in r for r in reasons):
+            remedy = remedy or WIDTH
         name = key[0].rpartition(".")[0] or key[0]
         refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
     return refusals + _untaught(run, {r.name for r in refusals})

@@ -22,9 +22,10 @@ def save(
 ) -> Path:
     """Write an extracted model: ``model.safetensors`` and ``plan.json``, no pickle.
 
-    A model of the transformers library gets its configuration too, so that ``from_pretrained``
-    reads the folder: a plain one where all layers have the same width, else with a small module
-    beside it that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses.
+    A model of the transformers library, unless it is a reference network of natsel, gets its
+    configuration too, so that ``from_pretrained`` reads the folder: a plain one where all layers
+    have the same width, else with a small module beside it that ``trust_remote_code=True`` allows;
+    without, ``from_pretrained`` refuses.
 
     The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
     old model or the new one. Other files in the folder stay.
@@ -54,7 +55,9 @@ def save(
         Linear(in_features=4, out_features=4, bias=True)
     """
     plan_of(small)
-    known = pretrained(small) if constructor is None else None
+    # A reference network is rebuilt by its name, whatever library its parts are from.
+    is_named = isinstance(getattr(small, "constructor", None), dict)
+    known = pretrained(small) if constructor is None and not is_named else None
     if known is not None:
         return write_model(
             small,

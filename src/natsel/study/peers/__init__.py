@@ -1,0 +1,1 @@
+"""natsel beside other libraries that remove structures: one case, judged by none of them."""

@@ -1,0 +1,93 @@
+"""Pruning and verifying from the command line: on digits, to a budget, and with wrong input."""
+
+import json
+
+import pytest
+import torch
+
+import natsel as library
+
+QUICK = ("--scorer", "taylor", "--data", "digits", "--no-measure")
+
+
+@pytest.fixture
+def trained(natsel, fast, tmp_path):
+    """A run folder with a small network that was trained on digits."""
+    out = tmp_path / "run"
+    assert natsel("evolve", "--out", out, *fast, "--no-report").exit_code == 0
+    return out
+
+
+def test_prune_meets_the_budget_and_verify_agrees(natsel, trained, tmp_path):
+    small = tmp_path / "small"
+    told = natsel("prune", trained, "--budget", "parameters=0.5", "--out", small, *QUICK, "--json")
+    assert (told.exit_code, told.stderr) == (0, "")
+    result = json.loads(told.stdout)
+    before, after = result["parameters"]
+    assert 0.4 * before < after <= 0.5 * before
+    assert result["verification"]["passed"]
+    assert set(result["accuracy"]) == {"dense", "small"}
+    model = library.load(small)
+    assert sum(p.numel() for p in model.parameters()) == after
+    checked = natsel("verify", trained, small, "--data", "digits", "--json")
+    assert checked.exit_code == 0, checked.output
+    found = json.loads(checked.stdout)
+    assert found["passed"]
+    assert set(found["on"]) == {"random inputs", "digits, test split"}
+    assert found["accuracy"] == result["accuracy"]
+
+
+def test_what_is_said(natsel, tmp_path):
+    out = tmp_path / "small"
+    said = natsel("prune", "mlp", "--budget", "sparsity=0.5", "--out", out, "--no-measure")
+    assert said.exit_code == 0, said.output
+    for words in ("256 ", "512", "parameters: 535,818 ->", "extracted = masked: equal", "Saved"):
+        assert words in said.stdout
+    said = natsel("verify", "mlp", out)
+    assert said.exit_code == 0, said.output
+    assert "random inputs: equal" in said.stdout
+
+
+def test_another_model_is_not_the_one_that_was_cut(natsel, tmp_path):
+    out = tmp_path / "small"
+    natsel("prune", "mlp", "--budget", "sparsity=0.5", "--out", out, "--no-measure")
+    told = natsel("verify", "mlp", out, "--seed", "1")
+    assert told.exit_code == 1
+    assert "random inputs: NOT EQUAL" in told.stdout
+    assert "differs from the masked mlp" in told.stderr
+    told = natsel("verify", "cnn", out)
+    assert told.exit_code == 2
+    assert told.stderr.startswith("natsel: model='CNN' is not allowed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("mlp", "--budget", "macs"), "budget='macs' is not allowed: expected NAME=SHARE"),
+        (("mlp", "--budget", "flops=0.5"), "budget='flops=0.5'"),
+        (("mlp", "--budget", "macs=1.5"), "macs=1.5"),
+        (("mlp", "--budget", "macs=nan"), "macs=nan"),
+        (("mlp", "--scorer", "tailor"), "scorer='tailor'"),
+        (("mlp", "--scorer", "taylor"), "data=None is not allowed"),
+        (("mlp", "--scope", "layer"), "scope='layer'"),
+        (("mlp", "--exclude", "layerz.*"), "exclude='layerz.*'"),
+        (("mpl",), "model='mpl'"),
+        (("nowhere/model",), "model='nowhere/model'"),
+        (("mlp", "--multiple-of", "0"), "multiple_of=0"),
+    ],
+)
+def test_wrong_input(natsel, tmp_path, arguments, told):
+    out = tmp_path / "small"
+    result = natsel("prune", *arguments, "--out", out)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+    assert (result.stdout, result.stderr.count("\n")) == ("", 1)
+    assert not out.exists()
+
+
+def test_the_residual_width_is_cut_on_request(natsel, tmp_path):
+    model = library.models.build("vit", in_shape=(1, 8, 8), num_classes=3, dim=16, depth=1, heads=2)
+    assert library.discover(model, torch.randn(1, 1, 8, 8), residual=True)["embedding"].size == 16
+    result = natsel("inspect", "vit", "--in-shape", "1,8,8", "--json", "--residual")
+    kinds = {c["kind"]: c["exact"] for c in json.loads(result.stdout)["communities"]}
+    assert kinds == {"channel": False, "head": True, "neuron": True}
