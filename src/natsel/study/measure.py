@@ -123,12 +123,11 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Interval
     if labels.dim() == 1:
         return proportion_interval(int(found.correct.sum()), len(labels)), {}
     size = stretch(len(labels))
-    interval = clustered_interval(
-        *(
-            [int(part.sum()) for part in torch.split(c, size)]
-            for c in (found.correct, found.counted)
-        )
+    correct, counted = (
+        [int(part.sum()) for part in torch.split(each, size)]
+        for each in (found.correct, found.counted)
     )
+    interval = clustered_interval(correct, counted)
     # Beyond a loss of 700 nats, where exp overflows, a perplexity says nothing more.
     return interval, {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
 
