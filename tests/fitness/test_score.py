@@ -143,3 +143,18 @@ def test_activation_signals_refuse_consumers_they_cannot_read():
         natsel.score(communities, "wanda", data=[(torch.randn(2, 4),)])
     assert not any(m._forward_pre_hooks for m in model.modules())
     assert natsel.score(communities, "magnitude")["first"].shape == (6,)
+
+
+def test_a_weight_that_is_read_both_ways_makes_what_it_reads():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Linear(5, 6)
+
+        def forward(self, x):
+            return torch.nn.functional.linear(self.a(x).tanh(), self.a.weight.t())
+
+    model = Tied()
+    communities = natsel.discover(model, torch.randn(2, 5))
+    norms = model.a.weight.detach().norm(dim=1)
+    torch.testing.assert_close(natsel.score(communities, "magnitude-in")["a"], norms)

@@ -75,11 +75,13 @@ def _producers(
     """Return the slices that make the populations: of experts, every weight but the last."""
     made = [s for s in community.slices if s.role == "out"]
     made = made or [s for s in community.gates if s not in consumers]
-    return made or [
+    made = made or [
         s
         for s in community.slices
         if s.role == "tied" and s.tensor in named and named[s.tensor].dim() > 1
     ]
+    # One weight that is read both ways makes what it reads.
+    return made or list(consumers)
 
 
 class _Place:
