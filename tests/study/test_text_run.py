@@ -50,6 +50,16 @@ def test_an_interval_rests_on_windows_not_on_characters():
     assert certain == (0.5, 0.5, 0.5, 10)
 
 
+def test_stretches_of_neighbouring_windows_are_one_observation():
+    """Forty windows whose accuracy changes every second one: twenty stretches of two."""
+    inputs = torch.zeros(40, 3).long()
+    labels = torch.tensor([[0] * 3, [0] * 3, [1] * 3, [1] * 3] * 10)
+    row = describe(nn.Sequential(Parrot()), inputs, labels)
+    expected = clustered_interval([6, 0] * 10, [6] * 20)
+    assert (row["accuracy"], row["low"], row["high"], row["n"]) == expected
+    assert expected.n == 20
+
+
 def test_unequal_windows_weigh_by_their_predictions():
     assert clustered_interval([1, 8], [2, 8]).mean == 0.9
     assert clustered_interval([1, 8], [2, 8]).high == 1.0
@@ -89,7 +99,7 @@ def test_a_run(tmp_path, model):
     )
     result = evolve(config, tmp_path / "run")
     assert result["verification"]["passed"] is True
-    assert result["task"]["unit"] == "window of 64 characters"
+    assert result["task"]["unit"] == "stretch of 64 characters"
     assert (
         result["task"]["predicts"]
         == {
@@ -113,7 +123,7 @@ def test_a_run(tmp_path, model):
     assert outcomes(small, *splits.test).accuracy == result["extracted"]["accuracy"]
     page = write_run_report(tmp_path / "run").read_text()
     assert "perplexity" in page
-    assert "window of 64 characters" in page
+    assert "stretch of 64 characters" in page
 
 
 def test_latency_of_windows_is_measured():

@@ -18,6 +18,8 @@ from natsel.study.statistics import Interval, clustered_interval, proportion_int
 
 EVALUATION_BATCH = 1000
 IGNORED = -100
+STRETCH = 16
+MIN_STRETCHES = 20
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -96,11 +98,23 @@ def num_correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
     return int(outcomes(model, inputs, labels).correct.sum())
 
 
+def stretch(num_windows: int) -> int:
+    """Return how many windows in a row an interval takes as one observation.
+
+    Sixteen; fewer where less than twenty stretches would be left.
+
+    Example:
+        >>> stretch(871), stretch(100), stretch(4)
+        (16, 5, 1)
+    """
+    return max(1, min(STRETCH, num_windows // MIN_STRETCHES))
+
+
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Interval, dict[str, float]]:
     """Return the share of labels that are predicted, and what else is said of sequences.
 
-    Samples are taken as independent; the predictions inside a sequence are not, so its interval
-    rests on sequences (windows of a text), and so does its ``n``.
+    The predictions inside a window of a text are not independent, nor are those of neighbouring
+    windows: the interval, and its ``n``, rest on stretches of :func:`stretch` windows in a row.
 
     Returns:
         The interval, and for sequences also the mean loss in nats and the perplexity, exp(loss).
@@ -108,7 +122,12 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Interval
     found = outcomes(model, inputs, labels)
     if labels.dim() == 1:
         return proportion_interval(int(found.correct.sum()), len(labels)), {}
-    interval = clustered_interval(found.correct.tolist(), found.counted.tolist())
+    size = stretch(len(labels))
+    correct, counted = (
+        [int(part.sum()) for part in torch.split(each, size)]
+        for each in (found.correct, found.counted)
+    )
+    interval = clustered_interval(correct, counted)
     # Beyond a loss of 700 nats, where exp overflows, a perplexity says nothing more.
     return interval, {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
 

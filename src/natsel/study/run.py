@@ -26,7 +26,7 @@ from natsel.selection import Sparsity
 from natsel.study import environment
 from natsel.study.cuts import evolved_cuts, plain_cuts
 from natsel.study.folder import check, take
-from natsel.study.measure import describe, latency
+from natsel.study.measure import describe, latency, stretch
 from natsel.study.networks import network, put_under_selection
 from natsel.study.splits import Splits, check_fit, load_splits
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
@@ -270,7 +270,8 @@ def _task(splits: Splits) -> dict[str, str]:
     """Say what is predicted and what an interval rests on."""
     if splits.task is None:
         return {"predicts": "class", "unit": "image"}
-    return {"predicts": splits.task, "unit": f"window of {splits.in_shape[0]} characters"}
+    size = stretch(len(splits.test[0])) * splits.in_shape[0]
+    return {"predicts": splits.task, "unit": f"stretch of {size} characters"}
 
 
 def _clean(folder: Path) -> None:
