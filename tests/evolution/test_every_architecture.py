@@ -11,7 +11,8 @@ from networks import NAMES, RESIDUAL, batch, draw_survivors, logits, loss_of, ne
 
 import natsel
 from natsel.communities.gates import masses_of, ungated_name
-from natsel.communities.surgery import cut, kept_indices, silence, tensors_of
+from natsel.communities.surgery import cut, kept_indices, silence
+from natsel.communities.tensors import tensors_of
 from natsel.extraction.verify import folded
 from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import natsel
-from natsel.communities.surgery import kept_indices, silence, tensors_of
+from natsel.communities.surgery import kept_indices, silence
+from natsel.communities.tensors import tensors_of
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-2),

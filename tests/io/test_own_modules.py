@@ -10,7 +10,7 @@ from io_helpers import result
 from torch import nn
 
 import natsel
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import tensors_of
 
 
 class Own(nn.Module):

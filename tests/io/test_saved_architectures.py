@@ -13,7 +13,7 @@ from io_helpers import result
 from safetensors.torch import load_file, save_file
 
 import natsel
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import tensors_of
 from natsel.models.architectures import ARCHITECTURES
 
 LOADER = """

@@ -53,5 +53,16 @@ def choose(argument: str, value: str, choices: Iterable[str]) -> str:
     refuse(argument, value, f"one of {', '.join(names)}{hint}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its kind if it says nothing.
+
+    Example:
+        >>> first_line(ValueError("shapes differ\\nat layer 3")), first_line(KeyError())
+        ('shapes differ', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
 class NonFiniteError(ArithmeticError):
     """A loss, a gradient or a fitness became NaN or infinite during a run."""

@@ -15,12 +15,14 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 
 from natsel.common.calls import Inputs, as_inputs, tensors_of_inputs, with_tensors, without_cache
-from natsel.communities.discover import canonical_names, evaluating, first_line, functional
+from natsel.common.errors import first_line
+from natsel.communities.discover import evaluating, functional
 from natsel.communities.graph import operator_name
 from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
 from natsel.communities.program import Code, Program
 from natsel.communities.proof import difference, tolerance_for
+from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.trace import TensorKind
 
 
@@ -128,7 +130,7 @@ def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
     given = tensors_of_inputs(inputs)
     if sources.count(None) != len(given):
         raise ValueError("its inputs are not all used as they are given")
-    owned = _tensors_of(model)
+    owned = all_tensors(model)
     tensors = {**owned, **tensors}
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     shapes = [n.meta["val"].shape for n, s in zip(placeholders, sources, strict=True) if s is None]
@@ -217,13 +219,6 @@ def _names(model: nn.Module, inputs: Inputs) -> list[str]:
     parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in positional]
     return [*names, *(f"input_{i}" for i in range(len(names), len(inputs)))][: len(inputs)]
-
-
-def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from natsel.common.calls import (
     shapes_of,
     without_cache,
 )
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
@@ -26,6 +26,7 @@ from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
+from natsel.communities.tensors import canonical_names
 
 
 def discover(
@@ -144,20 +145,3 @@ def _casts(program: torch.export.ExportedProgram) -> bool:
         for node in program.graph.nodes
         for value in (*node.args, *node.kwargs.values())
     )
-
-
-def canonical_names(model: nn.Module) -> dict[str, str]:
-    first: dict[int, str] = {}
-    names: dict[str, str] = {}
-    for listing in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
-        for name, tensor in listing:
-            names[name] = first.setdefault(id(tensor), name)
-    return names
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

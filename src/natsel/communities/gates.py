@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from natsel.communities import flat_weights, ways
 from natsel.communities.community import Communities, Community, Slice
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import owner, tensors_of
 
 
 class Gate(nn.Module):
@@ -57,12 +57,6 @@ def gated_slices(community: Community) -> tuple[Slice, ...]:
     since whatever it makes leaves through that one, linearly.
     """
     return community.gates[-1:] if community.kind == "expert" else community.gates
-
-
-def owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
-    """Return the module that holds a tensor, and the tensor's name there."""
-    path, _, name = tensor.rpartition(".")
-    return model.get_submodule(path), name
 
 
 def ungated_name(name: str) -> str:

@@ -13,11 +13,7 @@ from natsel.communities.adapters import adapt
 from natsel.communities.community import Community
 from natsel.communities.program import Program
 from natsel.communities.routers import close
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model by name, each shared tensor once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+from natsel.communities.tensors import owner, tensors_of
 
 
 def kept_indices(
@@ -186,8 +182,8 @@ def silence(
                 tensor.index_fill_(part.axis, places, 0)
             for part in community.slices:
                 if part.role == "route":
-                    path, _, attribute = part.tensor.rpartition(".")
+                    module, attribute = owner(masked, part.tensor)
                     closed = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
                     closed[part.index[dead].reshape(-1)] = True
-                    close(masked.get_submodule(path), attribute, closed)
+                    close(module, attribute, closed)
     return masked

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with_tensors
 from natsel.communities.community import Community
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import tensors_of
 
 MAX_DOUBLE_ELEMENTS = 1 << 23
 """Larger models are tested in their own precision: it takes half the time."""

@@ -11,23 +11,8 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.communities.adapters import adapt
 from natsel.communities.program import follow_literals
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import all_tensors
 from natsel.extraction.plan import Plan, attach_plan
-
-
-def all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers under every name they have, shared ones too."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-
-
-def tied_names(model: nn.Module) -> dict[str, str]:
-    """Return the further names of tensors that have several, each with the first one."""
-    first = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    everything = all_tensors(model).items()
-    return {name: first[id(t)] for name, t in everything if first[id(t)] != name}
 
 
 def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> nn.Module:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.common.folders import Sealed, locate, replace_together
 from natsel.common.tensorfiles import described, description, read_tensors, write_tensors
-from natsel.communities.surgery import tensors_of
+from natsel.communities.tensors import tensors_of, tied_names
 from natsel.extraction.plan import Plan, plan_of
-from natsel.extraction.rebuild import tied_names
 
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model.safetensors"

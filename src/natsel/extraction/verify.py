@@ -16,7 +16,8 @@ from natsel.communities import Communities
 from natsel.communities.discover import evaluating
 from natsel.communities.gates import folded, ungated_name
 from natsel.communities.proof import Difference, difference
-from natsel.communities.surgery import reference, silence, tensors_of
+from natsel.communities.surgery import reference, silence
+from natsel.communities.tensors import tensors_of
 from natsel.selection import Survivors
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

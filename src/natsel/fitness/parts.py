@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community, Slice
-from natsel.communities.gates import Observer, gated_slices, owner, ungated_name
+from natsel.communities.gates import Observer, gated_slices, ungated_name
+from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part, Parts
 
 WeightKey = tuple[str, int]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, first_line, refuse
 from natsel.communities import Communities, discover
 from natsel.extraction import Prediction, extract, plan_of, preview, verify
 from natsel.fitness import FITNESS, score
@@ -132,7 +132,7 @@ def _check_fit(opened: Opened, splits: Splits) -> None:
         with torch.no_grad():
             opened.model(splits.test[0][:2])
     except (RuntimeError, ValueError, IndexError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         refuse("data", splits.name, f"inputs that {opened.description} runs on ({line})")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.extraction.rebuild import all_tensors
+from natsel.communities.tensors import all_tensors
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

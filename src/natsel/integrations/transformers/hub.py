@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
 from natsel.integrations.transformers.library import class_named, library
 
 
@@ -31,7 +31,7 @@ def from_pretrained(name: str) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(name, **options)
     # What can go wrong here comes from four libraries, each with errors of its own.
     except Exception as error:  # noqa: BLE001
-        refuse("model", name, f"a folder or a name on the Hub ({_first_line(error)})")
+        refuse("model", name, f"a folder or a name on the Hub ({first_line(error)})")
     kinds = [class_named(kind) for kind in config.architectures or ()]
     if not kinds or kinds[0] is None:
         found = ", ".join(config.architectures or ()) or "none"
@@ -41,14 +41,9 @@ def from_pretrained(name: str) -> nn.Module:
             name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # noqa: BLE001
-        refuse("model", name, f"safetensors that fit its configuration ({_first_line(error)})")
+        refuse("model", name, f"safetensors that fit its configuration ({first_line(error)})")
     missing = sorted([*told["missing_keys"], *(str(k[0]) for k in told["mismatched_keys"])])
     if missing:
         refuse("model", name, f"weights for {', '.join(missing[:3])} too")
     found_model: nn.Module = model.eval()
     return found_model
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
 from natsel.common.extras import require
 
 ATTENTION = ("eager", "sdpa")
@@ -102,8 +102,7 @@ def build(kind: Any, data: Mapping[str, Any], *, device: str = "cpu", like: Any 
         model.tie_weights()
     # A configuration may be wrong in any way, and each class tells it in its own.
     except Exception as error:  # noqa: BLE001
-        reason = str(error).strip().splitlines()
-        told = reason[0] if reason else type(error).__name__
+        told = first_line(error)
         raise ValueError(f"config.json is none of a {kind.__name__}: {told}") from None
     return model.eval()
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from natsel.common.errors import refuse
 from natsel.common.files import read_json
+from natsel.communities.tensors import tied_names
 from natsel.extraction.plan import plan_of
-from natsel.extraction.rebuild import tied_names
 from natsel.extraction.store import Stored
 from natsel.integrations.transformers import facts
 from natsel.integrations.transformers.library import (

@@ -14,7 +14,7 @@ from torch import nn
 
 from natsel.common.calls import call, outputs_of
 from natsel.communities.discover import evaluating
-from natsel.extraction.rebuild import all_tensors
+from natsel.communities.tensors import all_tensors
 from natsel.integrations.transformers import facts
 from natsel.integrations.transformers.examples import example_inputs
 from natsel.integrations.transformers.library import build

@@ -1,0 +1,42 @@
+"""Names of the parameters and buffers of a model, and where each is."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by name, each shared tensor once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers under every name they have, shared ones too."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Return, for every name of a tensor, the first name that it has.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        >>> model[1].weight = model[0].weight
+        >>> canonical_names(model)
+        {'0.weight': '0.weight', '1.weight': '0.weight'}
+    """
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(t), name) for name, t in all_tensors(model).items()}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the further names of tensors that have several, each with the first one."""
+    return {name: first for name, first in canonical_names(model).items() if name != first}
+
+
+def owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a tensor, and the tensor's name there."""
+    path, _, name = tensor.rpartition(".")
+    return model.get_submodule(path), name
