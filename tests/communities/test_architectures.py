@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from exactness import apart, found, offered, reasons, selections
 from torch import nn
 
@@ -167,3 +168,33 @@ def test_a_width_whose_channels_cannot_change_places_is_refused():
 
     communities = found(Net(), torch.randn(2, 5), residual=True)
     assert offered(communities) == {}, reasons(communities)
+
+
+def test_experts_of_which_a_router_takes_all_are_left_whole():
+    config = transformers.MixtralConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=16, num_local_experts=2, num_experts_per_tok=2,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(config).eval()
+    communities = discover(model, (torch.randint(1, 20, (2, 5)),))
+    assert {c.kind for c in communities.values()} == {"head", "neuron"}
+    assert "its router chooses all of them" in reasons(communities)
+
+
+def test_a_number_in_a_module_of_ones_own_is_not_guessed_at():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_experts = 3
+            self.scale = nn.Parameter(torch.ones(5))
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.b(self.a(x * self.scale).relu()) * self.num_experts
+
+    communities = found(Net(), torch.randn(2, 5))
+    assert offered(communities) == {"a": ("neuron", 8)}
+    small = remove(communities.model, communities.values(), {"a": torch.arange(8) < 4})
+    assert small.num_experts == 3

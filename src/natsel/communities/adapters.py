@@ -134,8 +134,10 @@ def _fused_experts(module: Any) -> None:
     """Let experts of the transformers library, and their routers, follow their number.
 
     Where widths are no whole blocks of 16 bytes, which the fused product of all experts wants,
-    they run one by one.
+    they run one by one. Numbers of other libraries' modules are not guessed at.
     """
+    if not type(module).__module__.startswith("transformers."):
+        return
     held = [p for p in module._parameters.values() if p is not None]
     if held and type(getattr(module, "num_experts", None)) is int:
         module.num_experts = held[0].shape[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +55,14 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
         kinds = (k for k in KINDS if k in marked and np.isin(members, marked[k]).any())
         kind = "channel" if np.isin(members, inexact).any() else next(kinds, "neuron")
         community = _community(run, members, roots, kind, names)
-        if all(_in_step(part.index.numpy()) for part in community.slices):
-            communities.append(community)
-        else:
+        if not all(_in_step(part.index.numpy()) for part in community.slices):
             reason = "its populations change their order on the way (a roll, a shuffle)"
-            alone.update(dict.fromkeys(members.tolist(), reason))
+        elif community.minimum >= community.size:
+            reason = "its router chooses all of them"
+        else:
+            communities.append(community)
+            continue
+        alone.update(dict.fromkeys(members.tolist(), reason))
     return communities, _refusals(run, makers, roots, communities, read, alone)
 
 
@@ -159,11 +163,18 @@ def _community(
     if names[name] > 1:
         name = f"{name}#{names[name]}"
     parameters = _parameter_cost(run, owned_widths)
-    chosen = [k for labels, k in run.minimums if np.isin(_roots_of(run, [labels]), members).any()]
-    cost = Cost(parameters, macs)
-    minimum = max(chosen, default=1)
-    exact = kind != "channel"
-    return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum, exact=exact)
+    cost, minimum = Cost(parameters, macs), _num_chosen(run, members)
+    return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
+
+
+def _num_chosen(run: Propagation, members: np.ndarray) -> int:
+    """Return how many of some populations a router chooses at once; 1 where none does."""
+    chosen: list[Any] = [
+        top_k.args[1]
+        for top_k, labels in run.routers.items()
+        if labels is not None and np.isin(_roots_of(run, [labels]), members).any()
+    ]
+    return max(chosen, default=1)
 
 
 def _role(roles: set[str], kind: str) -> Role:

@@ -71,7 +71,6 @@ class Propagation:
         self.label_macs: list[tuple[Tensor, float]] = []
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
-        self.minimums: list[tuple[Tensor, int]] = []
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
         self.routes = routed_by(program)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())

@@ -19,9 +19,7 @@ def top_k(run: Propagation, node: fx.Node, x: Any, k: int, dim: int = -1, *args:
     x = run.lift(x)
     if node not in run.routers:
         return run.barrier(node, x)
-    labels = channels_of(run, x, dim % x.dim(), f"it is routed by data{place(node)}")
-    run.routers[node] = labels
-    run.minimums.append((labels, k))
+    run.routers[node] = channels_of(run, x, dim % x.dim(), f"it is routed by data{place(node)}")
     return tuple(torch.full(tuple(v.shape), 1, dtype=torch.int64) for v in node.meta["val"])
 
 
