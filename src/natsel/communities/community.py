@@ -76,7 +76,6 @@ class Community:
         slices: every tensor slice that goes with them.
         rebindings: Python numbers that follow their count.
         minimum: how many must stay: at least as many experts as a router chooses, else 1.
-        exact: whether removing is masking. It is not where a normalisation runs over them.
     """
 
     name: str
@@ -86,7 +85,11 @@ class Community:
     slices: tuple[Slice, ...]
     rebindings: tuple[Rebinding, ...] = ()
     minimum: int = 1
-    exact: bool = True
+
+    @property
+    def exact(self) -> bool:
+        """Whether removing is masking. It is not where a normalisation runs over them."""
+        return self.kind != "channel"
 
     @property
     def gates(self) -> tuple[Slice, ...]:

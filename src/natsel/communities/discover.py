@@ -113,7 +113,7 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         return model.exported()
     narrow = first_samples(inputs, 1)
     failure: Exception | None = None
-    for attempt in (narrow, inputs):
+    for attempt in (inputs,) if narrow is inputs else (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
             with torch.no_grad(), warnings.catch_warnings():

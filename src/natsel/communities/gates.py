@@ -157,7 +157,7 @@ def _watch_way(
     size = tensors_of(model)[route.tensor].shape[route.axis]
     places = torch.full((size,), gate.mass.numel())
     places[route.index[:, 0]] = part.index[:, 0]
-    ways.watch(module, ways.Way(attribute, gate, places))
+    ways.Way(attribute, gate, places).attach(module)
 
 
 def masses_of(communities: Communities) -> dict[str, Tensor]:

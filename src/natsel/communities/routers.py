@@ -40,6 +40,11 @@ class Closing:
         self.addend = torch.zeros(len(closed)).masked_fill_(closed, float("-inf"))
         self.running: list[_Scores] = []
 
+    def attach(self, module: nn.Module) -> None:
+        """Put the pair on a module."""
+        module.register_forward_pre_hook(self.enter)
+        module.register_forward_hook(self.leave, always_call=True)
+
     def enter(self, module: nn.Module, inputs: Any) -> None:
         """Start adding, before the module runs."""
         scores = _Scores(getattr(module, self.attribute), self.addend)
@@ -62,6 +67,4 @@ def close(module: nn.Module, attribute: str, closed: Tensor) -> None:
         attribute: the weight's name there.
         closed: boolean ``[E]``.
     """
-    closing = Closing(attribute, closed)
-    module.register_forward_pre_hook(closing.enter)
-    module.register_forward_hook(closing.leave, always_call=True)
+    Closing(attribute, closed).attach(module)

@@ -49,14 +49,8 @@ class Way(Closing):
         self.cached.pop().close()
 
 
-def watch(module: nn.Module, way: Way) -> None:
-    """Let a router follow the masses of its experts."""
-    module.register_forward_pre_hook(way.enter)
-    module.register_forward_hook(way.leave, always_call=True)
-
-
 def unwatch(module: nn.Module) -> None:
-    """Take what :func:`watch` put on a module away."""
+    """Take the hooks of every :class:`Way` off a module."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", None), Way):

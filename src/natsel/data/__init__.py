@@ -10,6 +10,7 @@ from natsel.data.augment import crop_and_flip
 from natsel.data.batching import Augment, batches, split
 from natsel.data.loading import Dataset, load, names
 from natsel.data.text import (
+    IGNORED,
     TEXTS,
     Text,
     load_text,
@@ -18,6 +19,7 @@ from natsel.data.text import (
 )
 
 __all__ = [
+    "IGNORED",
     "TEXTS",
     "Augment",
     "Dataset",

@@ -50,6 +50,19 @@ class Verification:
     passed: bool
     inexact_rel_difference: float | None = None
 
+    def require(self) -> Verification:
+        """Return itself.
+
+        Raises:
+            VerificationError: if it did not pass.
+        """
+        if not self.passed:
+            raise VerificationError(
+                f"the extracted model differs from the masked one by {self.max_abs_difference:.3g}"
+                f" (relative {self.max_rel_difference:.3g}, allowed {self.tolerance:.3g})"
+            )
+        return self
+
 
 def communities_of(
     survivors: Mapping[str, Tensor], communities: Communities | None

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from natsel.common.calls import as_inputs, cross_entropy, logits_of
 from natsel.communities.discover import evaluating
 from natsel.communities.latency import batch_of, median, time_in_turn
+from natsel.data import IGNORED
 from natsel.study.statistics import Interval, clustered_interval, proportion_interval
 
 EVALUATION_BATCH = 1000
-IGNORED = -100
 STRETCH = 16
 MIN_STRETCHES = 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, first_line, refuse
 from natsel.communities import Communities, discover
-from natsel.extraction import Prediction, extract, plan_of, preview, verify
+from natsel.extraction import extract, plan_of, preview, verify
 from natsel.fitness import FITNESS, score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened
 from natsel.models import MODELS, TASKS
 from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
+from natsel.selection.sequence import Scope
 from natsel.study import environment
 from natsel.study.measure import accuracy
 from natsel.study.oneshot import calibration
@@ -57,7 +59,7 @@ class PruneConfig:
 
     model: str
     budget: str
-    scorer: str = "taylor"
+    scorer: str = "magnitude"
     data: str | None = None
     scope: str = "community"
     normalize: str = "rank"
@@ -174,16 +176,16 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     survivors = select(
         scores,
         parse_budget(config.budget),
-        scope="global" if config.scope == "global" else "community",
-        normalize={"rank": "rank", "mean": "mean"}.get(config.normalize),  # type: ignore[arg-type]
+        scope=cast(Scope, config.scope),
+        normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
         multiple_of=config.multiple_of,
         include=config.include or None,
         exclude=config.exclude or None,
     )
     predicted = preview(opened.model, survivors, measure=config.measure)
     step(4)
-    small = extract(opened.model, survivors)
-    verification = verify(opened.model, small, survivors, inputs)
+    small = extract(opened.model, survivors, verify=False)
+    verification = verify(opened.model, small, survivors, inputs).require()
     step(5)
     result: dict[str, Any] = {
         "kind": "prune",
@@ -195,7 +197,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "verification": asdict(verification),
         "accuracy": _accuracies(opened.model, small, splits),
         "summary": predicted.summary(),
-        "prediction": _plain(predicted),
+        "prediction": asdict(predicted),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "out": str(folder),
@@ -276,7 +278,3 @@ def _accuracies(
         name: {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
         for name, (interval, _) in found.items()
     }
-
-
-def _plain(predicted: Prediction) -> dict[str, Any]:
-    return asdict(predicted)
