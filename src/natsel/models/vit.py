@@ -8,13 +8,14 @@ Legend: B images, T tokens, D = dim, h heads, d = D / h.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
-from natsel.models.checks import image_shape, positive
+from natsel.models.checks import image_shape, positive, positives
 
 
 class Attention(nn.Module):
@@ -82,6 +83,9 @@ class ViT(nn.Module):
         mlp_ratio: neurons of a block's perceptron, as a multiple of ``dim``.
         patch: side of a patch in pixels.
         pool: what is classified: "cls" (a token of its own) or "mean" (of all tokens).
+        stem: widths of 3x3 convolutions of stride 2, each with BatchNorm and GELU, that the image
+            goes through first (Xiao et al., Early Convolutions Help Transformers See Better,
+            2021); ``patch`` then counts their places instead of pixels.
 
     Shapes:
         ``[B, C, H, W]`` -> ``[B, T, D]`` -> ``[B, num_classes]``
@@ -98,11 +102,16 @@ class ViT(nn.Module):
         mlp_ratio: float = 4.0,
         patch: int = 4,
         pool: str = "cls",
+        stem: Sequence[int] = (),
     ) -> None:
         super().__init__()
         num_channels, height, width = image_shape(in_shape)
-        if height % positive("patch", patch) or width % patch:
-            refuse("patch", patch, f"a divisor of H and W of in_shape={tuple(in_shape)}")
+        widths = positives("stem", stem) if stem else ()
+        scale = 2 ** len(widths)
+        side = positive("patch", patch) * scale
+        if height % side or width % side:
+            after = f", halved {len(widths)} times" if widths else ""
+            refuse("patch", patch, f"a divisor of H and W of in_shape={tuple(in_shape)}{after}")
         if positive("dim", dim) % positive("heads", heads):
             refuse("heads", heads, f"a divisor of dim={dim}")
         positive("depth", depth)
@@ -110,8 +119,13 @@ class ViT(nn.Module):
         if hidden < 1:
             refuse("mlp_ratio", mlp_ratio, f"at least 1 / dim = 1 / {dim}")
         choose("pool", pool, ("cls", "mean"))
-        num_tokens = (height // patch) * (width // patch) + (pool == "cls")
-        self.embedding = nn.Conv2d(num_channels, dim, patch, stride=patch)
+        num_tokens = (height // side) * (width // side) + (pool == "cls")
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise((num_channels, *widths)):
+            convolution = nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(wide), nn.GELU()]
+        self.stem = nn.Sequential(*layers)
+        self.embedding = nn.Conv2d((num_channels, *widths)[-1], dim, patch, stride=patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
         self.positions = nn.Parameter(torch.zeros(1, num_tokens, dim))
         self.blocks = nn.Sequential(*(EncoderBlock(dim, heads, hidden) for _ in range(depth)))
@@ -129,7 +143,7 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(self.cls, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_BTD = self.embedding(x).flatten(2).transpose(1, 2)
+        x_BTD = self.embedding(self.stem(x)).flatten(2).transpose(1, 2)
         if self.cls is not None:
             x_BTD = torch.cat((self.cls.expand(x.shape[0], -1, -1), x_BTD), dim=1)
         x_BTD = self.norm(self.blocks(x_BTD + self.positions))
