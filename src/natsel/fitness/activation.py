@@ -32,5 +32,20 @@ def wanda(parts: Parts) -> Tensor:
     return total(sums) * parts.mass
 
 
+def contribution(parts: Parts) -> Tensor:
+    r"""Return the standard deviation of what the population adds to its consumers: ``[size]``.
+
+    $\sqrt{\sum_j \mathrm{Var}(h_j) \|W_{:, j}\|^2}$ times its mass: what a constant cannot
+    replace.
+    """
+    sums = []
+    for part in parts.consumers:
+        assert part.activation is not None
+        others = [i for i in range(part.weight.dim()) if i != part.axis]
+        sums.append(part.gather(part.weight.square().sum(others) * part.activation))
+    return total(sums).sqrt() * parts.mass
+
+
+register(Fitness("contribution", contribution, statistic="variance"))
 register(Fitness("variance", variance, statistic="variance"))
 register(Fitness("wanda", wanda, statistic="square"))

@@ -121,7 +121,8 @@ class Watch:
 
     Args:
         communities: whose consumers to watch.
-        statistic: "variance" or "square" (the mean square).
+        statistic: "variance", "square" (the mean square) or "products" (the mean products of all
+            pairs of places, a matrix).
         training: look only at forward passes that record gradients, so that a validation between
             two training steps leaves no trace.
 
@@ -190,7 +191,7 @@ def _input_axis(module: nn.Module) -> int | None:
 
 
 class _Moments(Observer):
-    """A hook that keeps the mean square, or the variance, of what enters a module.
+    """A hook that keeps the mean square, products or variance of what enters a module.
 
     A deep copy of the model and of the watch together gives hooks of their own, which a closure
     would not.
@@ -223,6 +224,9 @@ class _Moments(Observer):
                 variance - self.spread + (1 - share) * step.square()
             )
             self.mean = self.mean + share * step
+        elif self.statistic == "products":
+            rows = x.movedim(self.axis, -1).reshape(-1, x.shape[self.axis])
+            self.spread = self.spread + share * (rows.T @ rows / count - self.spread)
         else:
             self.spread = self.spread + share * (x.square().mean(others) - self.spread)
         self.count += count

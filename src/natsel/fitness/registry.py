@@ -19,7 +19,8 @@ class Part(NamedTuple):
         axis: the axis along which populations lie.
         index: places of each population, ``[size, width]``.
         whole: True if the axis holds exactly one place per population, in order.
-        activation: a statistic of what enters or leaves here, per place along the axis, or None.
+        activation: a statistic of what enters here, per place along the axis (of "products", per
+            pair of places), or None.
     """
 
     weight: Tensor
@@ -62,7 +63,7 @@ class Fitness(NamedTuple):
             it runs without autograd.
         needs_gradient: whether it reads gradients.
         statistic: what it needs of the activations that enter the consumers: "variance",
-            "square" (the mean square) or None.
+            "square" (the mean square), "products" (of all pairs, a matrix) or None.
         signed: whether it may be negative (it is averaged with its sign and then clipped at 0).
     """
 

@@ -1,0 +1,52 @@
+"""The table of features: functions of a rank, each with the complexity that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from natsel.common.errors import choose, refuse
+
+
+class Feature(NamedTuple):
+    """A function of a population's rank in its community.
+
+    Attributes:
+        name: how users call it.
+        function: from ranks in [0, 1], ``[n]``, to numbers ``[n]``; pure, without randomness.
+        kappa: its complexity: 0 monotone, 1 smooth and not monotone, 2 with fine structure.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    kappa: int
+
+
+FEATURES: dict[str, Feature] = {}
+
+
+def register(feature: Feature) -> Feature:
+    """Add a feature to the table, so that it has a name everywhere.
+
+    Raises:
+        ValueError: if the name is taken, or the complexity is none.
+    """
+    if feature.name in FEATURES:
+        raise ValueError(f"feature={feature.name!r} is already registered")
+    if feature.kappa not in (0, 1, 2):
+        refuse("kappa", feature.kappa, "0, 1 or 2")
+    FEATURES[feature.name] = feature
+    return feature
+
+
+def get(feature: str | Feature) -> Feature:
+    """Look a feature up by name; a :class:`Feature` passes.
+
+    Raises:
+        ValueError: if no feature has this name.
+    """
+    if isinstance(feature, Feature):
+        return feature
+    return FEATURES[choose("feature", feature, FEATURES)]
