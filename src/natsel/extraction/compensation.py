@@ -58,7 +58,8 @@ def compensate(
             once only is held in memory.
         communities: what the survivors belong to, where they do not know it themselves.
         ridge: the penalty, as a share of the mean variance of what enters a consumer.
-        batch_norm: measure the running statistics of BatchNorm layers again, afterwards.
+        batch_norm: measure the running statistics of BatchNorm layers again, afterwards: of those
+            that run after something lost inputs.
 
     Returns:
         What was done, consumer by consumer.
@@ -77,7 +78,7 @@ def compensate(
         >>> survivors = natsel.Survivors(masks, natsel.discover(model, torch.ones(1, 1)))
         >>> small = natsel.extract(model, survivors)
         >>> found = compensate(model, small, survivors, [(torch.arange(9.0).reshape(9, 1),)])
-        >>> [round(m(torch.ones(1, 1)).item(), 2) for m in (model, small)]
+        >>> [round(m(torch.ones(1, 1)).item(), 1) for m in (model, small)]
         [4.0, 4.0]
 
     Reference:
@@ -103,7 +104,8 @@ def compensate(
         before = {n: t.detach().clone() for n, t in unwrapped(small).state_dict().items()}
         _write(tensors, changes)
         try:
-            again = renormalize(unwrapped(small), _inputs(batches)) if batch_norm else []
+            modules = [c.module for c in consumers] if batch_norm else []
+            again = renormalize(unwrapped(small), modules, lambda: _inputs(batches))
         except Exception:
             unwrapped(small).load_state_dict(before)
             raise
