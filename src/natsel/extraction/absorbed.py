@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from natsel.extraction.consumers import Consumer
+
 _WHEN = ("before", "after")
 
 
@@ -22,7 +24,8 @@ class Absorbed:
         reason: why it was left as it is; empty if it was compensated.
         effective_rank: how many directions of the kept inputs were in use.
         rows: how many calibration rows (samples, places or tokens) it saw.
-        unexplained: the share of the removed activations, E|r|^2, that the kept ones do not give.
+        unexplained: the share of the activations that it lacks, E|t|^2, that the kept ones do not
+            give: 1 before compensation.
         error_before: squared error that removing leaves in its output over the calibration data,
             relative to the output without its bias; of a kernel, each tap alone.
         error_after: the same after compensation.
@@ -38,6 +41,12 @@ class Absorbed:
     unexplained: float = 1.0
     error_before: float = 0.0
     error_after: float = 0.0
+
+    @classmethod
+    def left(cls, consumer: Consumer, reason: str) -> Absorbed:
+        """Return what became of a consumer that was left as it is."""
+        sizes = (len(consumer.kept), len(consumer.removed))
+        return cls(consumer.tensor, consumer.communities, *sizes, reason=reason)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from natsel.communities.tensors import owner, tensors_of, tied_names
 from natsel.fitness.parts import input_axis
 
 WIDEST = 16_384
-"""Moments of more inputs than these would not fit: their square is 2 GiB."""
+"""Moments of more columns than these would not fit: their square is 2 GiB."""
 
 _ALONE = {
     "channel": "a normalisation runs over its populations",
@@ -89,14 +89,16 @@ def consumers_of(
                 remaining,
                 gone.nonzero().reshape(-1),
                 {other: places for other, places in kept[tensor].items() if other != axis},
-                getattr(module, "bias", None) is not None and not _pads_with_zeros(module),
-                reason or _unfit(model, module, attribute, axis, len(gone)),
+                _takes_constant(module) and f"{tensor.rpartition('.')[0]}.bias" not in shared,
+                reason or _unfit(model, module, attribute, axis, len(gone), len(remaining)),
             )
         )
     return found
 
 
-def _unfit(model: nn.Module, module: nn.Module, attribute: str, axis: int, size: int) -> str:
+def _unfit(
+    model: nn.Module, module: nn.Module, attribute: str, axis: int, size: int, left: int
+) -> str:
     """Return why a module cannot absorb removed inputs, or nothing."""
     unseen = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     if module in unseen:
@@ -105,8 +107,8 @@ def _unfit(model: nn.Module, module: nn.Module, attribute: str, axis: int, size:
         return "it is a grouped convolution"
     if input_axis(module) is None or attribute != "weight" or axis != _reading_axis(module):
         return f"its module is a {type(module).__name__}, not a Linear or a convolution"
-    if size > WIDEST:
-        return f"it reads {size:,} inputs, more than {WIDEST:,}"
+    if size + left > WIDEST:
+        return f"it reads {size:,} inputs and {left:,} are left, together more than {WIDEST:,}"
     return ""
 
 
@@ -114,6 +116,11 @@ def _reading_axis(module: nn.Module) -> int:
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return 0
     return 1 if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else 0
+
+
+def _takes_constant(module: nn.Module) -> bool:
+    """Tell whether a bias can take a constant of the inputs over, the same at every place."""
+    return getattr(module, "bias", None) is not None and not _pads_with_zeros(module)
 
 
 def _pads_with_zeros(module: nn.Module) -> bool:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGE = 1e-3
-"""The penalty, as a share of the mean variance of what is given."""
+RIDGE = 1e-2
+"""The penalty, as a share of the mean variance of what is given.
+
+Of 1e-4, 1e-3 and 1e-2 the last was best on few calibration data, and none was better on many.
+"""
 
 
 class Moments:
