@@ -8,7 +8,7 @@ from natsel.extraction.plan import Plan, compensation_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.store import Stored, read_folder, write_model
-from natsel.extraction.verify import Verification, VerificationError, verify
+from natsel.extraction.verify import Verification, VerificationError, verify, with_masked_values
 
 __all__ = [
     "Absorbed",
@@ -27,5 +27,6 @@ __all__ = [
     "read_folder",
     "rebuild_small",
     "verify",
+    "with_masked_values",
     "write_model",
 ]

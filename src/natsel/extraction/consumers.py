@@ -130,5 +130,5 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     if not isinstance(module, nn.modules.conv._ConvNd) or module.padding_mode != "zeros":
         return False
     if isinstance(module.padding, str):
-        return module.padding == "same" and any(k > 1 for k in module.kernel_size)
+        return module.padding != "valid"
     return any(p > 0 for p in module.padding)
