@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import export_onnx
+    from natsel.extraction import Compensation, compensation_of, export_onnx
+    from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Communities",
     "Community",
+    "Compensation",
     "Cost",
     "Evolution",
     "Latency",
@@ -36,6 +38,8 @@ __all__ = [
     "Sparsity",
     "Survivors",
     "as_program",
+    "compensate",
+    "compensation_of",
     "discover",
     "export_onnx",
     "extract",
@@ -60,7 +64,15 @@ _HOMES = {
         "rule",
     ),
     "evolution": ("Evolution",),
-    "extraction": ("export_onnx", "extract", "preview", "verify"),
+    "extraction": (
+        "Compensation",
+        "compensate",
+        "compensation_of",
+        "export_onnx",
+        "extract",
+        "preview",
+        "verify",
+    ),
     "fitness": ("score",),
     "io": ("load", "open_model", "save"),
     "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),

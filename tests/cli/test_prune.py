@@ -26,7 +26,7 @@ def test_prune_meets_the_budget_and_verify_agrees(natsel, trained, tmp_path):
     before, after = result["parameters"]
     assert 0.4 * before < after <= 0.5 * before
     assert result["verification"]["passed"]
-    assert set(result["accuracy"]) == {"dense", "small"}
+    assert set(result["accuracy"]) == {"dense", "small", "uncompensated"}
     model = library.load(small)
     assert sum(p.numel() for p in model.parameters()) == after
     checked = natsel("verify", trained, small, "--data", "digits", "--json")
@@ -35,6 +35,42 @@ def test_prune_meets_the_budget_and_verify_agrees(natsel, trained, tmp_path):
     assert found["passed"]
     assert set(found["on"]) == {"random inputs", "digits, test split"}
     assert found["accuracy"] == result["accuracy"]
+
+
+def test_survivors_take_over_on_request_or_where_there_are_data(natsel, trained, tmp_path):
+    cut = ("prune", trained, "--budget", "sparsity=0.5", "--data", "digits", "--no-measure")
+    told = {}
+    for name, option in (("plain", ["--no-compensate"]), ("asked", ["--compensate"]), ("by", [])):
+        said = natsel(*cut, "--out", tmp_path / name, *option, "--json")
+        assert (said.exit_code, said.stderr) == (0, "")
+        told[name] = json.loads(said.stdout)
+    assert told["plain"]["compensation"] is None
+    assert set(told["plain"]["accuracy"]) == {"dense", "small"}
+    assert told["asked"]["compensation"] == told["by"]["compensation"]
+    done = told["by"]["compensation"]
+    assert done["summary"].startswith("compensated 2 of 2 consumers: squared error")
+    assert told["by"]["accuracy"]["uncompensated"] == told["plain"]["accuracy"]["small"]
+    said = natsel("prune", trained, "--out", tmp_path / "without", "--no-measure")
+    assert "compensated" not in said.stdout
+    said = natsel("prune", trained, "--out", tmp_path / "none", "--compensate")
+    assert said.exit_code == 2
+    assert "compensation reads one" in said.stderr
+
+
+def test_verify_says_what_was_compensated_and_compares_the_rest(natsel, trained, tmp_path):
+    out = tmp_path / "small"
+    natsel("prune", trained, "--budget", "sparsity=0.5", "--data", "digits", "--out", out)
+    said = natsel("verify", trained, out)
+    assert said.exit_code == 0, said.output
+    assert "random inputs: equal" in said.stdout
+    assert said.stdout.count("4 tensors differ from the masked model's on purpose") == 1
+    small = library.load(out)
+    with torch.no_grad():
+        small.layers[0].weight.mul_(1.1)
+    library.save(small, out)
+    said = natsel("verify", trained, out)
+    assert said.exit_code == 1
+    assert "random inputs: NOT EQUAL" in said.stdout
 
 
 def test_what_is_said(natsel, tmp_path):

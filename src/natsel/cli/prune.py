@@ -10,6 +10,7 @@ import typer
 
 from natsel.cli.console import FAILED, Voice, clear_errors
 
+_NAMES = {"uncompensated": "small without compensation"}
 MODEL = "A reference network, a folder, or hf:NAME."
 
 
@@ -27,6 +28,14 @@ def prune(
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Let survivors take over what the others did (needs --data; on with it).",
+            show_default=False,
+        ),
+    ] = None,
     measure: Annotated[bool, typer.Option(help="Time both models.")] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
@@ -49,6 +58,7 @@ def prune(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
+            compensate=compensate,
             measure=measure,
             seed=seed,
         )
@@ -56,8 +66,10 @@ def prune(
             result = run(config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(result["summary"], markup=False)
-        _say_accuracy(voice, result)
         _say_verified(voice, "extracted = masked", result["verification"])
+        if result["compensation"] is not None:
+            voice.words.print(result["compensation"]["summary"], markup=False)
+        _say_accuracy(voice, result)
         voice.words.print(f"Saved: {out}", markup=False)
         voice.result(result)
 
@@ -78,6 +90,12 @@ def verify(
         voice.words.print(result["model"], markup=False)
         for name, found in result["on"].items():
             _say_verified(voice, name, found)
+        if (done := result["compensation"]) is not None:
+            voice.words.print(
+                f"The small model was compensated: {len(done['tensors'])} tensors differ from the "
+                "masked model's on purpose; they were set back for this comparison.",
+                markup=False,
+            )
         _say_accuracy(voice, result)
         voice.result(result)
         if not result["passed"]:
@@ -105,7 +123,7 @@ def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:
     if result["accuracy"] is not None:
         for name, found in result["accuracy"].items():
             voice.words.print(
-                f"{name}: test accuracy {found['accuracy']:.2%} "
+                f"{_NAMES.get(name, name)}: test accuracy {found['accuracy']:.2%} "
                 f"({found['low']:.2%} to {found['high']:.2%})",
                 markup=False,
             )

@@ -113,6 +113,27 @@ def outputs_of(value: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def check_batch(batch: object) -> Sequence[Any]:
+    """Return a batch of data, made sure that it is one.
+
+    Raises:
+        ValueError: if it is anything but a tuple or a list of something.
+    """
+    if not isinstance(batch, list | tuple) or not batch:
+        refuse("data", f"batches of type {type(batch).__name__}", "tuples (inputs, labels)")
+    return batch
+
+
+def unlabelled(batch: object) -> Inputs:
+    """Return what a batch ``(inputs, labels)`` or ``(inputs,)`` gives to the model.
+
+    Raises:
+        ValueError: if it is no batch.
+    """
+    parts = check_batch(batch)
+    return batch_inputs(parts[:-1] if len(parts) > 1 else parts)
+
+
 def batch_inputs(parts: Sequence[Any]) -> Inputs:
     """Return what a batch without its labels gives to the model: a mapping gives named inputs."""
     if len(parts) == 1 and isinstance(parts[0], Mapping):

@@ -1,19 +1,25 @@
 """Remove the rest: prediction, surgery, verification, plans, optimizers, ONNX."""
 
+from natsel.extraction.absorbed import Absorbed, Compensation
+from natsel.extraction.compensation import compensate
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, plan_of
+from natsel.extraction.plan import Plan, compensation_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.store import Stored, read_folder, write_model
-from natsel.extraction.verify import Verification, VerificationError, verify
+from natsel.extraction.verify import Verification, VerificationError, verify, with_masked_values
 
 __all__ = [
+    "Absorbed",
+    "Compensation",
     "Plan",
     "Prediction",
     "Stored",
     "Verification",
     "VerificationError",
+    "compensate",
+    "compensation_of",
     "export_onnx",
     "extract",
     "plan_of",
@@ -21,5 +27,6 @@ __all__ = [
     "read_folder",
     "rebuild_small",
     "verify",
+    "with_masked_values",
     "write_model",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates import folded
 from natsel.communities.surgery import remove
+from natsel.extraction.compensation import compensate as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
 from natsel.extraction.verify import check_model, communities_of
@@ -23,6 +26,7 @@ def extract(
     *,
     communities: Communities | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    compensate: Iterable[tuple[Any, ...]] | None = None,
     verify: bool = True,
 ) -> nn.Module:
     """Return a new, smaller model of the same classes that holds only the survivors.
@@ -38,13 +42,18 @@ def extract(
         communities: what the survivors belong to, where they do not know it themselves.
         optimizer: if given, it is pointed at the small model's parameters, in place; its state
             (momenta, second moments) is cut like the parameters.
+        compensate: if given, batches ``(inputs,)`` or ``(inputs, labels)`` of calibration data,
+            over which the kept populations take over what the removed ones did, after the
+            comparison: see :func:`natsel.compensate`, and ``natsel.compensation_of(small)`` for
+            what it did.
         verify: compare with the masked model on the communities' example inputs.
 
     Returns:
         The small model, in the mode (training or evaluation) of the given one.
 
     Raises:
-        ValueError: if the survivors do not belong to the model.
+        ValueError: if the survivors do not belong to the model, or the calibration data are not
+            what it reads.
         VerificationError: if the small model differs from the masked one.
 
     Example:
@@ -65,7 +74,11 @@ def extract(
     small = remove(base, known.values(), checked)
     if verify:
         compare(base, small, checked, known.example_inputs).require()
-    attach_plan(small, Plan.describe(model, small, checked, known))
+    plan = Plan.describe(model, small, checked, known)
+    if compensate is not None:
+        done = absorb(base, small, checked, compensate, communities=known)
+        plan = replace(plan, compensation=done.to_dict())
+    attach_plan(small, plan)
     if optimizer is not None:
         follow(optimizer, model, small, known, checked)
     return small

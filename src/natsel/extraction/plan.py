@@ -13,6 +13,7 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.communities.program import literals_of
+from natsel.extraction.absorbed import Compensation
 from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
@@ -39,6 +40,7 @@ class Plan:
         parameters_before: number of parameters of the dense model.
         parameters_after: number of parameters of the small model.
         prediction: what the selection saves, as plain data, for the summary.
+        compensation: what compensation changed, as plain data; None where it did not run.
         schema: version of this format.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     parameters_before: int = 0
     parameters_after: int = 0
     prediction: dict[str, Any] = field(default_factory=dict)
+    compensation: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -111,6 +114,8 @@ class Plan:
         checksum = data.pop("sha256", None)
         if _checksum(data) != checksum:
             raise ValueError(f"{name} is damaged: its checksum does not match its content")
+        # Plans from before there was compensation say nothing of it.
+        data.setdefault("compensation", None)
         if set(data) != {f.name for f in fields(cls)} or not _well_formed(data):
             raise ValueError(f"{name} is not a plan of schema {SCHEMA}")
         return cls(**data)
@@ -133,6 +138,16 @@ def plan_of(small: nn.Module) -> Plan:
     return plan
 
 
+def compensation_of(small: nn.Module) -> Compensation | None:
+    """Return what compensation did to an extracted model, loaded ones too; None if it did not run.
+
+    Raises:
+        ValueError: if the model was not extracted by natsel.
+    """
+    found = plan_of(small).compensation
+    return Compensation.from_dict(found) if found is not None else None
+
+
 def _checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -144,6 +159,8 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         return all(type(v) is kind for v in values)
 
     tables = ("survivors", "sizes", "attributes", "tensors", "tied", "files", "prediction")
+    if data["compensation"] is not None:
+        Compensation.from_dict(data["compensation"])
     return (
         all_of(dict, (data[name] for name in tables))
         and all_of(str, (data["model"], *data["frozen"], *data["tied"].values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from natsel.communities import Communities
 from natsel.communities.discover import evaluating
 from natsel.communities.gates import folded, ungated_name
 from natsel.communities.proof import Difference, difference
-from natsel.communities.surgery import reference, silence
+from natsel.communities.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
 from natsel.selection import Survivors
 
@@ -151,6 +151,36 @@ def verify(
         passed=found.within(tolerance),
         inexact_rel_difference=stated.max_rel if stated is not None else None,
     )
+
+
+def with_masked_values(
+    model: nn.Module, small: nn.Module, survivors: Survivors, names: Collection[str]
+) -> nn.Module:
+    """Return a copy of a small model in which some tensors are what extraction alone gives.
+
+    Those that compensation changed, say: then the rest can be compared with the masked model.
+
+    Args:
+        model: the dense model.
+        small: what was extracted from it, and changed.
+        survivors: what it holds; they know their communities.
+        names: of the tensors.
+
+    Raises:
+        ValueError: if the survivors do not belong to the model, or a name is unknown.
+    """
+    checked, known = communities_of(survivors, None)
+    base = folded(unwrapped(model))
+    check_model(base, known)
+    plain = tensors_of(remove(base, known.values(), checked))
+    result = copy.deepcopy(small)
+    mine = tensors_of(result)
+    with torch.no_grad():
+        for name in names:
+            if name not in mine or name not in plain or mine[name].shape != plain[name].shape:
+                refuse("small", type(small).__name__, f"a model with {name} as extraction cuts it")
+            mine[name].copy_(plain[name])
+    return result
 
 
 def _compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference:

@@ -139,7 +139,7 @@ class Watch:
         for community in communities.values():
             for part in gated_slices(community):
                 module, _ = owner(communities.model, part.tensor)
-                axis = None if module in unseen else _input_axis(module)
+                axis = None if module in unseen else input_axis(module)
                 if axis is None:
                     raise ValueError(
                         f"fitness={statistic!r} is not allowed for community {community.name!r}: "
@@ -179,7 +179,7 @@ class Watch:
             handle.remove()
 
 
-def _input_axis(module: nn.Module) -> int | None:
+def input_axis(module: nn.Module) -> int | None:
     """Return the axis, from the end, along which a module reads its input, if there is one."""
     if isinstance(module, nn.Linear):
         return -1

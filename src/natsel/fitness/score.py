@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import batch_inputs, call, cross_entropy
+from natsel.common.calls import batch_inputs, call, check_batch, cross_entropy, unlabelled
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
@@ -102,7 +102,7 @@ def _by_gradient(
     count = 0
     with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
         for batch in data:
-            *inputs, labels = _checked(batch, at_least=2)
+            *inputs, labels = _labelled(batch)
             loss = criterion(call(communities.model, batch_inputs(inputs)), labels)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             by_id = {
@@ -141,9 +141,7 @@ def _by_activation(
     try:
         with evaluating(communities.model), torch.no_grad():
             for batch in data:
-                inputs = _checked(batch, at_least=1)
-                parts = inputs[:-1] if len(inputs) > 1 else inputs
-                call(communities.model, batch_inputs(parts))
+                call(communities.model, unlabelled(batch))
                 count += 1
         if not count:
             refuse("data", "empty", "at least one batch")
@@ -158,12 +156,11 @@ def _by_activation(
         ]
 
 
-def _checked(batch: object, *, at_least: int) -> Sequence[Tensor]:
-    if not isinstance(batch, list | tuple) or not batch:
-        refuse("data", f"batches of type {type(batch).__name__}", "tuples (inputs, labels)")
-    if len(batch) < at_least:
+def _labelled(batch: object) -> Sequence[Any]:
+    parts = check_batch(batch)
+    if len(parts) < 2:
         refuse("data", "batches without labels", "(inputs, labels) for this scorer")
-    return batch
+    return parts
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, first_line, refuse
 from natsel.communities import Communities, discover
-from natsel.extraction import extract, plan_of, preview, verify
+from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
 from natsel.fitness import FITNESS, score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened
@@ -53,6 +53,8 @@ class PruneConfig:
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
+        compensate: let the survivors take over what the others did, over the data; None for
+            wherever there are data.
         measure: time the dense and the small model in turn.
         seed: of the calibration batches, and of a reference network's weights.
     """
@@ -67,6 +69,7 @@ class PruneConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
+    compensate: bool | None = None
     measure: bool = True
     seed: int = 0
 
@@ -75,6 +78,8 @@ class PruneConfig:
         reads = fitness.needs_gradient or fitness.statistic is not None
         if reads and self.data is None:
             refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
+        if self.compensate and self.data is None:
+            refuse("data", None, "the name of a data set: compensation reads one")
         choose("scope", self.scope, ("community", "global"))
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
@@ -156,7 +161,11 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         refuse("out", str(folder), "a folder")
-    steps = ("open", "find communities", "score", "select", "extract and verify", "measure")
+    steps = (
+        *("open", "find communities", "score", "select", "extract and verify"),
+        *(("compensate",) if _compensates(config) else ()),
+        "measure",
+    )
 
     def step(number: int) -> None:
         progress("prune: " + steps[min(number, len(steps) - 1)], number, len(steps))
@@ -186,7 +195,14 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     step(4)
     small = extract(opened.model, survivors, verify=False)
     verification = verify(opened.model, small, survivors, inputs).require()
-    step(5)
+    models = {"dense": opened.model, "small": small}
+    done = None
+    if _compensates(config):
+        step(5)
+        models["uncompensated"] = small
+        models["small"] = small = extract(opened.model, survivors, verify=False, compensate=data)
+        done = compensation_of(small)
+    step(len(steps) - 1)
     result: dict[str, Any] = {
         "kind": "prune",
         "config": asdict(config),
@@ -195,7 +211,8 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "parameters": [predicted.dense.parameters, predicted.small.parameters],
         "macs": [predicted.dense.macs, predicted.small.macs],
         "verification": asdict(verification),
-        "accuracy": _accuracies(opened.model, small, splits),
+        "compensation": done and {"summary": done.summary(), **done.to_dict()},
+        "accuracy": _accuracies(models, splits),
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
         "versions": environment.versions(),
@@ -211,6 +228,9 @@ def verify_saved(
     model: str, folder: str | Path, *, data: str | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Compare a saved small model with the model that it was cut from.
+
+    What compensation changed is meant to differ. It is set back for the comparison, so that what
+    is compared is all the rest.
 
     Args:
         model: the dense model, as ``natsel.open_model`` opens it.
@@ -237,17 +257,24 @@ def verify_saved(
         masks[name] = torch.zeros(plan.sizes[name], dtype=torch.bool)
         masks[name][kept] = True
     survivors = Survivors(masks, communities)
-    found = {"random inputs": verify(opened.model, small, survivors, opened.example_inputs)}
+    models = {"dense": opened.model, "small": small}
+    done = compensation_of(small)
+    plain = small
+    if done is not None:
+        plain = with_masked_values(opened.model, small, survivors, done.tensors)
+        models["uncompensated"] = plain
+    on = {"random inputs": opened.example_inputs}
     if splits is not None:
-        real = _real_inputs(opened, splits)
-        found[f"{data}, test split"] = verify(opened.model, small, survivors, real)
+        on[f"{data}, test split"] = _real_inputs(opened, splits)
+    found = {name: verify(opened.model, plain, survivors, x) for name, x in on.items()}
     return {
         "kind": "verify",
         "model": opened.description,
         "folder": str(folder),
         "passed": all(v.passed for v in found.values()),
         "on": {name: asdict(v) for name, v in found.items()},
-        "accuracy": _accuracies(opened.model, small, splits),
+        "compensation": done and {"summary": done.summary(), **done.to_dict()},
+        "accuracy": _accuracies(models, splits),
     }
 
 
@@ -268,13 +295,17 @@ def _kept(survivors: Mapping[str, Tensor], communities: Communities) -> list[dic
     ]
 
 
+def _compensates(config: PruneConfig) -> bool:
+    return config.data is not None if config.compensate is None else config.compensate
+
+
 def _accuracies(
-    dense: nn.Module, small: nn.Module, splits: Splits | None
+    models: Mapping[str, nn.Module], splits: Splits | None
 ) -> dict[str, dict[str, float]] | None:
     if splits is None:
         return None
-    found = {"dense": accuracy(dense, *splits.test), "small": accuracy(small, *splits.test)}
+    found = {name: accuracy(model, *splits.test)[0] for name, model in models.items()}
     return {
         name: {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
-        for name, (interval, _) in found.items()
+        for name, interval in found.items()
     }

@@ -1,0 +1,184 @@
+"""Compensation: those that stay take over, in closed form, what those that went did."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from natsel.common.errors import refuse
+from natsel.common.wrappers import unwrapped
+from natsel.communities import Communities
+from natsel.communities.discover import evaluating
+from natsel.communities.gates import folded
+from natsel.communities.tensors import tensors_of
+from natsel.extraction.absorbed import Absorbed, Compensation
+from natsel.extraction.absorption import Evidence, absorb
+from natsel.extraction.consumers import Consumer, consumers_of
+from natsel.extraction.entering import Data, entering, inputs_of, looking, num_calls, run
+from natsel.extraction.moments import RIDGE, Moments
+from natsel.extraction.renormalize import renormalize
+from natsel.extraction.verify import check_model, communities_of
+
+
+def compensate(
+    model: nn.Module,
+    small: nn.Module,
+    survivors: Mapping[str, Tensor],
+    data: Data,
+    *,
+    communities: Communities | None = None,
+    ridge: float = RIDGE,
+    sequential: bool = True,
+    batch_norm: bool = False,
+) -> Compensation:
+    """Let the kept populations of a small model take over what the removed ones did, in place.
+
+    A consumer computes y = W h + b of activations h in the dense model, and W_k k + b of those that
+    are left, k, in the small one. What it lacks is W t with t = h - k, where k is 0 for the
+    removed. Regress t on k over calibration data with a ridge penalty, t = A k + c + residual, and
+    fold what is found into the consumer: W_k + W A for its weight, b + W c for its bias. Consumers
+    are taken in the order in which the model runs them, so that each also makes up for what those
+    before it left. No labels, no gradients; of what enters a consumer only its second moments are
+    kept. The squared error of a linear consumer over the data is never larger than it was; for the
+    sum over the taps of a kernel, or for what comes after, that is no proof.
+
+    A convolution mixes channels at each place alike. Without a bias there is no c, nor where a
+    convolution pads with zeros or is transposed: at borders it would be wrong.
+
+    Args:
+        model: the dense model, gated or not; it is not changed.
+        small: what was extracted from it; its weights change.
+        survivors: what it holds.
+        data: yields ``(inputs,)`` or ``(inputs, labels)``; labels are not read. What can be read
+            once only is held in memory.
+        communities: what the survivors belong to, where they do not know it themselves.
+        ridge: the penalty, as a share of the mean variance of what enters a consumer.
+        sequential: run both models up to each consumer in turn, as above. Otherwise read what is
+            removed off the dense model alone, all consumers in one pass: faster, and worse where
+            one consumer follows another.
+        batch_norm: afterwards measure the running statistics of those BatchNorm layers again that
+            run after something lost inputs. Without ``sequential`` it helps; with it outputs are
+            already what the statistics were measured on.
+
+    Returns:
+        What was done, consumer by consumer.
+
+    Raises:
+        ValueError: if the survivors do not belong to the model, or the data are empty, are not
+            what the model reads, or give NaN or infinity; ``small`` is as it was then.
+
+    Example:
+        >>> import natsel
+        >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> with torch.no_grad():  # the second neuron is three times the first
+        ...     for i, values in enumerate(([[1.0], [3.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0])):
+        ...         _ = list(model.parameters())[i].copy_(torch.tensor(values))
+        >>> masks = {"0": torch.tensor([True, False])}
+        >>> survivors = natsel.Survivors(masks, natsel.discover(model, torch.ones(1, 1)))
+        >>> small = natsel.extract(model, survivors)
+        >>> data = [(torch.arange(9.0).reshape(9, 1),)]
+        >>> found = compensate(model, small, survivors, data, ridge=1e-4)
+        >>> [round(m(torch.ones(1, 1)).item(), 1) for m in (model, small)]
+        [4.0, 4.0]
+
+    Reference:
+        He, Zhang and Sun, "Channel pruning for accelerating very deep neural networks" (2017),
+        arXiv:1707.06168, which reconstructs outputs by least squares after selecting channels.
+    """
+    if not ridge > 0:
+        refuse("ridge", ridge, "a number > 0")
+    checked, known = communities_of(survivors, communities)
+    base, small = folded(unwrapped(model)), unwrapped(small)
+    check_model(base, known)
+    batches = data if not isinstance(data, Iterator) else list(data)
+    consumers = consumers_of(base, known, checked)
+    lines: dict[str, Absorbed] = {}
+    changed: list[str] = []
+    with _all_or_nothing(small), _aside(base), evaluating(base):
+        calls = num_calls(base, {c.module for c in consumers if not c.reason}, batches)
+        able = {c.module: c for c in consumers if not c.reason and c.module in calls}
+        alone = {} if sequential else _alone(base, list(able.values()), batches)
+        for path, count in calls.items():
+            consumer = able[path]
+            paired = None
+            if sequential:
+                with evaluating(small):
+                    paired = _paired(base, small, consumer, batches, count)
+                if paired is None:
+                    # A router sends other tokens here than it did before.
+                    alone = _alone(base, [consumer], batches)
+            found = paired or alone[path]
+            line, names = absorb(small, consumer, found, ridge)
+            lines[consumer.tensor] = line
+            changed += names
+            _warn(line)
+        for consumer in consumers:
+            reason = consumer.reason or "nothing was seen to enter its module"
+            lines.setdefault(consumer.tensor, Absorbed.left(consumer, reason))
+        paths = [c.module for c in consumers] if batch_norm else []
+        again = renormalize(small, paths, lambda: inputs_of(batches))
+    return Compensation(
+        tuple(lines[c.tensor] for c in consumers), (*changed, *again), len(again) // 2
+    )
+
+
+def _paired(
+    model: nn.Module, small: nn.Module, consumer: Consumer, batches: Data, calls: int
+) -> Evidence | None:
+    """Return what enters a consumer in both models; None where their rows are not the same."""
+    moments = Moments()
+    for inputs in inputs_of(batches):
+        ours, theirs = (entering(m, consumer.module, inputs, calls) for m in (small, model))
+        if [len(x) for x in ours] != [len(x) for x in theirs]:
+            return None
+        for kept, whole in zip(ours, theirs, strict=True):
+            missing = whole.index_add(
+                1, consumer.kept.to(whole.device), kept.to(whole.dtype), alpha=-1
+            )
+            moments.add(torch.cat([kept.to(whole.dtype), missing], 1))
+    return Evidence.paired(model, consumer, moments)
+
+
+def _alone(model: nn.Module, consumers: list[Consumer], batches: Data) -> dict[str, Evidence]:
+    """Return what enters consumers in the dense model, by the path of their module."""
+    moments = {c.module: Moments() for c in consumers}
+    with ExitStack() as hooks:
+        for path, each in moments.items():
+            hooks.enter_context(looking(model.get_submodule(path), each.add))
+        for inputs in inputs_of(batches):
+            run(model, inputs)
+    return {c.module: Evidence.alone(model, c, moments[c.module]) for c in consumers}
+
+
+def _warn(line: Absorbed) -> None:
+    if line.rows < line.kept:
+        warnings.warn(
+            f"compensation of {line.consumer}: {line.rows} calibration rows for {line.kept} kept "
+            f"inputs, effective rank {line.effective_rank:.1f}; give more data",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Give a model its tensors back as they were if something fails."""
+    before = {name: t.detach().clone() for name, t in tensors_of(model).items()}
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for name, tensor in tensors_of(model).items():
+                tensor.copy_(before[name])
+        raise
+
+
+@contextmanager
+def _aside(model: nn.Module) -> Iterator[None]:
+    """Give the random state back as it was: a loader that shuffles draws from it."""
+    devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        yield
