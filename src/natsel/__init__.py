@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from natsel.io import load, open_model, save
     from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
     from natsel.selection.select import select
+    from natsel.study.audit import audit
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Sparsity",
     "Survivors",
     "as_program",
+    "audit",
     "discover",
     "export_onnx",
     "extract",
@@ -64,6 +66,7 @@ _HOMES = {
     "fitness": ("score",),
     "io": ("load", "open_model", "save"),
     "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
+    "study": ("audit",),
 }
 _ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
 
