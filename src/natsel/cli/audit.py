@@ -65,8 +65,8 @@ def _report(out: Path) -> Path:
 
 def _table(result: dict[str, Any]) -> Table:
     overall = result["overall"]
-    num = sum(place["size"] for place in result["communities"])
-    title = f"All {len(result['communities'])} communities, {num} populations"
+    num, size = len(result["communities"]), overall["size"]
+    title = f"{num} communit{'ies' if num > 1 else 'y'}, {size} populations"
     table = Table(title=title, title_justify="left")
     for column in ("scorer", "and", "order"):
         table.add_column(column, overflow="fold")

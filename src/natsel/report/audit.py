@@ -44,7 +44,6 @@ def write_audit_report(folder: str | Path) -> Path:
         facts,
         scorers=scorers,
         pairs=[(i, j) for i in range(len(scorers)) for j in range(i + 1, len(scorers))],
-        num_populations=sum(place["size"] for place in communities),
         places=[
             ("overall", _pictures(result["overall"], scorers, "all communities")),
             *(

@@ -83,8 +83,8 @@ def audit(
         >>> found = natsel.audit(communities, ["l2", "l1", "log-l2"], [0.5])
         >>> found.classes
         (('l2', 'log-l2'), ('l1',))
-        >>> found.overall.at[0].moved
-        [0.0, 0.1, 0.0]
+        >>> found.overall.at[0].agreement[0]
+        [1.0, 0.7, 1.0]
 
     Source: the lemma of rank-monotone equivalence in Li & Li, arXiv 2605.09345.
     """

@@ -9,6 +9,8 @@ from typing import Any
 from natsel.common.errors import choose, refuse
 from natsel.common.files import read_json, write_json
 from natsel.communities import discover
+from natsel.data import TEXTS
+from natsel.data import names as image_names
 from natsel.fitness import FITNESS
 from natsel.study import environment
 from natsel.study.audit import audit
@@ -47,6 +49,8 @@ class AuditConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.data is not None:
+            choose("data", self.data, (*image_names(), *TEXTS))
         for name in self.scorers:
             fitness = FITNESS[choose("scorer", name, FITNESS)]
             if self.data is None and (fitness.needs_gradient or fitness.statistic is not None):
@@ -74,7 +78,7 @@ def audit_model(
         NonFiniteError: if a score is NaN or infinite.
 
     Example:
-        >>> config = AuditConfig("mlp", ("l2", "log-l2"), (0.5,), include=("layers.3",))
+        >>> config = AuditConfig("mlp", ("l2", "log-l2"), (0.5,), include=("layers.2",))
         >>> audit_model(config)["classes"]
         [['l2', 'log-l2']]
     """

@@ -28,6 +28,7 @@ def jaccard(first: Tensor, second: Tensor) -> float:
         From 0 (nothing in common) to 1 (equal).
 
     Example:
+        >>> import torch
         >>> jaccard(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
         0.3333333333333333
     """
@@ -41,6 +42,7 @@ def agreement(first: Tensor, second: Tensor) -> float:
     $|A \cap B| / |A|$, which is symmetric as long as both keep one count.
 
     Example:
+        >>> import torch
         >>> agreement(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
         0.5
     """
@@ -59,6 +61,7 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
         From -1 (turned round) to 1; None if a score is constant, as it then ranks nothing.
 
     Example:
+        >>> import torch
         >>> a = torch.tensor([1.0, 2.0, 3.0])
         >>> round(spearman(a, a.exp()), 6), round(spearman(a, -a), 6), spearman(a, a * 0)
         (1.0, -1.0, None)
@@ -88,6 +91,7 @@ def num_tied_at_cut(score: Tensor, survives: Tensor) -> int:
     Their index alone decides between them.
 
     Example:
+        >>> import torch
         >>> score = torch.tensor([3.0, 1.0, 1.0, 1.0])
         >>> num_tied_at_cut(score, torch.tensor([True, True, False, False]))
         3
