@@ -5,27 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import natsel
 from natsel.common.files import write_json
 from natsel.report import write_audit_report
-
-
-@pytest.fixture
-def audit_folder(tmp_path):
-    """Make an audit's folder of some scores of two communities."""
-
-    def make(scores):
-        torch.manual_seed(0)
-        layers = [torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4), torch.nn.ReLU()]
-        model = torch.nn.Sequential(*layers, torch.nn.Linear(4, 2))
-        communities = natsel.discover(model, torch.ones(1, 3))
-        given = {name: {"0": value, "2": value.flip(0)} for name, value in scores.items()}
-        found = natsel.audit(communities, given, [0.25, 0.5])
-        write_json(tmp_path / "result.json", {"kind": "audit", "model": "mine", **found.as_dict()})
-        return tmp_path
-
-    return make
-
 
 A = torch.tensor([4.0, 3.0, 2.0, 1.0])
 SCORES = {"a": A, "b": torch.tensor([4.0, 1, 3, 2]), "exp": A.exp(), "flat": A * 0}

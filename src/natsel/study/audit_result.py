@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Matrix = list[list[float]]
+MIN_SURVIVORS = 8
+"""Of how many survivors a share is worth a sentence: one head of four moves by chance."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _agreement_sentence(audit: Audit, other: int) -> str:
     correlation = audit.overall.spearman[0][other]
     if correlation is not None:
         text += f"; rank correlation {correlation:.3f}"
-    least = max(audit.communities, key=lambda place: place.at[-1].moved[other])
+    telling = [p for p in audit.communities if p.at[-1].num_survivors >= MIN_SURVIVORS]
+    least = max(telling, key=lambda place: place.at[-1].moved[other], default=audit.overall)
     if least.at[-1].moved[other] > cuts[-1].moved[other]:
         share = percent(1 - least.at[-1].moved[other])
         text += f"; least in {least.name}: {share} at {percent(cuts[-1].sparsity)}"
