@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from natsel.fitness.score import score
     from natsel.io import load, open_model, save
     from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
+    from natsel.selection.adaptive import adapt
     from natsel.selection.select import select
+    from natsel.study.audit import audit
 
 __version__ = "0.1.0"
 
@@ -37,7 +39,9 @@ __all__ = [
     "Refusal",
     "Sparsity",
     "Survivors",
+    "adapt",
     "as_program",
+    "audit",
     "compensate",
     "compensation_of",
     "discover",
@@ -76,8 +80,10 @@ _HOMES = {
     "fitness": ("score",),
     "io": ("load", "open_model", "save"),
     "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
+    "selection.adaptive": ("adapt",),
+    "study": ("audit",),
 }
-_ROOMS = (*_HOMES, "data", "dynamics", "models", "report", "study")
+_ROOMS = (*_HOMES, "data", "dynamics", "features", "models", "report", "study")
 
 
 def __getattr__(name: str) -> Any:

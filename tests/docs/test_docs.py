@@ -175,3 +175,10 @@ def test_the_page_on_programs_shows_what_its_code_prints(tmp_path, monkeypatch, 
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), {"__name__": "page"})
     assert capsys.readouterr().out == "".join(blocks(page, "text"))
+
+
+def test_the_page_on_audits_shows_what_its_code_prints(capsys):
+    page = ROOT / "docs" / "audit.md"
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(blocks(page, "python")[0], page.name, "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out == "".join(blocks(page, "text"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,20 @@ def test_magnitudes_are_norms_of_rows_and_columns(dense):
     close(natsel.score(communities, "magnitude-out")["0"], columns)
     product = [a * b for a, b in zip(rows, columns, strict=True)]
     close(natsel.score(communities, "magnitude")["0"], product)
+
+
+def test_norms_of_incoming_weights_by_name(dense):
+    model, communities, _ = dense
+    with torch.no_grad():
+        model[0].weight[3] = 0
+    rows = model[0].weight.tolist()
+    squared = [sum(w**2 for w in row) ** 0.5 for row in rows]
+    close(natsel.score(communities, "l1")["0"], [sum(abs(w) for w in row) for row in rows])
+    close(natsel.score(communities, "l2")["0"], squared)
+    close(natsel.score(communities, "log-l2")["0"], [math.log(1 + norm) for norm in squared])
+    assert natsel.score(communities, "log-l2")["0"][3] == 0
+    same = natsel.score(communities, "magnitude-in")
+    assert torch.equal(natsel.score(communities, "l2")["0"], same["0"])
 
 
 def test_a_filter_behind_flatten_owns_a_block_of_columns(convolutional):

@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import natsel
+from natsel.common.files import write_json
+
 Folder = Callable[..., Path]
 
 
@@ -267,6 +270,23 @@ def reproduction_folder(tmp_path: Path) -> Folder:
         (tmp_path / "table.json").write_text(json.dumps(make_table()))
         if summary:
             (tmp_path / "summary.json").write_text(json.dumps(make_summary()))
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def audit_folder(tmp_path: Path) -> Folder:
+    """Make an audit's folder of some scores of two communities."""
+
+    def make(scores: dict[str, torch.Tensor]) -> Path:
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4), torch.nn.ReLU()]
+        model = torch.nn.Sequential(*layers, torch.nn.Linear(4, 2))
+        communities = natsel.discover(model, torch.ones(1, 3))
+        given = {name: {"0": value, "2": value.flip(0)} for name, value in scores.items()}
+        found = natsel.audit(communities, given, [0.25, 0.5])
+        write_json(tmp_path / "result.json", {"kind": "audit", "model": "mine", **found.as_dict()})
         return tmp_path
 
     return make

@@ -8,13 +8,16 @@ import subprocess
 
 import plotly.graph_objects as go
 import pytest
+import torch
 
-from natsel.report import write_reproduction_report, write_run_report
+from natsel.report import write_audit_report, write_reproduction_report, write_run_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium or google-chrome on PATH: pages are not drawn"
 )
+
+SCORES = {"a": torch.arange(4.0), "b": torch.tensor([3.0, 1, 0, 2]), "<flat>": torch.zeros(4)}
 
 
 def browse(path, tmp_path, *options):
@@ -66,6 +69,15 @@ def test_the_reproduction_report_draws(reproduction_folder, tmp_path_factory, pa
 
 
 @needs_chromium
+def test_the_audit_report_draws(audit_folder, tmp_path_factory, parse_page, assert_numbers_agree):
+    folder = audit_folder(SCORES)
+    path = write_audit_report(folder)
+    page = parse_page(browse(path, tmp_path_factory.mktemp("browser"), "--dump-dom"))
+    assert ("html", "data-drawn", "15") in page.attributes
+    assert_numbers_agree(page, json.loads((folder / "result.json").read_text()))
+
+
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["0", "1"])
 def test_the_page_paints_in_both_schemes(run_folder, tmp_path_factory, scheme):
     profile = tmp_path_factory.mktemp("browser")
@@ -84,10 +96,11 @@ def paint(value):
     return {k: paint(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def test_plotly_accepts_every_figure(run_folder, reproduction_folder, read_page):
+def test_plotly_accepts_every_figure(run_folder, reproduction_folder, audit_folder, read_page):
     pages = [write_run_report(run_folder())]
     figures = read_page(pages[0]).figures
     figures += read_page(write_reproduction_report(reproduction_folder())).figures
-    assert len(figures) == 12
+    figures += read_page(write_audit_report(audit_folder(SCORES))).figures
+    assert len(figures) == 12 + 15
     for figure in figures:
         go.Figure(paint(figure))

@@ -143,6 +143,22 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         refuse(name, text, "numbers separated by commas, such as 0.5,0.9")
 
 
+def parse_names(name: str, text: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated option.
+
+    Raises:
+        ValueError: if an entry is empty.
+
+    Example:
+        >>> parse_names("scorers", "l1, l2")
+        ('l1', 'l2')
+    """
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        refuse(name, text, "names separated by commas, such as l1,l2")
+    return names
+
+
 def parse_sizes(name: str, text: str) -> tuple[int, ...]:
     """Return the sizes in a comma-separated option.
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import bench, evolve, inspect, prune, reproduce
+from natsel.cli import audit, bench, evolve, inspect, prune, reproduce
 from natsel.cli.console import WRONG_INPUT, one_line
 
 
@@ -63,6 +63,7 @@ app.command("evolve")(evolve.evolve)
 app.command("inspect")(inspect.inspect)
 app.command("prune")(prune.prune)
 app.command("verify")(prune.verify)
+app.command("audit")(audit.audit)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(bench.app, name="bench")
 
