@@ -83,7 +83,15 @@ _HOMES = {
     "selection.adaptive": ("adapt",),
     "study": ("audit",),
 }
-_ROOMS = (*_HOMES, "data", "dynamics", "features", "models", "report", "study")
+_ROOMS = (
+    *(home for home in _HOMES if "." not in home),
+    "data",
+    "dynamics",
+    "features",
+    "models",
+    "report",
+    "study",
+)
 
 
 def __getattr__(name: str) -> Any:

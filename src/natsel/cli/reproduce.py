@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from natsel.cli.console import Voice, clear_errors, need_report
+from natsel.cli.spectrum import finish
 
 app = typer.Typer(help="Run the experiments of the papers.", no_args_is_help=True)
 
@@ -57,3 +58,35 @@ def evolution(
             voice.words.print(f"{claim['claim']}: {claim['value']:.2%} ({claim['verdict']})")
         voice.words.print(f"Table: {out / 'table.md'}   Report: {page}")
         voice.result(summary)
+
+
+@app.command("plateau")
+def plateau(
+    out: Annotated[Path, typer.Option(help="Folder for networks, cells, tables and report.")],
+    preset: Annotated[str, typer.Option(help="smoke, cpu or paper.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many networks.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Selection Plateau (arXiv 2605.09345): feature classes, sparsities, kappa, every claim."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.reproduce_plateau import reproduce_plateau
+
+        need_report()
+        with voice.progress() as progress:
+            rows, summary = reproduce_plateau(
+                preset,
+                out,
+                device=device,
+                seeds=seeds,
+                epochs=epochs,
+                workers=workers,
+                resume=resume,
+                progress=progress,
+            )
+        finish(voice, rows, summary, out)

@@ -121,7 +121,7 @@ class Arena:
 
     def predicted_classes(self) -> list[int]:
         """Return the classes that the whole model predicts at least once."""
-        return sorted(int(c) for c in self._predicted().unique())
+        return sorted({int(c) for c in self._predicted().flatten()})
 
     def _predicted(self) -> Tensor:
         with evaluating(self._model), torch.no_grad():

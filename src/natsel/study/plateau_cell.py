@@ -36,7 +36,6 @@ MONOTONE = ("l1", "log-l2")
 DATA_AWARE = ("taylor", "wanda", "variance", "contribution", "joint")
 WITHOUT_RANKS = ("magnitude-in", "taylor")
 """Scorers that are also compared raw, across layers: the control of per-layer normalisation."""
-CALIBRATED = 1000
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -52,11 +51,16 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     started = time.perf_counter()
     opened, splits = open_for(cell.network, cell.data, cell.seed)
     assert splits is not None
-    found = discover(opened.model, (splits.train[0][:2],))
+    device = torch.device(cell.device)
+    opened.model.to(device)
+    found = discover(opened.model, (splits.train[0][:2].to(device),))
     communities = only(found, cell.kinds)
-    parts = split_images(cell, splits)
+    parts = {
+        name: (inputs.to(device), labels.to(device))
+        for name, (inputs, labels) in split_images(cell, splits).items()
+    }
     held, search = (Arena(communities, *parts[name]) for name in ("held", "search"))
-    data = calibration(splits, cell.seed)
+    data = [(x.to(device), y.to(device)) for x, y in calibration(splits, cell.seed)]
     selected = _selections(cell, communities, search, data)
     generator = torch.Generator().manual_seed(cell.seed)
     adapted = adapt(
@@ -171,7 +175,7 @@ def predictions(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad():
         return torch.cat(
             [
-                model(x).argmax(-1) == y
+                (model(x).argmax(-1) == y).cpu()
                 for x, y in zip(torch.split(inputs, 500), torch.split(labels, 500), strict=True)
             ]
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from natsel.common.errors import choose, refuse
@@ -36,6 +37,7 @@ class PlateauGrid:
         generations: how often it is asked.
         population: candidates each time.
         compensate: also repair the plateau's and the adaptive selection in closed form.
+        device: where networks run, "cpu" or "cuda".
     """
 
     sparsities: tuple[float, ...] = SPARSITIES
@@ -49,6 +51,7 @@ class PlateauGrid:
     generations: int = 5
     population: int = 8
     compensate: bool = True
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_sparsities(self.sparsities)
@@ -57,6 +60,7 @@ class PlateauGrid:
         if PLATEAU not in self.classes:
             refuse("classes", ",".join(self.classes), f"a list with {PLATEAU}, the plateau's class")
         choose("optimizer", self.optimizer, OPTIMIZERS)
+        check_device(self.device)
         least = {"search_images": 8, "held_images": 8, "adaptive_images": 20, "population": 2}
         for argument in (*least, "seeds", "generations"):
             value = getattr(self, argument)
@@ -74,6 +78,16 @@ def check_sparsities(sparsities: tuple[float, ...]) -> None:
     if not sparsities or not rising or not all(0 < s < 1 for s in sparsities):
         text = ",".join(f"{s:g}" for s in sparsities)
         refuse("sparsity", text, "numbers between 0 and 1 in rising order, such as 0.5,0.7")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: naming those that are.
+    """
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    choose("device", device, there)
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,7 @@ class Cell:
     generations: int
     population: int
     compensate: bool
+    device: str
 
     @property
     def label(self) -> str:

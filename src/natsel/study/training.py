@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from natsel.common.calls import cross_entropy
-from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.errors import NonFiniteError, choose, refuse
 from natsel.common.files import load_tree, save_tree
 from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
@@ -40,12 +41,14 @@ class Recipe:
         batch_size: samples per step.
         learning_rate: of Adam, at the start.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        precision: "float32", or "bfloat16" for forward passes under autocast.
     """
 
     epochs: int = 8
     batch_size: int = 128
     learning_rate: float = 2e-3
     label_smoothing: float = 0.1
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -57,6 +60,7 @@ class Recipe:
             refuse("learning_rate", rate, "a finite number > 0")
         if not 0 <= self.label_smoothing < 1:
             refuse("label_smoothing", self.label_smoothing, "a number in [0, 1)")
+        choose("precision", self.precision, ("float32", "bfloat16"))
 
 
 @dataclass
@@ -121,6 +125,7 @@ def train(
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     total = recipe.epochs * per_epoch
     augment = crop_and_flip if splits.name.startswith("cifar") else None
+    half = partial(torch.autocast, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
     step = len(trained.history) * per_epoch
     progress(label, step, total)
     model.train()
@@ -134,7 +139,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 - step / total)
             optimizer.zero_grad()
-            loss = cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+            with half(inputs.device.type):
+                loss = cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(
