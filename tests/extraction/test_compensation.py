@@ -182,7 +182,7 @@ def test_the_error_over_the_data_is_never_larger(seed, kept, bias, ridge, rows, 
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2, bias=bias)).double()
         x = torch.randn(rows, 3).double()
-    survivors = keep(model, x[:1], *kept)
+        survivors = keep(model, torch.randn(64, 3).double(), *kept)
     plain = natsel.extract(model, survivors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

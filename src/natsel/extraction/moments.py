@@ -10,7 +10,8 @@ from torch import Tensor
 RIDGE = 1e-2
 """The penalty, as a share of the mean variance of what is given.
 
-Of 1e-4, 1e-3 and 1e-2 the last was best on few calibration data, and none was better on many.
+Of 1e-4, 1e-3 and 1e-2 the last was best on 100 images of MNIST, by up to ten points; on 500 of
+CIFAR-10 and a vision transformer cut everywhere, 1e-3 was better by half a point to one.
 """
 
 
