@@ -18,7 +18,7 @@ def inspect(
         str, typer.Argument(help="A reference network, a folder, or hf:NAME.")
     ] = "mlp",
     in_shape: Annotated[
-        str | None, typer.Option(help="Shape of one input of a reference network: C,H,W.")
+        str | None, typer.Option(help="Shape of one input of a reference network: C,H,W, or T.")
     ] = None,
     num_classes: Annotated[int, typer.Option(help="Outputs of a reference network.")] = 10,
     residual: Annotated[
