@@ -85,6 +85,8 @@ def open_model(
         refuse(option, given[option], f"no {option}: {name} is not a reference network")
     if name.startswith(HUB):
         wanted = name.removeprefix(HUB)
+        if wanted.startswith("~/"):  # which no shell expands behind a prefix
+            wanted = str(Path(wanted).expanduser())
         if is_saved(Path(wanted)):
             return _saved(Path(wanted), seed)
         return _opened(from_pretrained(wanted), "pretrained", wanted, seed)
