@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from exactness import Net, assert_exact, found, offered, parameter, reasons
 from torch import nn
 
+from natsel.communities.broken import why_broken
+
 L = nn.Linear
 VEC = torch.randn(2, 5)
 IMG = torch.randn(2, 3, 6, 6)
@@ -125,9 +127,17 @@ REFUSED = {
     "GroupNorm of all": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(1, 6)), IMG, "normalised"),
     "normalize": (mlp(lambda m, y: F.normalize(y)), VEC, "reduced together"),
     "write one slice into another": (mlp(_write_other), VEC, "a: "),
-    "literal view": (conv(lambda m, y: y.view(-1, 6, 4, 4)), IMG, "does not run"),
+    "literal view": (conv(lambda m, y: y.view(-1, 6, 4, 4)), IMG,
+        r"does not run: forward asks for the fixed shape [-1, 6, 4, 4] at test_traps.py:"),
     "literal flatten": (
-        Net(lambda m, x: m.b(m.a(x).view(-1, 96)), a=nn.Conv2d(3, 6, 3), b=L(96, 3)), IMG, "does not run"),
+        Net(lambda m, x: m.b(m.a(x).view(-1, 96)), a=nn.Conv2d(3, 6, 3), b=L(96, 3)), IMG,
+        "does not run: forward asks for the fixed shape [-1, 96] at test_traps.py:"),
+    "literal parts": (
+        Net(lambda m, x: m.b(m.a(x).split([4, 2], 1)[0]), a=L(5, 6), b=L(4, 3)), VEC,
+        "does not run: forward asks for parts of the fixed sizes [4, 2] at test_traps.py:"),
+    "literal expand": (
+        mlp(lambda m, y: y[:, None].expand(2, 3, 6).sum(1)), VEC,
+        "does not run: forward asks for the fixed shape [2, 3, 6] at test_traps.py:"),
     "halves": (
         Net(lambda m, x: m.b(m.a(x).chunk(2, 1)[0]) + m.c(m.a(x).chunk(2, 1)[1]),
             a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, "a: "),
@@ -177,3 +187,26 @@ def test_refused_by_name(name):
     assert offered(communities) == {}
     assert_every_reason_says_something(communities)
     assert reason in reasons(communities)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda x: x.view(3, 4), "forward asks for the fixed shape [3, 4]"),
+        (lambda x: x.unflatten(1, (2, 3)), "forward asks for the fixed shape [2, 3]"),
+        (lambda x: x.expand(2, 6), "forward asks for the fixed shape [2, 6]"),
+        (lambda x: x.split([2, 2], 1), "forward asks for parts of the fixed sizes [2, 2]"),
+        (lambda x: x + torch.ones(6), "a size that was cut meets one that was not (The size of"),
+        (
+            lambda x: F.linear(x, torch.ones(3, 6)),
+            "a size that was cut meets one that was not (mat1",
+        ),
+        (lambda x: F.layer_norm(x, (6,)), "a size that was cut meets one that was not (Given norm"),
+        (lambda x: x[:, 7], "index 7 is out of bounds"),
+    ],
+)
+def test_why_a_smaller_model_does_not_run_is_said_in_words(broken, words):
+    with pytest.raises((RuntimeError, IndexError)) as told:
+        broken(torch.zeros(2, 5))
+    assert why_broken(told.value).startswith(words)
+    assert " at test_traps.py:" in why_broken(told.value)
