@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import natsel as library
+from natsel import models
 from natsel.common.files import read_json
 from natsel.study import reproduce_evolution as reproduction
 
@@ -122,6 +123,16 @@ def test_inspect(natsel):
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 communities, 768 populations" in result.stdout
     assert "it is an output of the model" in result.stdout
+
+
+@pytest.mark.parametrize("model", ["mlp", *models.TASKS])
+def test_inspect_needs_no_shape(natsel, model):
+    found = one_object(natsel("inspect", model, "--json").stdout)
+    assert found["num_populations"] > 0
+    shape = models.default_shape(model)
+    assert shape == ((64,) if model in models.TASKS else (1, 28, 28))
+    same = natsel("inspect", model, "--in-shape", ",".join(map(str, shape)), "--json")
+    assert one_object(same.stdout) == found
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet20", "vit"])

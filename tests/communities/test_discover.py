@@ -3,7 +3,10 @@
 # ruff: noqa: E501 - one network a line reads best
 
 import copy
+import logging
 import re
+import sys
+import threading
 from collections import namedtuple
 
 import pytest
@@ -28,6 +31,7 @@ import natsel
 from natsel import models
 from natsel.communities import discover
 from natsel.communities.propagation import RULES
+from natsel.communities.quiet import without_words
 
 L = nn.Linear
 VEC = torch.randn(2, 5)
@@ -304,10 +308,40 @@ def test_wrong_inputs_are_named(inputs, message):
         discover(nn.Sequential(L(5, 4), L(4, 3)), inputs)
 
 
-def test_control_flow_on_data_is_named():
+@pytest.fixture
+def logged():
+    """Return the messages of the loggers that an export uses."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    loggers = [logging.getLogger(f"torch{n}") for n in ("", ".fx.experimental.symbolic_shapes")]
+    for log in loggers:
+        log.addHandler(handler)
+    yield messages
+    for log in loggers:
+        log.removeHandler(handler)
+
+
+@pytest.mark.parametrize("read", [discover, natsel.as_program])
+def test_control_flow_on_data_is_named_and_nothing_else_is_said(read, capfd, logged):
     model = Net(lambda m, x: m.b(m.a(x)) if x.sum() > 0 else m.a(x), a=L(5, 4), b=L(4, 3))
-    with pytest.raises(ValueError, match="control flow"):
-        discover(model, VEC)
+    level, stream = logging.getLogger("torch").level, sys.stderr
+    with pytest.raises(ValueError, match=r"at test_discover.py:\d+ `model = Net\(lambda"):
+        read(model, (VEC,))
+    assert (capfd.readouterr(), logged) == (("", ""), [])
+    assert (logging.getLogger("torch").level, sys.stderr) == (level, stream)
+
+
+def test_torch_says_what_it_was_asked_to_say(capfd, logged, monkeypatch):
+    log = logging.getLogger("torch")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    with without_words():
+        log.info("asked for")
+        other = threading.Thread(target=lambda: print("a bar", file=sys.stderr))
+        other.start()
+        other.join()
+        print("a graph", file=sys.stderr)
+    assert (capfd.readouterr().err, logged) == ("a bar\n", ["asked for"])
 
 
 def test_a_taught_operator():

@@ -2,11 +2,16 @@
 
 # ruff: noqa: E501 - one network a line reads best
 
+import copy
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
-from exactness import Net, assert_exact, found, offered, parameter, reasons
+from exactness import Net, assert_exact, found, offered, owned, parameter, reasons
 from torch import nn
+
+from natsel.communities.broken import why_broken
 
 L = nn.Linear
 VEC = torch.randn(2, 5)
@@ -107,13 +112,19 @@ EXACT = {
     "an einsum-free bilinear map": (mlp(lambda m, y: y * m.c(y), c=L(6, 6)), VEC, {"a": 6}),
     "ones minus": (mlp(lambda m, y: torch.ones_like(y) - y), VEC, {"a": 6}),
     "normalised by groups of one": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(6, 6)), IMG, {"a": 6}),
+    "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, {"a": 3}),
+    "shuffled by three": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(3)), IMG, {"a": 2}),
+    "shuffled twice": (conv(lambda m, y: m.t(m.s(y)), 12, s=nn.ChannelShuffle(2), t=nn.ChannelShuffle(2)), IMG, {"a": 3}),
+    "shuffled between groups": (
+        conv(lambda m, y: m.h(m.s(m.g(y))), 8, g=nn.Conv2d(8, 8, 1, groups=2), s=nn.ChannelShuffle(2),
+             h=nn.Conv2d(8, 8, 1, groups=2)), IMG, {"a": 4, "g": 2, "h": 4}),
     "normalised by groups of two": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(3, 6)), IMG, {"a": 3}),
 }  # fmt: skip
 
 REFUSED = {
     "roll": (mlp(lambda m, y: y.roll(1, 1)), VEC, "change their order"),
     "channel shuffle": (conv(_shuffle), IMG, "change their order"),
-    "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, "a"),
+    "a shuffle that mixes": (conv(lambda m, y: m.s(y) + y, s=nn.ChannelShuffle(2)), IMG, "a: all of it stands or falls"),
     "division by size": (mlp(lambda m, y: y / y.size(1)), VEC, "removing is not masking"),
     "cumsum": (mlp(lambda m, y: y.cumsum(1)), VEC, "no rule for aten.cumsum"),
     "sort": (mlp(lambda m, y: y.sort(1)[0]), VEC, "no rule for aten.sort"),
@@ -125,9 +136,17 @@ REFUSED = {
     "GroupNorm of all": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(1, 6)), IMG, "normalised"),
     "normalize": (mlp(lambda m, y: F.normalize(y)), VEC, "reduced together"),
     "write one slice into another": (mlp(_write_other), VEC, "a: "),
-    "literal view": (conv(lambda m, y: y.view(-1, 6, 4, 4)), IMG, "does not run"),
+    "literal view": (conv(lambda m, y: y.view(-1, 6, 4, 4)), IMG,
+        r"does not run: forward asks for the fixed shape [-1, 6, 4, 4] at test_traps.py:"),
     "literal flatten": (
-        Net(lambda m, x: m.b(m.a(x).view(-1, 96)), a=nn.Conv2d(3, 6, 3), b=L(96, 3)), IMG, "does not run"),
+        Net(lambda m, x: m.b(m.a(x).view(-1, 96)), a=nn.Conv2d(3, 6, 3), b=L(96, 3)), IMG,
+        "does not run: forward asks for the fixed shape [-1, 96] at test_traps.py:"),
+    "literal parts": (
+        Net(lambda m, x: m.b(m.a(x).split([4, 2], 1)[0]), a=L(5, 6), b=L(4, 3)), VEC,
+        "does not run: forward asks for parts of the fixed sizes [4, 2] at test_traps.py:"),
+    "literal expand": (
+        mlp(lambda m, y: y[:, None].expand(2, 3, 6).sum(1)), VEC,
+        "does not run: forward asks for the fixed shape [2, 3, 6] at test_traps.py:"),
     "halves": (
         Net(lambda m, x: m.b(m.a(x).chunk(2, 1)[0]) + m.c(m.a(x).chunk(2, 1)[1]),
             a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, "a: "),
@@ -177,3 +196,69 @@ def test_refused_by_name(name):
     assert offered(communities) == {}
     assert_every_reason_says_something(communities)
     assert reason in reasons(communities)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda x: x.view(3, 4), "forward asks for the fixed shape [3, 4]"),
+        (lambda x: x.unflatten(1, (2, 3)), "forward asks for the fixed shape [2, 3]"),
+        (lambda x: x.expand(2, 6), "forward asks for the fixed shape [2, 6]"),
+        (lambda x: x.split([2, 2], 1), "forward asks for parts of the fixed sizes [2, 2]"),
+        (lambda x: x + torch.ones(6), "a size that was cut meets one that was not (The size of"),
+        (
+            lambda x: F.linear(x, torch.ones(3, 6)),
+            "a size that was cut meets one that was not (mat1",
+        ),
+        (lambda x: F.layer_norm(x, (6,)), "a size that was cut meets one that was not (Given norm"),
+        (lambda x: x[:, 7], "index 7 is out of bounds"),
+    ],
+)
+def test_why_a_smaller_model_does_not_run_is_said_in_words(broken, words):
+    with pytest.raises((RuntimeError, IndexError)) as told:
+        broken(torch.zeros(2, 5))
+    assert why_broken(told.value).startswith(words)
+    assert " at test_traps.py:" in why_broken(told.value)
+
+
+def test_a_shuffle_written_out_is_refused_once_with_its_remedy():
+    refusals = found(conv(_shuffle), IMG).refused
+    (refusal,) = [r for r in refusals if r.name == "a"]
+    assert refusal.reason == "its populations change their order on the way (a roll, a shuffle)"
+    assert "nn.ChannelShuffle" in refusal.remedy
+
+
+def test_a_shuffle_has_no_other_populations_than_what_its_groups_lose_together():
+    model = conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2))
+    communities = found(model, IMG)
+    ours = [[0, 3], [1, 4], [2, 5]]
+    assert owned(communities, "a") == {
+        "a.weight:0": ours,
+        "a.bias:0": ours,
+        "b.weight:1": [[0, 1], [2, 3], [4, 5]],
+    }
+
+    def is_exact(alive):
+        read = F.channel_shuffle(alive[None, :, None, None], 2).reshape(-1)
+        masked, small = copy.deepcopy(model), copy.deepcopy(model)
+        masked.b.weight.data[:, ~read] = 0
+        small.a.weight.data, small.a.bias.data = model.a.weight[alive], model.a.bias[alive]
+        small.b.weight.data = model.b.weight[:, read]
+        return torch.allclose(small(IMG.double()), masked(IMG.double()))
+
+    def without(pairs):
+        alive = torch.ones(6, dtype=torch.bool)
+        alive[list(itertools.chain(*pairs))] = False
+        return alive
+
+    partitions = {
+        tuple(sorted(tuple(sorted(order[i : i + 2])) for i in (0, 2, 4)))
+        for order in itertools.permutations(range(6))
+    }
+    assert len(partitions) == 15
+    exact = [
+        pairs
+        for pairs in partitions
+        if all(is_exact(without(lost)) for n in (1, 2) for lost in itertools.combinations(pairs, n))
+    ]
+    assert exact == [tuple(map(tuple, ours))]

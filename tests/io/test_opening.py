@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from io_helpers import result, survivors_of
 
 import natsel
@@ -61,6 +62,31 @@ def test_a_saved_model_of_the_transformers_library(cases, cut, prefix):
     assert torch.equal(result(opened.model, case.inputs), result(case.small, case.inputs))
 
 
+def test_a_folder_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build_architecture("hf-llama")[0].save_pretrained(tmp_path / "mine")
+    assert natsel.open_model("hf:~/mine").kind == "pretrained"
+    with pytest.raises(ValueError, match=f"^model='{tmp_path}/other' .* a folder that is there$"):
+        natsel.open_model("hf:~/other")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_reading_a_folder_shows_no_bar(tmp_path, capfd, shown):
+    from transformers.utils import logging as bars
+
+    build_architecture("hf-llama")[0].save_pretrained(tmp_path)
+    before = bars.is_progress_bar_enabled()
+    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+    try:
+        capfd.readouterr()
+        natsel.open_model(f"hf:{tmp_path}")
+        assert capfd.readouterr() == ("", "")
+        assert bars.is_progress_bar_enabled() is shown
+        assert are_progress_bars_disabled() is not shown
+    finally:
+        (bars.enable_progress_bar if before else bars.disable_progress_bar)()
+
+
 def test_inputs_follow_the_configuration():
     wanted = {
         "hf-vit": {"pixel_values": (2, 3, 32, 32)},
@@ -87,6 +113,10 @@ def test_inputs_have_the_precision_of_the_model(tmp_path):
         ("mpl", "model='mpl'.*did you mean 'mlp'"),
         ("no/such/folder", "a folder that is there, or hf:NAME"),
         ("hf:no/such-model", "a folder or a name on the Hub"),
+        *(
+            (f"hf:{path}", f"^model='{path}' is not allowed: expected a folder that is there$")
+            for path in ("/no/such/folder", "./no-such", "../no-such", "~no-such")
+        ),
         ("hf:", "model="),
         ("", "model="),
     ],

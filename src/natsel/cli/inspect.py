@@ -18,7 +18,7 @@ def inspect(
         str, typer.Argument(help="A reference network, a folder, or hf:NAME.")
     ] = "mlp",
     in_shape: Annotated[
-        str | None, typer.Option(help="Shape of one input of a reference network: C,H,W.")
+        str | None, typer.Option(help="Shape of one input of a reference network: C,H,W, or T.")
     ] = None,
     num_classes: Annotated[int, typer.Option(help="Outputs of a reference network.")] = 10,
     residual: Annotated[
@@ -84,8 +84,8 @@ def show(voice: Voice, communities: Communities) -> None:
             f"{c.size}",
             f"{c.cost.parameters:,}",
             f"{c.cost.macs:,.0f}",
-            _brief(list(gates), most=3),
-            _brief(list(others), most=3),
+            _brief(list(gates), most=3, between="\n"),
+            _brief(list(others), most=3, between="\n"),
         )
     words.print(table)
     words.print(
@@ -105,6 +105,6 @@ def show(voice: Voice, communities: Communities) -> None:
         words.print(left)
 
 
-def _brief(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
+def _brief(names: list[str], most: int = 4, between: str = ", ") -> str:
+    shown = between.join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,12 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from natsel.common.calls import Inputs, as_inputs, tensors_of_inputs, with_tensors, without_cache
 from natsel.common.errors import first_line
 from natsel.communities.discover import evaluating, functional
-from natsel.communities.graph import operator_name
+from natsel.communities.graph import operator_name, place_of_error
 from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
 from natsel.communities.program import Code, Program
 from natsel.communities.proof import difference, tolerance_for
+from natsel.communities.quiet import without_words
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.trace import TensorKind
 
@@ -70,13 +70,12 @@ def as_program(
     mode = model.training
     reason = ""
     for attempt in _attempts(inputs):
-        with evaluating(model), without_cache(model), warnings.catch_warnings():
-            # What export says of lists of parameters and of its own future helps no user.
-            warnings.simplefilter("ignore")
+        with evaluating(model), without_cache(model), without_words():
             try:
                 program = _program(model, attempt, any_batch=attempt is not inputs)
             except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
-                reason = reason or f"cannot be exported by torch.export: {first_line(error)}"
+                told = f"{first_line(error)}{place_of_error(error)}"
+                reason = reason or f"cannot be exported by torch.export: {told}"
                 continue
             reason = _difference(model, program, inputs, any_batch=attempt is not inputs)
         if not reason:

@@ -18,6 +18,10 @@ KINDS = ("head", "expert", "filter")
 
 WIDTH = "residual=True offers it: removing is then not masking, and the difference is stated"
 TEACH = "teach the operator with @natsel.rule"
+REORDERED = "its populations change their order on the way (a roll, a shuffle)"
+SHUFFLE = (
+    "write a shuffle of channels as nn.ChannelShuffle or F.channel_shuffle, which is understood"
+)
 
 
 def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
@@ -56,7 +60,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
         kind = "channel" if np.isin(members, inexact).any() else next(kinds, "neuron")
         community = _community(run, members, roots, kind, names)
         if not all(_in_step(part.index.numpy()) for part in community.slices):
-            reason = "its populations change their order on the way (a roll, a shuffle)"
+            reason = REORDERED
         elif community.minimum >= community.size:
             reason = "its router chooses all of them"
         else:
@@ -255,12 +259,15 @@ def _refusals(
             continue
         labels = torch.from_numpy(np.unique(left))
         reasons = run.space.reasons(labels)
-        reasons += [alone[int(r)] for r in labels.tolist() if int(r) in alone and not reasons]
+        if not reasons:
+            reasons = list(dict.fromkeys(alone[r] for r in labels.tolist() if r in alone))
         if not reasons and not np.isin(labels.numpy(), read).any():
             reasons = ["no linear map reads it"]
         remedy = TEACH if any(r.startswith("no rule for") for r in reasons) else ""
         if not run.residual and any(" together with its neighbours" in r for r in reasons):
             remedy = remedy or WIDTH
+        if REORDERED in reasons:
+            remedy = remedy or SHUFFLE
         name = key[0].rpartition(".")[0] or key[0]
         refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
     return refusals + _untaught(run, {r.name for r in refusals})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -22,10 +21,12 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
+from natsel.communities.graph import place_of_error
 from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
+from natsel.communities.quiet import without_words
 from natsel.communities.tensors import canonical_names
 
 
@@ -116,16 +117,15 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     for attempt in (inputs,) if narrow is inputs else (narrow, inputs):
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
-            with torch.no_grad(), warnings.catch_warnings():
-                # What export says of lists of parameters and of its own future helps no user.
-                warnings.simplefilter("ignore")
+            with torch.no_grad(), without_words():
                 return functional(torch.export.export(model, args, named, strict=False))
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
     raise ValueError(
-        f"model={type(model).__name__} cannot be exported by torch.export: {first_line(failure)} "
-        "(remedy: avoid Python control flow on tensor values in forward)"
+        f"model={type(model).__name__} cannot be exported by torch.export: "
+        f"{first_line(failure)}{place_of_error(failure)} (remedy: avoid Python control flow "
+        "on tensor values in forward)"
     ) from failure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 
 OWN_FOLDER = Path(__file__).resolve().parents[1]
 TORCH_FOLDER = Path(torch.__file__).resolve().parent
+PYTHON_FOLDER = Path(traceback.__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,24 @@ def place(node: fx.Node) -> str:
     number = lines[index].split("line ")[-1].split(",")[0]
     code = lines[index + 1] if index + 1 < len(lines) else ""
     return f" at {file}:{number} `{code}`" if code else f" at {file}:{number}"
+
+
+def place_of_error(error: BaseException) -> str:
+    """Return `` at file:line `code` ``, the last line of user code that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not _is_machinery(f.filename)]
+    if not own:
+        return ""
+    code = f" `{own[-1].line}`" if own[-1].line else ""
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}{code}"
+
+
+def _is_machinery(file: str) -> bool:
+    """Tell whether a file is of Python, torch or natsel's core, or no file at all."""
+    folders = Path(file).parents
+    python = PYTHON_FOLDER in folders and "site-packages" not in Path(file).parts
+    ours = OWN_FOLDER / "common" in folders or TORCH_FOLDER.parent / "sympy" in folders
+    return file.startswith("<") or python or ours or _is_library(file)
 
 
 def _is_library(file: str) -> bool:

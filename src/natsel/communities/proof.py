@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from natsel.common.calls import Inputs, call, outputs_of
-from natsel.common.errors import first_line
+from natsel.communities.broken import why_broken
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.program import Program
 from natsel.communities.rebinding import alike, attempts, candidates, conflict
@@ -106,7 +106,7 @@ class Trial(NamedTuple):
                 masked = reference(self.model, communities, survivors, share=True)
                 found = difference(small, masked, self.inputs)
             except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-                return f"the small model does not run: {first_line(error)}"
+                return f"the small model does not run: {why_broken(error)}"
             if not found.same_shape:
                 return "removing changes the shape of an output"
             if not found.finite:

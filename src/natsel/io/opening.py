@@ -17,7 +17,7 @@ from natsel.extraction.store import is_saved
 from natsel.integrations.transformers import class_of, example_inputs
 from natsel.integrations.transformers.hub import from_pretrained
 from natsel.io.loading import load
-from natsel.models import MODELS, build
+from natsel.models import MODELS, build, default_shape
 
 BATCH = 2
 HUB = "hf:"
@@ -51,12 +51,13 @@ def open_model(
     """Open a model, with inputs that it runs on.
 
     Args:
-        source: the name of a reference network ("mlp", "cnn", "resnet20", "vit"); a folder that
+        source: the name of a reference network ("mlp", "resnet20", "llama", ...); a folder that
             ``natsel.save``, ``natsel evolve`` or ``save_pretrained`` wrote; or ``hf:`` and a
             folder or a name on the Hugging Face Hub. Nothing else reaches the network, only
             safetensors are read, and no code that comes with a model is run.
-        in_shape: of one input of a reference network, (C, H, W); (1, 28, 28) if not given.
-        num_classes: outputs of a reference network.
+        in_shape: of one input of a reference network: (C, H, W), or (T,) for text; (1, 28, 28) or
+            (64,) if not given.
+        num_classes: outputs of a reference network; of text, characters of the alphabet.
         seed: of the weights of a reference network, and of the inputs.
         **options: what the class of a reference network accepts.
 
@@ -76,7 +77,7 @@ def open_model(
     """
     name, folder = str(source), Path(source)
     if name in MODELS:
-        shape = in_shape or (1, 28, 28)
+        shape = in_shape or default_shape(name)
         model = build(name, in_shape=shape, num_classes=num_classes, seed=seed, **options)
         return _opened(model, "reference", name, seed)
     given = {"in_shape": in_shape, **options}
@@ -84,6 +85,8 @@ def open_model(
         refuse(option, given[option], f"no {option}: {name} is not a reference network")
     if name.startswith(HUB):
         wanted = name.removeprefix(HUB)
+        if wanted.startswith("~/"):  # which no shell expands behind a prefix
+            wanted = str(Path(wanted).expanduser())
         if is_saved(Path(wanted)):
             return _saved(Path(wanted), seed)
         return _opened(from_pretrained(wanted), "pretrained", wanted, seed)

@@ -8,8 +8,8 @@
 
 from natsel.models.cnn import CNN
 from natsel.models.mlp import MLP
-from natsel.models.registry import MODELS, TASKS, build, rebuild
+from natsel.models.registry import MODELS, TASKS, build, default_shape, rebuild
 from natsel.models.resnet import ResNet20
 from natsel.models.vit import ViT
 
-__all__ = ["CNN", "MLP", "MODELS", "TASKS", "ResNet20", "ViT", "build", "rebuild"]
+__all__ = ["CNN", "MLP", "MODELS", "TASKS", "ResNet20", "ViT", "build", "default_shape", "rebuild"]

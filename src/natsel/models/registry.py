@@ -29,6 +29,19 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 TASKS = {"bert": "masked character", "llama": "next character"}
 """What the networks that read text predict; the others predict the class of an image."""
 
+IMAGE_SHAPE = (1, 28, 28)
+TEXT_SHAPE = (64,)
+
+
+def default_shape(name: str) -> tuple[int, ...]:
+    """Return the shape of one input of a reference network where nobody says another.
+
+    Example:
+        >>> default_shape("resnet20"), default_shape("llama")
+        ((1, 28, 28), (64,))
+    """
+    return TEXT_SHAPE if name in TASKS else IMAGE_SHAPE
+
 
 def build(
     name: str,

@@ -48,7 +48,6 @@ MOVES = [
     "numpy_T.default",
     "pixel_shuffle.default",
     "pixel_unshuffle.default",
-    "channel_shuffle.default",
     "diagonal.default",
     "tile.default",
     "hsplit.int",
@@ -56,7 +55,6 @@ MOVES = [
     "dsplit.int",
     "tensor_split.sections",
     "tensor_split.indices",
-    "native_channel_shuffle.default",
     "broadcast_to.default",
     "slice_scatter.default",
     "select_scatter.default",
@@ -123,6 +121,20 @@ def _order(name: str, args: tuple[Any, ...]) -> tuple[int, ...] | None:
     if name == "aten.permute.default":
         return tuple(i % num_axes for i in args[1])
     return None
+
+
+@rule("aten.channel_shuffle.default", "aten.native_channel_shuffle.default")
+def channel_shuffle(run: Propagation, node: fx.Node, x: Any, groups: int) -> Any:
+    """Interleave groups of channels: exact as long as each group loses the same places of its own.
+
+    Channel j of group g goes to place j * groups + g. With n places left in every group, the
+    shuffle of what remains is what remains of the shuffle, whichever they are.
+    """
+    x = run.lift(x)
+    parts = x.reshape(len(x), groups, -1, *x.shape[2:])
+    reason = f"its groups are shuffled together{place(node)}"
+    united = run.space.unite_along(parts, (1,), reason).expand_as(parts)
+    return united.transpose(1, 2).flatten(1, 2)
 
 
 @rule(*(f"aten.{name}" for name in KEEPS))

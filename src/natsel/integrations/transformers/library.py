@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,24 @@ def library() -> Any:
         MissingExtraError: if it is not installed.
     """
     return require("transformers", "transformers")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Let the library, and the hub's, show no progress bars for a while."""
+    bars = require("transformers.utils.logging", "transformers")
+    hub = require("huggingface_hub.utils", "transformers")
+    shown, hub_silent = bars.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+        if hub_silent:
+            hub.disable_progress_bars()
+        else:
+            hub.enable_progress_bars()
 
 
 def class_of(model: nn.Module) -> Any | None:
