@@ -55,7 +55,11 @@ def cut(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 
 
 def remove(
-    model: nn.Module, communities: Iterable[Community], survivors: Mapping[str, Tensor]
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
 ) -> nn.Module:
     """Return a copy of a model that holds only the survivors; the model is not touched.
 
@@ -66,6 +70,7 @@ def remove(
         model: the model that the communities were found in.
         communities: whose populations may go.
         survivors: one boolean tensor ``[size]`` per community.
+        share: let the copy hold the very parameters of the model that are not cut.
 
     Returns:
         The smaller model.
@@ -80,6 +85,8 @@ def remove(
             if isinstance(tensor, nn.Parameter):
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = smaller
+        elif share and isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = tensor
     small = copy.deepcopy(model, memo)
     adapt(small)
     if isinstance(model, Program) and isinstance(small, Program):
@@ -97,7 +104,7 @@ def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
     """Return a copy of a model in which the populations of a community have changed places.
 
     It computes the same if, and only if, what a community owns is all that tells its populations
-    apart.
+    apart. Parameters in which nothing moves are shared with the model.
 
     Args:
         model: the model that the community was found in.
@@ -107,7 +114,9 @@ def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
     Returns:
         The model with permuted tensors.
     """
-    permuted = copy.deepcopy(model)
+    moving = {part.tensor for part in community.slices}
+    memo = {id(p): p for name, p in model.named_parameters() if name not in moving}
+    permuted = copy.deepcopy(model, memo)
     tensors = tensors_of(permuted)
     with torch.no_grad():
         for part in community.slices:
@@ -142,7 +151,7 @@ def reference(
     communities = tuple(communities)
     masked = silence(model, [c for c in communities if c.exact], survivors, share=share)
     inexact = [c for c in communities if not c.exact and c.name in survivors]
-    return remove(masked, inexact, survivors) if inexact else masked
+    return remove(masked, inexact, survivors, share=share) if inexact else masked
 
 
 def silence(

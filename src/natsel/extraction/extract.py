@@ -13,8 +13,7 @@ from natsel.communities.gates import folded
 from natsel.communities.surgery import remove
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import check_model, communities_of
-from natsel.extraction.verify import verify as compare
+from natsel.extraction.verify import check_model, communities_of, confirm
 
 
 def extract(
@@ -38,7 +37,8 @@ def extract(
         communities: what the survivors belong to, where they do not know it themselves.
         optimizer: if given, it is pointed at the small model's parameters, in place; its state
             (momenta, second moments) is cut like the parameters.
-        verify: compare with the masked model on the communities' example inputs.
+        verify: compare with the masked model on the communities' example inputs, in the model's
+            own precision; :func:`natsel.verify` also states the difference in float64.
 
     Returns:
         The small model, in the mode (training or evaluation) of the given one.
@@ -64,7 +64,7 @@ def extract(
     check_model(base, known)
     small = remove(base, known.values(), checked)
     if verify:
-        compare(base, small, checked, known.example_inputs).require()
+        confirm(base, small, checked, known)
     attach_plan(small, Plan.describe(model, small, checked, known))
     if optimizer is not None:
         follow(optimizer, model, small, known, checked)
