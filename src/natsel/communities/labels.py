@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 NONE = 0
@@ -101,8 +99,7 @@ class LabelSpace:
         """Return the roots of some labels, and let them point there from now on."""
         found = self._up[labels]
         while not np.array_equal(above := self._up[found], found):
-            found = above
-        self._up[labels] = found
+            self._up[labels] = found = above
         return np.asarray(found)
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
@@ -121,30 +118,22 @@ class LabelSpace:
         differ = (a != b) & (a != NONE) & (b != NONE)
         if not differ.any():
             return
-        a, b = a[differ], b[differ]
-        # One number per pair: sorting rows takes ten times as long.
-        pairs = np.unique(np.minimum(a, b) * self._size + np.maximum(a, b))
-        pairs = np.stack([pairs // self._size, pairs % self._size], axis=1)
-        meets_data = (pairs == DATA).any(axis=1)
+        low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
+        meets_data = low == DATA
         if meets_data.any():
-            self._fix_roots(pairs[meets_data].max(axis=1), reason)
-            pairs = pairs[~meets_data]
-        if not len(pairs):
+            self._fix_roots(high[meets_data], reason)
+            low, high = low[~meets_data], high[~meets_data]
+        if not len(low):
             return
-        nodes, edges = np.unique(pairs, return_inverse=True)
-        edges = edges.reshape(pairs.shape)
-        graph = coo_array(
-            (np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])),
-            shape=(len(nodes), len(nodes)),
-        )
-        _, component = connected_components(graph, directed=False)
-        smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
-        np.minimum.at(smallest, component, nodes)
-        fixed = np.zeros(component.max() + 1, dtype=bool)
-        np.logical_or.at(fixed, component, self._fixed[nodes])
-        self._up[nodes] = smallest[component]
-        self._fixed[smallest] = fixed
-        self._loose[smallest] = False
+        met = np.concatenate([low, high])
+        fixed = met[self._fixed[met]]
+        while len(low):
+            # Each root goes under the smallest that it meets; what it met besides comes next.
+            np.minimum.at(self._up, high, low)
+            a, b = self._find(low), self._find(high)
+            low, high = np.minimum(a, b)[a != b], np.maximum(a, b)[a != b]
+        self._fixed[self._find(fixed)] = True
+        self._loose[self._find(met)] = False
         self.num_changes += 1
 
     def unite_along(self, labels: Tensor, axes: tuple[int, ...], reason: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from natsel.communities.adapters import adapt
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.program import Program
 from natsel.communities.routers import close
 from natsel.communities.tensors import owner, tensors_of
@@ -78,16 +78,16 @@ def remove(
     communities = tuple(communities)
     tensors = tensors_of(model)
     kept = kept_indices(communities, survivors, tensors)
-    memo: dict[int, object] = {}
+    instead: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         if name in kept:
             smaller = cut(tensor, kept[name])
             if isinstance(tensor, nn.Parameter):
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
-            memo[id(tensor)] = smaller
+            instead[id(tensor)] = smaller
         elif share and isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = tensor
-    small = copy.deepcopy(model, memo)
+            instead[id(tensor)] = tensor
+    small = copied(model, instead)
     adapt(small)
     if isinstance(model, Program) and isinstance(small, Program):
         small.follow(model, kept)
@@ -115,8 +115,8 @@ def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
         The model with permuted tensors.
     """
     moving = {part.tensor for part in community.slices}
-    memo = {id(p): p for name, p in model.named_parameters() if name not in moving}
-    permuted = copy.deepcopy(model, memo)
+    fixed = {id(p): p for name, p in model.named_parameters() if name not in moving}
+    permuted = copied(model, fixed)
     tensors = tensors_of(permuted)
     with torch.no_grad():
         for part in community.slices:
@@ -177,8 +177,8 @@ def silence(
     """
     communities = tuple(communities)
     changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
-    memo = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
-    masked = copy.deepcopy(model, memo)
+    same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
+    masked = copied(model, same)
     tensors = tensors_of(masked)
     with torch.no_grad():
         for community in communities:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with_tensors
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.tensors import tensors_of
 
 MAX_DOUBLE_ELEMENTS = 1 << 23
@@ -43,7 +43,7 @@ def stand_in(
     as_it_is = kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS
     # What gets no noise and keeps its precision stays as it is: a trial writes to no parameter.
     shared = {id(p): p for p in model.parameters() if as_it_is and not _is_constant(p)}
-    double = copy.deepcopy(model, dict(shared))
+    double = copied(model, shared)
     owned = {s.tensor for c in communities for s in c.slices}
     parameters = dict(double.named_parameters())
     with torch.no_grad():
@@ -56,7 +56,7 @@ def stand_in(
     inputs = with_tensors(inputs, tensors)
     if as_it_is:
         return double, inputs
-    single = copy.deepcopy(double)
+    single = copied(double, {})
     exact = in_double(inputs)
     try:
         double.double()
