@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from natsel.communities.community import Community, Cost, Refusal, Role, Slice
+from natsel.communities.pricing import macs_by_class
 from natsel.communities.propagation import Propagation
 
 Key = tuple[str, int]
+Group = tuple[np.ndarray, list[Key]]
+"""Classes of one community, and the tensor axes that they own places of."""
 KINDS = ("head", "expert", "filter")
 """Kinds that an operator says, not the shape of a weight; the first that holds counts."""
 
@@ -52,13 +55,17 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     communities: list[Community] = []
     alone: dict[int, str] = {}
     names: dict[str, int] = defaultdict(int)
-    for members in _in_order(groups, makers, roots):
+    charged = macs_by_class(run)
+    parameters = set(run.program.graph_signature.inputs_to_parameters.values())
+    for members, owned in _in_order(groups, makers, roots):
         if len(members) < 2:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
         kinds = (k for k in KINDS if k in marked and np.isin(members, marked[k]).any())
         kind = "channel" if np.isin(members, inexact).any() else next(kinds, "neuron")
-        community = _community(run, members, roots, kind, names)
+        macs = charged.get(int(members[0]), 0.0)
+        found = {key: roots[key] for key in owned}
+        community = _community(run, members, found, kind, names, parameters, macs)
         if not all(_in_step(part.index.numpy()) for part in community.slices):
             reason = REORDERED
         elif community.minimum >= community.size:
@@ -105,8 +112,8 @@ def _resolved_axes(run: Propagation) -> dict[Key, torch.Tensor]:
     return axes
 
 
-def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.ndarray]:
-    """Split classes by how many places of each tensor axis they own."""
+def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[Group]:
+    """Split classes by how many places of each tensor axis they own; say which axes these are."""
     if not len(candidates):
         return []
     entries = []
@@ -120,18 +127,23 @@ def _groups(candidates: np.ndarray, roots: dict[Key, np.ndarray]) -> list[np.nda
     groups: dict[bytes, list[int]] = defaultdict(list)
     for candidate, (start, stop) in enumerate(itertools.pairwise(starts.tolist())):
         groups[table[start:stop, 1:].tobytes()].append(candidate)
-    return [candidates[members] for members in groups.values()]
+    keys = list(roots)
+    return [
+        (
+            candidates[members],
+            [keys[number] for number in table[starts[members[0]] : starts[members[0] + 1], 1]],
+        )
+        for members in groups.values()
+    ]
 
 
-def _in_order(
-    groups: list[np.ndarray], makers: list[Key], roots: dict[Key, np.ndarray]
-) -> list[np.ndarray]:
+def _in_order(groups: list[Group], makers: list[Key], roots: dict[Key, np.ndarray]) -> list[Group]:
     """Sort groups, and the classes in them, by where they first appear among the makers."""
     sequence = np.concatenate([roots[key] for key in makers])
     values, first = np.unique(sequence, return_index=True)
     order = dict(zip(values.tolist(), first.tolist(), strict=True))
-    ordered = [np.array(sorted(g.tolist(), key=order.__getitem__)) for g in groups]
-    return sorted(ordered, key=lambda g: order[int(g[0])])
+    ordered = [(np.array(sorted(g.tolist(), key=order.__getitem__)), keys) for g, keys in groups]
+    return sorted(ordered, key=lambda group: order[int(group[0][0])])
 
 
 def _roots_of(run: Propagation, labels: list[torch.Tensor]) -> np.ndarray:
@@ -146,28 +158,28 @@ def _community(
     roots: dict[Key, np.ndarray],
     kind: str,
     names: dict[str, int],
+    parameters: set[str],
+    macs_between: float,
 ) -> Community:
     by_value = np.argsort(members)
     slices = []
     owned_widths: dict[str, dict[int, int]] = defaultdict(dict)
     for (name, axis), labels in roots.items():
         places = np.flatnonzero(np.isin(labels, members))
-        if not len(places):
-            continue
         population = by_value[np.searchsorted(members[by_value], labels[places])]
         width = len(places) // len(members)
         index = places[np.argsort(population, kind="stable")].reshape(len(members), width)
         role = _role(run.roles.get((name, axis), set()), kind)
         slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
         owned_widths[name][axis] = width
-    macs = _weight_macs(run, owned_widths) + _label_macs(run, int(members[0]))
+    macs = _weight_macs(run, owned_widths) + macs_between
     makers = [s for s in slices if "out" in run.roles.get((s.tensor, s.axis), ())]
     name = _name(makers[0].tensor, [s.tensor for s in slices], kind)
     names[name] += 1
     if names[name] > 1:
         name = f"{name}#{names[name]}"
-    parameters = _parameter_cost(run, owned_widths)
-    cost, minimum = Cost(parameters, macs), _num_chosen(run, members)
+    num_parameters = _parameter_cost(run, owned_widths, parameters)
+    cost, minimum = Cost(num_parameters, macs), _num_chosen(run, members)
     return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
 
 
@@ -190,8 +202,9 @@ def _role(roles: set[str], kind: str) -> Role:
     return "out" if "out" in roles else "tied"
 
 
-def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
-    parameters = set(run.program.graph_signature.inputs_to_parameters.values())
+def _parameter_cost(
+    run: Propagation, widths: dict[str, dict[int, int]], parameters: set[str]
+) -> int:
     total = 0
     for name, owned in widths.items():
         if name not in parameters:
@@ -207,19 +220,14 @@ def _parameter_cost(run: Propagation, widths: dict[str, dict[int, int]]) -> int:
 def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
     total = 0.0
     for use in run.weight_macs:
+        if use.tensor not in widths:
+            continue
         full, left = 1, 1
         for axis in use.axes:
             size = run.shapes[use.tensor][axis]
             full *= size
-            left *= size - widths.get(use.tensor, {}).get(axis, 0)
+            left *= size - widths[use.tensor].get(axis, 0)
         total += use.macs * (full - left) / full
-    return total
-
-
-def _label_macs(run: Propagation, member: int) -> float:
-    total = 0.0
-    for labels, each in run.label_macs:
-        total += each * int((run.space.roots(labels) == member).sum())
     return total
 
 
@@ -244,16 +252,16 @@ def _refusals(
     read: np.ndarray,
     alone: dict[int, str],
 ) -> list[Refusal]:
-    taken = {(s.tensor, s.axis): s for c in communities for s in c.slices}
+    taken: dict[Key, list[Slice]] = defaultdict(list)
+    for part in (s for c in communities for s in c.slices):
+        taken[part.tensor, part.axis].append(part)
     refusals = []
     for key in makers:
         left = roots[key]
         if key in taken:
             mask = np.ones(len(left), dtype=bool)
-            for community in communities:
-                for part in community.slices:
-                    if (part.tensor, part.axis) == key:
-                        mask[part.index.reshape(-1).numpy()] = False
+            for part in taken[key]:
+                mask[part.index.reshape(-1).numpy()] = False
             left = left[mask]
         if not len(left):
             continue

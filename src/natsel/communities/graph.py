@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 def place(node: fx.Node) -> str:
     """Return `` at file:line `code` ``, where a node came from in user code, or nothing."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+    return _place_in(node.meta.get("stack_trace") or "")
+
+
+@lru_cache(maxsize=4096)
+def _place_in(trace: str) -> str:
+    """The same, of a stack trace: the layers of a model and the passes over it share theirs."""
+    lines = [line.strip() for line in trace.splitlines()]
     frames = [i for i, line in enumerate(lines) if line.startswith('File "')]
     own = [i for i in frames if not _is_library(lines[i].split('"')[1])]
     if not frames:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 NONE = 0
@@ -54,9 +52,12 @@ class LabelSpace:
     """
 
     def __init__(self) -> None:
-        self._root = np.arange(2, dtype=np.int64)
+        # Of each label one further up in its class; roots point to themselves. Longer than what
+        # is in use, so that adding labels and merging classes costs what it touches.
+        self._up = np.arange(2, dtype=np.int64)
         self._fixed = np.array([False, True])
         self._loose = np.zeros(2, dtype=bool)
+        self._size = 2
         self._reasons: list[tuple[np.ndarray, str]] = []
         self.num_changes = 0
 
@@ -67,25 +68,39 @@ class LabelSpace:
             shape: of the tensor.
             loose: whether :meth:`is_loose` holds for them until they are united with something.
         """
-        start = len(self._root)
-        count = int(np.prod(shape, dtype=np.int64))
-        new = np.arange(start, start + count, dtype=np.int64)
-        self._root = np.concatenate([self._root, new])
-        self._fixed = np.concatenate([self._fixed, np.zeros(count, dtype=bool)])
-        self._loose = np.concatenate([self._loose, np.full(count, loose)])
-        return torch.from_numpy(new.copy()).reshape(shape)
+        start = self._size
+        self._size += int(np.prod(shape, dtype=np.int64))
+        if self._size > len(self._up):
+            added = max(self._size, 2 * len(self._up)) - len(self._up)
+            self._up = np.concatenate([self._up, np.zeros(added, dtype=np.int64)])
+            self._fixed = np.concatenate([self._fixed, np.zeros(added, dtype=bool)])
+            self._loose = np.concatenate([self._loose, np.zeros(added, dtype=bool)])
+        new = np.arange(start, self._size, dtype=np.int64)
+        self._up[new] = new
+        self._loose[new] = loose
+        return torch.from_numpy(new).reshape(shape)
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's class, same shape."""
-        return _looked_up(self._root, labels)
+        few = narrowed(labels)
+        return torch.from_numpy(self._find(few.numpy())).expand(labels.shape)
 
     def is_fixed(self, labels: Tensor) -> Tensor:
         """Return, per label, whether its class cannot be removed."""
-        return _looked_up(self._fixed[self._root], labels)
+        few = self._find(narrowed(labels).numpy())
+        return torch.from_numpy(np.asarray(self._fixed[few])).expand(labels.shape)
 
     def is_loose(self, labels: Tensor) -> Tensor:
         """Return, per label, whether it was made loose and is still alone in its class."""
-        return _looked_up(self._loose[self._root], labels)
+        few = self._find(narrowed(labels).numpy())
+        return torch.from_numpy(np.asarray(self._loose[few])).expand(labels.shape)
+
+    def _find(self, labels: np.ndarray) -> np.ndarray:
+        """Return the roots of some labels, and let them point there from now on."""
+        found = self._up[labels]
+        while not np.array_equal(above := self._up[found], found):
+            self._up[labels] = found = above
+        return np.asarray(found)
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Merge the classes of two label tensors of one shape, element by element.
@@ -98,34 +113,27 @@ class LabelSpace:
         for axis in range(first.dim()):
             if first.stride(axis) == 0 and second.stride(axis) == 0 and first.shape[axis]:
                 first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
-        a = self._root[first.reshape(-1).numpy()]
-        b = self._root[second.reshape(-1).numpy()]
+        a = self._find(first.reshape(-1).numpy())
+        b = self._find(second.reshape(-1).numpy())
         differ = (a != b) & (a != NONE) & (b != NONE)
         if not differ.any():
             return
-        pairs = np.unique(np.stack([a[differ], b[differ]], axis=1), axis=0)
-        meets_data = (pairs == DATA).any(axis=1)
+        low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
+        meets_data = low == DATA
         if meets_data.any():
-            self._fix_roots(pairs[meets_data].max(axis=1), reason)
-            pairs = pairs[~meets_data]
-        if not len(pairs):
+            self._fix_roots(high[meets_data], reason)
+            low, high = low[~meets_data], high[~meets_data]
+        if not len(low):
             return
-        nodes, edges = np.unique(pairs, return_inverse=True)
-        edges = edges.reshape(pairs.shape)
-        graph = coo_array(
-            (np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])),
-            shape=(len(nodes), len(nodes)),
-        )
-        _, component = connected_components(graph, directed=False)
-        smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
-        np.minimum.at(smallest, component, nodes)
-        fixed = np.zeros(component.max() + 1, dtype=bool)
-        np.logical_or.at(fixed, component, self._fixed[nodes])
-        target = np.arange(len(self._root))
-        target[nodes] = smallest[component]
-        self._root = target[self._root]
-        self._fixed[smallest] = fixed
-        self._loose[smallest] = False
+        met = np.concatenate([low, high])
+        fixed = met[self._fixed[met]]
+        while len(low):
+            # Each root goes under the smallest that it meets; what it met besides comes next.
+            np.minimum.at(self._up, high, low)
+            a, b = self._find(low), self._find(high)
+            low, high = np.minimum(a, b)[a != b], np.maximum(a, b)[a != b]
+        self._fixed[self._find(fixed)] = True
+        self._loose[self._find(met)] = False
         self.num_changes += 1
 
     def unite_along(self, labels: Tensor, axes: tuple[int, ...], reason: str) -> Tensor:
@@ -151,7 +159,7 @@ class LabelSpace:
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Mark the classes of ``labels`` as not removable, for ``reason``."""
-        roots = np.unique(self._root[narrowed(labels).reshape(-1).numpy()])
+        roots = np.unique(self._find(narrowed(labels).reshape(-1).numpy()))
         self._fix_roots(roots[roots > DATA], reason)
 
     def _fix_roots(self, roots: np.ndarray, reason: str) -> None:
@@ -163,20 +171,14 @@ class LabelSpace:
 
     def note(self, labels: Tensor, reason: str) -> None:
         """Remember why the classes of ``labels`` are about to be tied to one another."""
-        roots = np.unique(self._root[labels.reshape(-1).numpy()])
+        roots = np.unique(self._find(narrowed(labels).reshape(-1).numpy()))
         self._reasons.append((roots[roots > DATA], reason))
 
     def reasons(self, labels: Tensor) -> list[str]:
         """Return why the classes of ``labels`` are fixed or tied, each reason once, in order."""
-        wanted = np.unique(self._root[labels.reshape(-1).numpy()])
+        wanted = np.unique(self._find(narrowed(labels).reshape(-1).numpy()))
         found: dict[str, None] = {}
         for members, reason in self._reasons:
-            if reason not in found and np.isin(self._root[members], wanted).any():
+            if reason not in found and np.isin(self._find(members), wanted).any():
                 found[reason] = None
         return list(found)
-
-
-def _looked_up(table: np.ndarray, labels: Tensor) -> Tensor:
-    """Return the entry of a table for each label, repeated where the labels are."""
-    found = torch.from_numpy(np.asarray(table[narrowed(labels).numpy()]))
-    return found.expand(labels.shape)

@@ -76,6 +76,16 @@ class Pricing:
         return Cost(parameters, macs)
 
 
+def macs_by_class(run: Propagation) -> dict[int, float]:
+    """Return the multiply-accumulates that each class of labels needs without a weight."""
+    charged: dict[int, float] = defaultdict(float)
+    for labels, each in run.label_macs:
+        roots, counts = np.unique(run.space.roots(labels).numpy(), return_counts=True)
+        for root, count in zip(roots.tolist(), counts.tolist(), strict=True):
+            charged[root] += each * count
+    return charged
+
+
 def pricing_of(model: nn.Module, run: Propagation, communities: Iterable[Community]) -> Pricing:
     """Return the price list of a model from what its propagation counted.
 
@@ -88,11 +98,7 @@ def pricing_of(model: nn.Module, run: Propagation, communities: Iterable[Communi
         The price list.
     """
     parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    charged: dict[int, float] = defaultdict(float)
-    for labels, each in run.label_macs:
-        roots, counts = np.unique(run.space.roots(labels).numpy(), return_counts=True)
-        for root, count in zip(roots.tolist(), counts.tolist(), strict=True):
-            charged[root] += each * count
+    charged = macs_by_class(run)
     between = {}
     for community in communities:
         part = next(s for s in community.slices if (s.tensor, s.axis) in run.axis_labels)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.communities.broken import why_broken
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.program import Program
-from natsel.communities.rebinding import alike, attempts, candidates, conflict
+from natsel.communities.rebinding import REBOUND, alike, attempts, candidates, conflict, guesses
 from natsel.communities.surgery import permute, reference, remove
 from natsel.communities.trials import choices, stand_in
 
@@ -46,8 +48,17 @@ class Difference(NamedTuple):
 
 def difference(first: nn.Module, second: nn.Module, inputs: Inputs) -> Difference:
     """Run two models on the same inputs and measure how far their outputs are apart."""
+    return apart(outputs(first, inputs), outputs(second, inputs))
+
+
+def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return the tensors in what a model returns, without gradients."""
     with torch.no_grad():
-        ours, theirs = outputs_of(call(first, inputs)), outputs_of(call(second, inputs))
+        return outputs_of(call(model, inputs))
+
+
+def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Difference:
+    """Measure how far two lists of outputs are apart; the second is the scale."""
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return Difference(float("inf"), float("inf"), True, False)
     max_abs, scale, finite = 0.0, 0.0, True
@@ -69,7 +80,11 @@ def tolerance_for(model: nn.Module) -> float:
     return 1e-9 if dtypes == {torch.float64} else 1e-4
 
 
-class Trial(NamedTuple):
+NO_RUN = "the small model does not run"
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
     """What communities are tested on.
 
     Attributes:
@@ -82,9 +97,14 @@ class Trial(NamedTuple):
     inputs: Inputs
     tolerance: float
 
+    @cached_property
+    def dense(self) -> list[Tensor]:
+        """What the model returns."""
+        return outputs(self.model, self.inputs)
+
     def unfit(self) -> str | None:
         """Return why nothing can be shown on this model, or None."""
-        found = difference(self.model, self.model, self.inputs)
+        found = apart(outputs(self.model, self.inputs), self.dense)
         if not found.finite:
             return "nothing can be proven: outputs are not finite on the example inputs"
         if found.scale == 0:
@@ -100,25 +120,28 @@ class Trial(NamedTuple):
         for community in communities:
             if not community.exact and (reason := self._mixing(community)) is not None:
                 return reason
+        scale = 0.0
         for survivors in choices(communities):
             try:
-                small = remove(self.model, communities, survivors)
+                small = remove(self.model, communities, survivors, share=True)
+                ours = outputs(small, self.inputs)
                 masked = reference(self.model, communities, survivors, share=True)
-                found = difference(small, masked, self.inputs)
+                found = apart(ours, outputs(masked, self.inputs))
             except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-                return f"the small model does not run: {why_broken(error)}"
+                return f"{NO_RUN}: {why_broken(error)}"
             if not found.same_shape:
                 return "removing changes the shape of an output"
             if not found.finite:
                 return "removing makes outputs infinite or NaN"
             if not found.within(self.tolerance):
                 return f"removing is not masking: outputs differ by {found.max_abs:.3g}"
-        return None
+            scale = max(scale, found.scale)
+        return None if scale else "removing leaves only zeros in the outputs: they show nothing"
 
     def _mixing(self, community: Community) -> str | None:
         """Return that populations are told apart by more than what they own, or None."""
         order = torch.arange(community.size).roll(1)
-        found = difference(permute(self.model, community, order), self.model, self.inputs)
+        found = apart(outputs(permute(self.model, community, order), self.inputs), self.dense)
         if found.within(self.tolerance):
             return None
         return f"its populations cannot change places: outputs differ by {found.max_abs:.3g}"
@@ -149,15 +172,20 @@ def prove(
     trial_model, trial_inputs = stand_in(model, communities, inputs)
     tolerance = tolerance_for(trial_model)
     trial = Trial(trial_model, trial_inputs, max(tolerance, 1e-4) if casts else tolerance)
+    plain = list(communities)
+    found = {c.name: candidates(model, c) for c in plain}
+    # All at once first: that proves everything of most models.
+    for guess in guesses(plain, found):
+        failure = trial.failure(guess)
+        if failure is None:
+            return guess, []
+        if not failure.startswith(NO_RUN):
+            break
     if (reason := trial.unfit()) is not None:
         return [], [Refusal(c.name, c.size, reason) for c in communities]
-    plain = list(communities)
-    if trial.failure(plain) is None:
-        return plain, []
-    found = {c.name: candidates(model, c) for c in plain}
     # The layers of one model are mostly alike: one trial for all of a kind instead of one each.
     likely: dict[str, Community] = {}
-    for kind in ("head", "expert"):
+    for kind in REBOUND:
         members = [c for c in plain if c.kind == kind]
         solved = _solve(trial, members[0], found[members[0].name]) if members else None
         if isinstance(solved, Community):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,6 +14,10 @@ from natsel.communities.community import Community, Rebinding
 Item = TypeVar("Item")
 
 MAX_ATTEMPTS = 64
+MAX_GUESSES = 16
+REBOUND = ("head", "expert")
+"""Kinds of which the layers of a model mostly count the populations in the same way."""
+
 NUM_LEVELS = 3
 
 
@@ -85,6 +89,28 @@ def alike(community: Community, found: tuple[Rebinding, ...], solved: Community)
     names = {(bound.attribute, bound.per_population) for bound in solved.rebindings}
     same = tuple(b for b in found if (b.attribute, b.per_population) in names)
     return replace(community, rebindings=same)
+
+
+def guesses(
+    communities: Sequence[Community], found: Mapping[str, tuple[Rebinding, ...]]
+) -> Iterator[list[Community]]:
+    """Yield all communities with no rebinding, then with those that the first of a kind may need.
+
+    Args:
+        communities: of one model.
+        found: the candidates of each, by name.
+
+    Yields:
+        The communities, the members of a kind with numbers of the same names rebound.
+    """
+    firsts = {c.kind: c for c in reversed(communities) if c.kind in REBOUND}
+    tried = [list(enumerate(attempts(c, found[c.name]))) for c in firsts.values()]
+    together = sorted(itertools.product(*tried), key=lambda chosen: sum(i for i, _ in chosen))
+    for chosen in together[:MAX_GUESSES]:
+        solved = {community.kind: community for _, community in chosen}
+        yield [
+            alike(c, found[c.name], solved[c.kind]) if c.kind in solved else c for c in communities
+        ]
 
 
 def conflict(communities: Sequence[Community]) -> str | None:

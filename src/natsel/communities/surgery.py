@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from natsel.communities.adapters import adapt
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.program import Program
 from natsel.communities.routers import close
 from natsel.communities.tensors import owner, tensors_of
@@ -55,7 +55,11 @@ def cut(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 
 
 def remove(
-    model: nn.Module, communities: Iterable[Community], survivors: Mapping[str, Tensor]
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
 ) -> nn.Module:
     """Return a copy of a model that holds only the survivors; the model is not touched.
 
@@ -66,6 +70,7 @@ def remove(
         model: the model that the communities were found in.
         communities: whose populations may go.
         survivors: one boolean tensor ``[size]`` per community.
+        share: let the copy hold the very parameters of the model that are not cut.
 
     Returns:
         The smaller model.
@@ -73,14 +78,16 @@ def remove(
     communities = tuple(communities)
     tensors = tensors_of(model)
     kept = kept_indices(communities, survivors, tensors)
-    memo: dict[int, object] = {}
+    instead: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         if name in kept:
             smaller = cut(tensor, kept[name])
             if isinstance(tensor, nn.Parameter):
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
-            memo[id(tensor)] = smaller
-    small = copy.deepcopy(model, memo)
+            instead[id(tensor)] = smaller
+        elif share and isinstance(tensor, nn.Parameter):
+            instead[id(tensor)] = tensor
+    small = copied(model, instead)
     adapt(small)
     if isinstance(model, Program) and isinstance(small, Program):
         small.follow(model, kept)
@@ -97,7 +104,7 @@ def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
     """Return a copy of a model in which the populations of a community have changed places.
 
     It computes the same if, and only if, what a community owns is all that tells its populations
-    apart.
+    apart. Parameters in which nothing moves are shared with the model.
 
     Args:
         model: the model that the community was found in.
@@ -107,7 +114,9 @@ def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
     Returns:
         The model with permuted tensors.
     """
-    permuted = copy.deepcopy(model)
+    moving = {part.tensor for part in community.slices}
+    fixed = {id(p): p for name, p in model.named_parameters() if name not in moving}
+    permuted = copied(model, fixed)
     tensors = tensors_of(permuted)
     with torch.no_grad():
         for part in community.slices:
@@ -142,7 +151,7 @@ def reference(
     communities = tuple(communities)
     masked = silence(model, [c for c in communities if c.exact], survivors, share=share)
     inexact = [c for c in communities if not c.exact and c.name in survivors]
-    return remove(masked, inexact, survivors) if inexact else masked
+    return remove(masked, inexact, survivors, share=share) if inexact else masked
 
 
 def silence(
@@ -168,8 +177,8 @@ def silence(
     """
     communities = tuple(communities)
     changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
-    memo = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
-    masked = copy.deepcopy(model, memo)
+    same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
+    masked = copied(model, same)
     tensors = tensors_of(masked)
     with torch.no_grad():
         for community in communities:

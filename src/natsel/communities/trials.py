@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with_tensors
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.tensors import tensors_of
 
 MAX_DOUBLE_ELEMENTS = 1 << 23
 """Larger models are tested in their own precision: it takes half the time."""
 
-SHARES = (0.25, 0.4, 0.6, 0.75)
-MAX_LEVELS = 4
+SHARES = (0.25, 0.4, 0.5, 0.6, 0.75)
 
 
 def stand_in(
@@ -38,20 +38,25 @@ def stand_in(
         The copy and its inputs.
     """
     generator = torch.Generator().manual_seed(0)
-    double = copy.deepcopy(model)
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    size = sum(p.numel() for p in model.parameters())
+    as_it_is = kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS
+    # What gets no noise and keeps its precision stays as it is: a trial writes to no parameter.
+    shared = {id(p): p for p in model.parameters() if as_it_is and not _is_constant(p)}
+    double = copied(model, shared)
     owned = {s.tensor for c in communities for s in c.slices}
     parameters = dict(double.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors_of(double).items():
-            if (name in owned or name in parameters) and _is_constant(tensor):
+            if id(tensor) in shared or not (name in owned or name in parameters):
+                continue
+            if _is_constant(tensor):
                 tensor.copy_(_noise(tensor, generator))
     tensors = [_informative(x, generator) for x in tensors_of_inputs(inputs)]
     inputs = with_tensors(inputs, tensors)
-    kinds = {p.dtype for p in parameters.values() if p.is_floating_point()}
-    size = sum(p.numel() for p in parameters.values())
-    if kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS:
+    if as_it_is:
         return double, inputs
-    single = copy.deepcopy(double)
+    single = copied(double, {})
     exact = in_double(inputs)
     try:
         double.double()
@@ -63,7 +68,10 @@ def stand_in(
 
 
 def _is_constant(x: Tensor) -> bool:
-    return x.is_floating_point() and x.numel() > 1 and bool((x == x.reshape(-1)[0]).all())
+    if not x.is_floating_point() or x.numel() < 2:
+        return False
+    flat = x.reshape(-1)
+    return bool(flat[0] == flat[1]) and bool((flat == flat[0]).all())
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,8 +92,8 @@ def _informative(x: Tensor, generator: torch.Generator) -> Tensor:
 def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:
     """Yield selections of survivors that tell a removal that is masking from one that is not.
 
-    In each, a community keeps one of several shares of its populations, unevenly. Which of them it
-    is follows the digits of its number, so that any two communities keep different shares at least
+    In each, a community keeps one of several shares of its populations, unevenly, and not the
+    same one in all, where it has several. Any two communities keep different shares at least
     once: a split into equal halves is not mistaken for one that follows the populations.
 
     Args:
@@ -95,24 +103,56 @@ def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:
         One boolean tensor per community.
     """
     generator = torch.Generator().manual_seed(1)
+    for counts in zip(*_courses(communities), strict=True):
+        yield {
+            c.name: _alive(c.size, num_alive, generator)
+            for c, num_alive in zip(communities, counts, strict=True)
+        }
+
+
+def _courses(communities: Sequence[Community]) -> list[tuple[int, ...]]:
+    """Return how many each community keeps, selection by selection; as few selections as do."""
+    num_selections = 2
+    while (found := _distinct_courses(communities, num_selections)) is None:
+        num_selections += 1
+    return found
+
+
+def _distinct_courses(
+    communities: Sequence[Community], num_selections: int
+) -> list[tuple[int, ...]] | None:
+    """Give each community a course of its own in which it loses something, or return None."""
     levels = [_levels(c.size, c.minimum) for c in communities]
-    base = max(2, min((len(found) for found in levels), default=2))
-    num_rounds = 2
-    while base**num_rounds <= len(communities):
-        num_rounds += 1
-    for power in range(num_rounds):
-        chosen = {}
-        for number, (community, counts) in enumerate(zip(communities, levels, strict=True), 1):
-            digit = number // base**power % base
-            num_alive = counts[digit * (len(counts) - 1) // (base - 1)]
-            chosen[community.name] = _alive(community.size, num_alive, generator)
-        yield chosen
+    kinds = dict.fromkeys(zip((c.size for c in communities), levels, strict=True))
+    open_courses = {kind: _several_first(kind[1], num_selections) for kind in kinds}
+    taken: set[tuple[float, ...]] = set()
+    found: dict[int, tuple[int, ...]] = {}
+    # Those with the fewest levels choose first.
+    for number in sorted(range(len(levels)), key=lambda i: len(levels[i])):
+        size = communities[number].size
+        for course in open_courses[size, levels[number]]:
+            shares = tuple(count / size for count in course)
+            if min(shares) < 1 and shares not in taken:
+                taken.add(shares)
+                found[number] = course
+                break
+        else:
+            return None
+    return [found[number] for number in range(len(levels))]
 
 
-def _levels(size: int, minimum: int) -> list[int]:
+def _several_first(counts: tuple[int, ...], num_selections: int) -> Iterator[tuple[int, ...]]:
+    """Yield every sequence of counts, those that are the same throughout at the end."""
+    starts = [i * len(counts) // num_selections for i in range(num_selections)]
+    rotated = [counts[start:] + counts[:start] for start in starts]
+    yield from (course for course in itertools.product(*rotated) if len(set(course)) > 1)
+    yield from ((count,) * num_selections for count in counts)
+
+
+def _levels(size: int, minimum: int) -> tuple[int, ...]:
     """Return how many may be kept, from few to all but one; of two, one or both."""
     counts = {round(size * share) for share in SHARES} | {size - 1, max(2, size - 1)}
-    return sorted(n for n in counts if minimum <= n <= size)[-MAX_LEVELS:]
+    return tuple(sorted(n for n in counts if max(minimum, 1) <= n <= size))
 
 
 def _alive(size: int, num_alive: int, generator: torch.Generator) -> Tensor:

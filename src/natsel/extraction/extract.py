@@ -16,8 +16,7 @@ from natsel.communities.surgery import remove
 from natsel.extraction.compensation import compensate as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import check_model, communities_of
-from natsel.extraction.verify import verify as compare
+from natsel.extraction.verify import check_model, communities_of, confirm
 
 
 def extract(
@@ -73,7 +72,7 @@ def extract(
     check_model(base, known)
     small = remove(base, known.values(), checked)
     if verify:
-        compare(base, small, checked, known.example_inputs).require()
+        confirm(base, small, checked, known)
     plan = Plan.describe(model, small, checked, known)
     if compensate is not None:
         done = absorb(base, small, checked, compensate, communities=known)

@@ -138,8 +138,7 @@ def verify(
     masked = reference(base, known.values(), checked)
     found = _compare(small, masked, inputs)
     if tolerance is None:
-        precisions = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        tolerance = max((TOLERANCE.get(d, COARSE_TOLERANCE) for d in precisions), default=1e-5)
+        tolerance = _tolerance_of(model)
     exact = _in_float64(small, masked, inputs)
     cut = any(not c.exact and not bool(checked[n].all()) for n, c in known.items() if n in checked)
     stated = _compare(small, silence(base, known.values(), checked), inputs) if cut else None
@@ -181,6 +180,30 @@ def with_masked_values(
                 refuse("small", type(small).__name__, f"a model with {name} as extraction cuts it")
             mine[name].copy_(plain[name])
     return result
+
+
+def confirm(base: nn.Module, small: nn.Module, survivors: Survivors, known: Communities) -> None:
+    """Make sure of what decides in :func:`verify`, and leave out what it merely states.
+
+    Args:
+        base: the model that was extracted from, without gates.
+        small: what was extracted.
+        survivors: what it was extracted for.
+        known: what they belong to.
+
+    Raises:
+        VerificationError: if the two differ on the communities' example inputs.
+    """
+    masked = reference(base, known.values(), survivors, share=True)
+    found = _compare(small, masked, known.example_inputs)
+    tolerance = _tolerance_of(base)
+    passed = found.within(tolerance)
+    Verification(found.max_abs, found.max_rel, None, tolerance, passed).require()
+
+
+def _tolerance_of(model: nn.Module) -> float:
+    precisions = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return max((TOLERANCE.get(d, COARSE_TOLERANCE) for d in precisions), default=1e-5)
 
 
 def _compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference:
