@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import audit, bench, evolve, inspect, prune, reproduce
+from natsel.cli import audit, bench, evolve, inspect, prune, reproduce, spectrum
 from natsel.cli.console import WRONG_INPUT, one_line
 
 
@@ -64,6 +64,7 @@ app.command("inspect")(inspect.inspect)
 app.command("prune")(prune.prune)
 app.command("verify")(prune.verify)
 app.command("audit")(audit.audit)
+app.command("spectrum")(spectrum.spectrum)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(bench.app, name="bench")
 

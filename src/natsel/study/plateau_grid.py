@@ -60,7 +60,6 @@ class PlateauGrid:
         if PLATEAU not in self.classes:
             refuse("classes", ",".join(self.classes), f"a list with {PLATEAU}, the plateau's class")
         choose("optimizer", self.optimizer, OPTIMIZERS)
-        check_device(self.device)
         least = {"search_images": 8, "held_images": 8, "adaptive_images": 20, "population": 2}
         for argument in (*least, "seeds", "generations"):
             value = getattr(self, argument)

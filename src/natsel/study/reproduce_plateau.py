@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.errors import choose
 from natsel.common.files import read_json, write_json
@@ -252,11 +252,16 @@ def trained_network(
 
 def on_device(splits: Splits, device: str) -> Splits:
     """Return splits whose tensors are on a device."""
-    parts = {
-        name: tuple(t.to(device) for t in getattr(splits, name))
-        for name in ("train", "validation", "test")
-    }
-    return replace(splits, **parts)
+
+    def moved(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return part[0].to(device), part[1].to(device)
+
+    return replace(
+        splits,
+        train=moved(splits.train),
+        validation=moved(splits.validation),
+        test=moved(splits.test),
+    )
 
 
 def _save(model: nn.Module, splits: Splits, saved: Path) -> None:

@@ -13,7 +13,7 @@ from natsel.study import environment, folder
 from natsel.study.jobs import default_workers, run_jobs
 from natsel.study.plateau_cell import run_cell
 from natsel.study.plateau_claims import Claim, claims
-from natsel.study.plateau_grid import PLATEAU, PlateauGrid, cells, digest
+from natsel.study.plateau_grid import PLATEAU, PlateauGrid, cells, check_device, digest
 from natsel.study.plateau_table import (
     Outcomes,
     Rows,
@@ -60,6 +60,7 @@ def run_spectrum(
         ValueError: if an argument is not allowed.
     """
     target = Path(out)
+    check_device(grid.device)
     opened, splits = open_for(model, data, 0)
     if splits is None or splits.task is not None:
         refuse("data", data, "a data set of images with one class each")
