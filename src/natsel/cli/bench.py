@@ -99,3 +99,39 @@ def peers(
             voice.words.print(f"{result['large']}, {row['tool']}: {seconds}")
         voice.words.print(f"Page: {out / 'peers.md'}")
         voice.result(result)
+
+
+@app.command("search")
+def search(
+    model: Annotated[str, typer.Argument(help="A trained model's folder, or hf:NAME.")],
+    data: Annotated[str, typer.Option(help="A data set of images.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the neurons that goes.")] = 0.7,
+    images: Annotated[int, typer.Option(help="Samples that are searched on.")] = 2000,
+    population: Annotated[int, typer.Option(help="Candidates in a generation.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Generations.")] = 3,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Candidates per second of a search, against the loop that copies, masks and runs all."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_search import bench_search
+
+        with voice.progress() as progress:
+            result = bench_search(
+                model,
+                data,
+                sparsity=sparsity,
+                images=images,
+                population=population,
+                repeats=repeats,
+                progress=progress,
+            )
+        voice.words.print(
+            f"{result['race_per_second']:.2f} candidates per second against "
+            f"{result['plain_per_second']:.2f} of the plain loop: {result['ratio']:.1f} times "
+            f"({result['ratio_low']:.1f} to {result['ratio_high']:.1f}); the winner is at most "
+            f"{100 * result['behind']:.2f} points behind the plain loop's.",
+            markup=False,
+        )
+        voice.result(result)

@@ -20,7 +20,12 @@ def prune(
     budget: Annotated[
         str, typer.Option(help="sparsity, parameters, macs or latency, =SHARE.")
     ] = "macs=0.5",
-    scorer: Annotated[str, typer.Option(help="What decides who survives.")] = "magnitude",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Short for --budget sparsity=SHARE.", show_default=False)
+    ] = None,
+    scorer: Annotated[
+        str, typer.Option(help="What decides who survives; adaptive chooses by proof.")
+    ] = "magnitude",
     data: Annotated[str | None, typer.Option(help="A data set to score and measure on.")] = None,
     scope: Annotated[str, typer.Option(help="community or global.")] = "community",
     normalize: Annotated[str, typer.Option(help="rank, mean or none (global).")] = "rank",
@@ -49,7 +54,7 @@ def prune(
 
         config = PruneConfig(
             model=model,
-            budget=budget,
+            budget=budget if sparsity is None else f"sparsity={sparsity!r}",
             scorer=scorer,
             data=data,
             scope=scope,
@@ -66,6 +71,8 @@ def prune(
             result = run(config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(result["summary"], markup=False)
+        if result["adaptive"] is not None:
+            voice.words.print(result["adaptive"]["sentence"], markup=False)
         _say_verified(voice, "extracted = masked", result["verification"])
         if result["compensation"] is not None:
             voice.words.print(result["compensation"]["summary"], markup=False)

@@ -23,7 +23,7 @@ def spectrum(
     population: Annotated[int, typer.Option(help="Candidates a round.")] = 8,
     search_images: Annotated[int, typer.Option(help="Samples that are searched on.")] = 2000,
     held_images: Annotated[int, typer.Option(help="Samples that are reported on.")] = 5000,
-    adaptive_images: Annotated[int, typer.Option(help="Samples of the adaptive pruner.")] = 3000,
+    adaptive_images: Annotated[int, typer.Option(help="Samples of the adaptive pruner.")] = 5000,
     compensate: Annotated[bool, typer.Option(help="Also repair in closed form.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,

@@ -32,7 +32,7 @@ DATA_AWARE = ("joint", "contribution", "wanda", "taylor", "variance")
 NEED_LABELS = ("taylor",)
 SCOPES: tuple[Scope, ...] = ("community", "global")
 SEARCHED = ("V1", "NL_sin", "A5")
-RACING = 0.6
+RACING = 0.5
 """The share of the search split that contenders race on; the rest confirms the winner."""
 
 
@@ -112,7 +112,7 @@ def adapt(
     """Choose the scorer for one model at one budget, by proof on a search split.
 
     The plateau (the norm of incoming weights, ranked within each community) is the incumbent. Every
-    contender selects to the same budget; they race on the first 60 % of the samples, and the
+    contender selects to the same budget; they race on half of the samples, and the
     fastest replaces the plateau only if it is better on the other samples by an exact one-sided
     McNemar test. So with samples like those that it will meet, it is worse than magnitude only by
     the error that the level allows.

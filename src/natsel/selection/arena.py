@@ -111,6 +111,10 @@ class Arena:
             self.num_images += stop - start
         return known[:stop]
 
+    def known(self, survivors: Mapping[str, Tensor]) -> Tensor:
+        """Return what is known already of a selection, without running anything."""
+        return self._known.get(key_of(survivors), torch.zeros(0, dtype=torch.bool))
+
     def accuracy(self, survivors: Mapping[str, Tensor]) -> float:
         """Return the share of all samples that are predicted rightly by what survives."""
         return float(self.correct(survivors).double().mean())

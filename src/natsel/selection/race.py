@@ -14,6 +14,7 @@ RUNGS = (0.125, 0.25, 0.5, 1.0)
 """Shares of the samples after which a race looks who goes on."""
 CLEARLY = 1.5
 """By how many standard errors behind the leader a candidate is clearly worse."""
+BEHIND = 1e-6
 
 
 def race(
@@ -39,7 +40,8 @@ def race(
 
     Returns:
         ``[m]``: the leader's accuracy plus the paired difference on the samples seen. Of those
-        that went all the way it is their accuracy.
+        that went all the way it is their accuracy, and the largest value is one of theirs (unless
+        none went all the way: then all are behind the leader).
     """
     best = arena.correct(leader)
     keys = [key_of(c) for c in candidates]
@@ -56,4 +58,9 @@ def race(
         running = sorted((k for k in running if not behind[k]), key=lambda k: -values[k])
         if halving:
             running = running[: math.ceil(len(running) / 2)]
+    # A stopped candidate was estimated on few samples: it ranks behind the best that finished.
+    finished = [k for k in values if len(arena.known(by_key[k])) == len(arena)]
+    best_value = max((values[k] for k in finished), default=float(best.double().mean()))
+    for key in set(values) - set(finished):
+        values[key] = min(values[key], best_value - BEHIND)
     return torch.tensor([values[key] for key in keys], dtype=torch.float64)

@@ -132,24 +132,22 @@ def whole(survivors: Mapping[str, Tensor], communities: Communities) -> Survivor
 def split_images(cell: Cell, splits: Splits) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the search, adaptive and held-out samples of a cell.
 
-    Search and adaptive ones are parts of the validation split, held-out ones of the test split.
+    Search and adaptive ones are parts of the validation split, which may overlap: neither is
+    reported on. Held-out ones are of the test split.
 
     Raises:
         ValueError: if there are too few, or a held-out sample is also one that is chosen on.
     """
     inputs, labels = splits.validation
-    wanted = cell.search_images + cell.adaptive_images
-    if wanted > len(inputs):
-        refuse(
-            "search_images + adaptive_images",
-            wanted,
-            f"at most {len(inputs)}, the validation split",
-        )
+    for argument in ("search_images", "adaptive_images"):
+        if getattr(cell, argument) > len(inputs):
+            allowed = f"at most {len(inputs)}, the validation split"
+            refuse(argument, getattr(cell, argument), allowed)
     if cell.held_images > len(splits.test[0]):
         refuse("held_images", cell.held_images, f"at most {len(splits.test[0])}, the test split")
     generator = torch.Generator().manual_seed(cell.seed)
     order = torch.randperm(len(inputs), generator=generator)
-    search, adaptive = order[: cell.search_images], order[cell.search_images : wanted]
+    search, adaptive = order[: cell.search_images], order[-cell.adaptive_images :]
     held = tuple(t[: cell.held_images] for t in splits.test)
     overlap = contents(held[0]) & (contents(inputs[search]) | contents(inputs[adaptive]))
     if overlap:

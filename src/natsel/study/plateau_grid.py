@@ -32,7 +32,7 @@ class PlateauGrid:
         kinds: of the communities that are cut; the others stay whole.
         search_images: samples of the search split.
         held_images: samples of the held-out split, which nothing is chosen on.
-        adaptive_images: further samples of the validation split, for the adaptive pruner.
+        adaptive_images: samples of the validation split, for the adaptive pruner.
         optimizer: of the fusion weights.
         generations: how often it is asked.
         population: candidates each time.
@@ -46,7 +46,7 @@ class PlateauGrid:
     kinds: tuple[str, ...] = KINDS
     search_images: int = 2000
     held_images: int = 5000
-    adaptive_images: int = 3000
+    adaptive_images: int = 5000
     optimizer: str = "dbo"
     generations: int = 5
     population: int = 8

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, first_line, refuse
+from natsel.common.files import write_json
 from natsel.communities import Communities, discover
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
+from natsel.features import CLASSES, feature_class, fuse, matrices
 from natsel.fitness import FITNESS, score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened
 from natsel.models import MODELS, TASKS
 from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.selection.adaptive import STATISTIC, Adapted, adapt
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
@@ -29,6 +32,7 @@ from natsel.study.splits import Splits, load_splits
 from natsel.study.training import Progress, silent
 
 NUM_VERIFIED = 64
+ADAPTIVE = "adaptive"
 BUDGETS: dict[str, Callable[[float], Budget]] = {
     "sparsity": Sparsity,
     "parameters": Parameters,
@@ -45,7 +49,8 @@ class PruneConfig:
     Attributes:
         model: what ``natsel.open_model`` opens.
         budget: ``NAME=SHARE`` with a name of ``BUDGETS``.
-        scorer: a registered fitness.
+        scorer: a registered fitness, a feature class of the magnitude's rank, or "adaptive", which
+            chooses among them on the validation split.
         data: name of a data set, for scorers that read one, and to measure accuracy; or None.
         scope: "community" or "global".
         normalize: "rank", "mean" or "none".
@@ -74,9 +79,10 @@ class PruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        fitness = FITNESS[choose("scorer", self.scorer, FITNESS)]
-        reads = fitness.needs_gradient or fitness.statistic is not None
-        if reads and self.data is None:
+        choose("scorer", self.scorer, (*FITNESS, *CLASSES, ADAPTIVE))
+        fitness = FITNESS.get(self.scorer)
+        reads = fitness is not None and (fitness.needs_gradient or fitness.statistic is not None)
+        if (reads or self.scorer == ADAPTIVE) and self.data is None:
             refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
         if self.compensate and self.data is None:
             refuse("data", None, "the name of a data set: compensation reads one")
@@ -180,17 +186,34 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         refuse("model", config.model, f"one with something that can be removed ({reasons})")
     step(2)
     data = calibration(splits, config.seed) if splits is not None else None
-    scores = score(communities, config.scorer, data=data)
-    step(3)
-    survivors = select(
-        scores,
-        parse_budget(config.budget),
-        scope=cast(Scope, config.scope),
-        normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
-        multiple_of=config.multiple_of,
-        include=config.include or None,
-        exclude=config.exclude or None,
-    )
+    options: dict[str, Any] = {
+        "multiple_of": config.multiple_of,
+        "include": config.include or None,
+        "exclude": config.exclude or None,
+    }
+    adapted: Adapted | None = None
+    if config.scorer == ADAPTIVE:
+        assert splits is not None
+        adapted = adapt(
+            communities,
+            parse_budget(config.budget),
+            *splits.validation,
+            calibration=data,
+            generator=torch.Generator().manual_seed(config.seed),
+            **options,
+        )
+        survivors = adapted.survivors
+    else:
+        scores = _scores(communities, config.scorer, data)
+        step(3)
+        survivors = select(
+            scores,
+            parse_budget(config.budget),
+            communities=communities,
+            scope=cast(Scope, config.scope),
+            normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
+            **options,
+        )
     predicted = preview(opened.model, survivors, measure=config.measure)
     step(4)
     small = extract(opened.model, survivors, verify=False)
@@ -211,6 +234,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "parameters": [predicted.dense.parameters, predicted.small.parameters],
         "macs": [predicted.dense.macs, predicted.small.macs],
         "verification": asdict(verification),
+        "adaptive": adapted and adapted.plain(),
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
         "accuracy": _accuracies(models, splits),
         "summary": predicted.summary(),
@@ -220,8 +244,19 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "out": str(folder),
     }
     save(small, folder)
+    write_json(folder / "result.json", result)
     progress("prune: done", len(steps), len(steps))
     return result
+
+
+def _scores(
+    communities: Communities, scorer: str, data: list[tuple[Tensor, Tensor]] | None
+) -> Mapping[str, Tensor]:
+    """Score by a registered fitness, or by features of the magnitude's rank."""
+    if scorer not in CLASSES:
+        return score(communities, scorer, data=data)
+    statistics = score(communities, STATISTIC)
+    return fuse(matrices(statistics, feature_class(scorer).features))
 
 
 def verify_saved(

@@ -15,7 +15,7 @@ from natsel.common.files import read_json, write_json
 from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.extraction import extract
-from natsel.features import CLASSES
+from natsel.features import CLASSES, NINE
 from natsel.io import save
 from natsel.models import build
 from natsel.selection.survivors import all_survive
@@ -67,7 +67,7 @@ PRESETS: dict[str, Preset] = {
             seeds=2,
             search_images=100,
             held_images=300,
-            adaptive_images=100,
+            adaptive_images=200,
             generations=3,
             population=4,
         ),
@@ -75,16 +75,15 @@ PRESETS: dict[str, Preset] = {
     "cpu": Preset(
         "cifar10",
         {
-            "dim": 128,
-            "depth": 6,
-            "heads": 4,
-            "mlp_ratio": 0.5,
-            "patch": 2,
+            "dim": 96,
+            "depth": 3,
+            "heads": 3,
+            "mlp_ratio": 3.0,
+            "patch": 4,
             "pool": "mean",
-            "stem": (48, 96),
         },
-        Recipe(epochs=10, batch_size=128, learning_rate=1e-3),
-        PlateauGrid(sparsities=(0.5, 0.6, 0.7, 0.8, 0.9), classes=ALL_CLASSES),
+        Recipe(epochs=6, batch_size=128, learning_rate=1e-3),
+        PlateauGrid(classes=(*NINE, "Bump"), search_images=1500, adaptive_images=3000),
     ),
     "paper": Preset(
         "cifar10",
