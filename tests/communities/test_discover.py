@@ -34,7 +34,7 @@ from natsel.communities.propagation import RULES
 from natsel.communities.quiet import without_words
 
 L = nn.Linear
-VEC = torch.randn(2, 5)
+VEC = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
 MNIST = torch.randn(2, 1, 28, 28)
 NETWORKS = {
     "mlp": {"hidden": [12, 7]},

@@ -10,14 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import natsel
+from natsel.cli.main import app
 from natsel.common.files import read_json
+from natsel.io import save
+from natsel.models import build
 from natsel.report import plateau_markdown, write_plateau_report
+from natsel.selection.survivors import all_survive
 from natsel.study import plateau_cell, reproduce_plateau
+from natsel.study.bench_search import bench_search
 from natsel.study.plateau_cell import contents, pack, split_images, unpack
 from natsel.study.plateau_claims import FAILS, HOLDS, UNKNOWN, claims, verdict
 from natsel.study.plateau_grid import Cell, PlateauGrid, cells
 from natsel.study.plateau_table import Outcomes, class_of, sensitivity, spectrum, table, won_back
+from natsel.study.spectrum import run_spectrum
 from natsel.study.splits import Splits
 from natsel.study.statistics import Comparison, paired_samples
 
@@ -244,6 +252,62 @@ def test_the_report_is_one_page_that_escapes_names(
     page = write_plateau_report(tmp_path).read_text()
     assert "<script>alert(1)" not in page
     assert "Escape from the plateau" in page
+
+
+def test_any_saved_model_has_a_spectrum_from_the_command_line(
+    smoke: tuple[Path, list[Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    model = smoke[0] / "networks" / "seed-0" / "model"
+    sizes = "--search-images 40 --adaptive-images 40 --held-images 60 --generations 1"
+    call = [
+        *("spectrum", str(model), "--data", "digits", "--out", str(tmp_path / "s"), "--json"),
+        *("--sparsity", "0.5,0.8", "--classes", "V1a,A5", "--seeds", "2", "--workers", "1"),
+        *sizes.split(),
+        *("--population", "2", "--optimizer", "cma", "--quiet"),
+    ]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert [z["sparsity"] for z in summary["spectrum"]] == [0.5, 0.8]
+    assert (tmp_path / "s" / "report.html").is_file()
+    wrong = [a if a != "0.5,0.8" else "0.8,0.5" for a in call]
+    assert CliRunner().invoke(app, wrong).exit_code == 2
+
+
+def test_a_race_finds_what_the_plain_loop_finds(
+    smoke: tuple[Path, list[Any], dict[str, Any]],
+) -> None:
+    model = smoke[0] / "networks" / "seed-0" / "model"
+    found = bench_search(str(model), "digits", images=160, population=6, repeats=2)
+    assert found["behind"] < 0.05
+    assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
+
+
+def test_prune_says_what_adaptive_chose(
+    smoke: tuple[Path, list[Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    model = smoke[0] / "networks" / "seed-0" / "model"
+    call = ["prune", str(model), "--data", "digits", "--scorer", "adaptive", "--sparsity", "0.5"]
+    call += ["--include", "blocks.*.mlp.0", "--no-measure", "--json", "--out", str(tmp_path / "p")]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    adaptive = json.loads(result.stdout)["adaptive"]
+    assert adaptive["chosen"] in {c["name"] for c in adaptive["contenders"]}
+    assert "plateau" in adaptive["sentence"]
+    assert read_json(tmp_path / "p" / "result.json")["adaptive"] == adaptive
+
+
+def test_a_model_that_predicts_one_class_is_refused(tmp_path: Path) -> None:
+    model = build("mlp", in_shape=(1, 8, 8), num_classes=10, hidden=(16,))
+    with torch.no_grad():
+        model.get_parameter("layers.2.bias")[3] = 1e4
+    communities = natsel.discover(model, torch.zeros(1, 1, 8, 8))
+    save(natsel.extract(model, all_survive(communities)), tmp_path / "one")
+    grid = PlateauGrid(
+        sparsities=(0.5,), seeds=1, search_images=20, held_images=20, adaptive_images=20
+    )
+    with pytest.raises(ValueError, match="predicts more than one class"):
+        run_spectrum(str(tmp_path / "one"), "digits", grid, tmp_path / "out", workers=1)
 
 
 def test_presets_and_devices_are_checked(tmp_path: Path) -> None:

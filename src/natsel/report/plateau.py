@@ -182,13 +182,20 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
             "layout": layout(
                 height=420,
                 xaxis=axis("share removed", tickformat=".0%", tickvals=sparsities),
-                yaxis=axis("held-out accuracy", tickformat=".0%"),
+                yaxis=axis("held-out accuracy", tickformat=".0%", range=_ends(rows, level)),
                 legend={"orientation": "h", "y": -0.2},
             ),
         },
         "Accuracy against sparsity for the plateau, feature classes, scorers and adaptive.",
         "Mean over networks with the 95 % interval (Student). V1a is the plateau.",
     )
+
+
+def _ends(rows: Sequence[Mapping[str, Any]], dense: float) -> list[float]:
+    """Return where the axis of accuracies ends: means and room, whatever two seeds' intervals."""
+    means = [r["mean"] for r in rows] + [dense]
+    room = 0.15 * (max(means) - min(means)) + 0.01
+    return [max(0.0, min(means) - room), min(1.0, max(means) + room)]
 
 
 def _escape(rows: Sequence[Mapping[str, Any]]) -> Picture:

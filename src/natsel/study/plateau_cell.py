@@ -60,6 +60,9 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         for name, (inputs, labels) in split_images(cell, splits).items()
     }
     held, search = (Arena(communities, *parts[name]) for name in ("held", "search"))
+    num_predicted = len(held.predicted_classes())
+    if num_predicted < 2:
+        refuse("network", cell.network, "a model that predicts more than one class")
     data = [(x.to(device), y.to(device)) for x, y in calibration(splits, cell.seed)]
     selected = _selections(cell, communities, search, data)
     generator = torch.Generator().manual_seed(cell.seed)
@@ -98,7 +101,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         ),
         "independence": _independence(cell, communities),
         "num_held": len(held),
-        "num_classes_predicted": len(held.predicted_classes()),
+        "num_classes_predicted": num_predicted,
         "seconds": time.perf_counter() - started,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +32,10 @@ class CMAES:
     def __init__(
         self, dimension: int, *, generations: int, population: int, generator: torch.Generator
     ) -> None:
-        cma = require("cma", "search")
+        with warnings.catch_warnings():
+            # It misses matplotlib, which nothing here draws with.
+            warnings.simplefilter("ignore", UserWarning)
+            cma = require("cma", "search")
         self.dimension = dimension
         self.population = population
         self.generator = generator
