@@ -12,7 +12,7 @@ from natsel import models
 from natsel.communities.gates import fold, install, is_gated, ungated_name
 from natsel.communities.surgery import silence
 
-VEC = torch.randn(2, 5, dtype=torch.float64)
+VEC = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 TOK = torch.tensor([[1, 2, 0, 4]])
 IMG = torch.randn(2, 1, 14, 14, dtype=torch.float64)
 

@@ -13,7 +13,7 @@ from torch import nn
 from natsel.communities.surgery import remove
 
 L = nn.Linear
-VEC = torch.randn(2, 3)
+VEC = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 SEQ = torch.randn(2, 3, 5)
 IMG = torch.randn(2, 2, 6, 6)
 VOL = torch.randn(1, 2, 4, 4, 4)
