@@ -342,7 +342,7 @@ def test_the_smallest_slice_of_the_paper_preset_runs_on_the_processor(
         found = plain(name)
         parts = {
             n: tuple(t[:count] for t in getattr(found, n))
-            for n, count in (("train", 512), ("validation", 64), ("test", 32))
+            for n, count in (("train", 64), ("validation", 64), ("test", 32))
         }
         return replace(found, **parts)  # type: ignore[arg-type]
 
