@@ -15,6 +15,9 @@ from natsel.common.errors import refuse
 Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 """Positional inputs, or named ones as models of the transformers library take them."""
 
+IGNORED = -100
+"""Label of a place that is not predicted, as ``torch.nn.functional.cross_entropy`` has it."""
+
 
 def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> Inputs:
     """Return example inputs as a tuple of tensors, or as a dictionary where they have names.

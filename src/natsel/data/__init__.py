@@ -6,11 +6,11 @@
 (torch.Size([1437, 1, 8, 8]), torch.Size([360, 1, 8, 8]))
 """
 
+from natsel.common.calls import IGNORED
 from natsel.data.augment import crop_and_flip
 from natsel.data.batching import Augment, batches, split
 from natsel.data.loading import Dataset, load, names
 from natsel.data.text import (
-    IGNORED,
     TEXTS,
     Text,
     load_text,

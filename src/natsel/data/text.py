@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from natsel.common.calls import IGNORED
 from natsel.common.errors import choose, refuse
 
 TEXTS = ("tinyshakespeare",)
 FILE = "input.txt"
-IGNORED = -100
-"""Label of a place that is not predicted, as ``torch.nn.functional.cross_entropy`` has it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from natsel.report.facts import Facts
-from natsel.report.figures import Figure, label, layout
+from natsel.report.figures import DIVERGING_SCALE, Figure, label, layout
 from natsel.report.formats import sparsity_label
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
 
 NUM_OPEN_COMMUNITIES = 2
 MEASURES = {"jaccard_survivors": "shared survivors", "jaccard_removed": "shared removals"}
 SHARE_SCALE = [[0, "@survivor/0.02"], [1, "@survivor/0.6"]]
-CORRELATION_SCALE = [[0, "@dead/0.7"], [0.5, "@dead/0.02"], [0.5, "@survivor/0.02"]]
-CORRELATION_SCALE += [[1, "@survivor/0.6"]]
 
 
 def write_audit_report(folder: str | Path) -> Path:
@@ -108,7 +106,7 @@ def heat_map(
                 "zmax": 1,
                 "xgap": 2,
                 "ygap": 2,
-                "colorscale": CORRELATION_SCALE if low < 0 else SHARE_SCALE,
+                "colorscale": DIVERGING_SCALE if low < 0 else SHARE_SCALE,
                 "showscale": False,
             }
         ],

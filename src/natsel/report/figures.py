@@ -24,6 +24,9 @@ Figure = dict[str, Any]
 Row = dict[str, Any]
 
 NUM_BINS = 40
+DIVERGING_SCALE = [[0, "@dead/0.7"], [0.5, "@dead/0.02"], [0.5, "@survivor/0.02"]]
+DIVERGING_SCALE += [[1, "@survivor/0.6"]]
+"""From least to most, with nothing in the middle."""
 
 
 def label(text: object, limit: int = 40) -> str:

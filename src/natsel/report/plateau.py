@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from natsel.report.facts import Facts
-from natsel.report.figures import Figure, Row, axis, label, layout
+from natsel.report.figures import DIVERGING_SCALE, Figure, Row, axis, label, layout
 from natsel.report.formats import sparsity_label
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
 
@@ -24,8 +24,6 @@ COLOURS = (
     "@muted",
     "@ink",
 )
-ESCAPE_SCALE = [[0, "@dead/0.7"], [0.5, "@dead/0.02"], [0.5, "@survivor/0.02"]]
-ESCAPE_SCALE += [[1, "@survivor/0.6"]]
 
 
 def write_plateau_report(folder: str | Path) -> Path:
@@ -224,7 +222,7 @@ def _escape(rows: Sequence[Mapping[str, Any]]) -> Picture:
                 "zmax": largest,
                 "xgap": 2,
                 "ygap": 2,
-                "colorscale": ESCAPE_SCALE,
+                "colorscale": DIVERGING_SCALE,
                 "showscale": False,
             }
         ],

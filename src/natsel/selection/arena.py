@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from natsel.common.calls import logits_of
+from natsel.common.calls import IGNORED, logits_of
 from natsel.common.errors import refuse
 from natsel.communities import Communities, Community
 from natsel.communities.discover import evaluating
@@ -21,7 +21,6 @@ from natsel.communities.tensors import owner, tensors_of
 BATCH = 500
 PLAIN = ("neuron", "filter")
 """Kinds whose modules run on fewer populations as they are: no number in them holds the count."""
-IGNORED = -100
 
 
 def key_of(survivors: Mapping[str, Tensor]) -> str:
@@ -189,12 +188,7 @@ def _runs_cut(model: nn.Module, community: Community) -> bool:
         return False
     for part in community.slices:
         module, _ = owner(model, part.tensor)
-        simple = isinstance(module, nn.Linear | nn.modules.batchnorm._BatchNorm) or (
-            isinstance(module, nn.modules.conv._ConvNd)
-            and module.groups == 1
-            and not module.transposed
-        )
-        if type(module).forward not in _FORWARDS or not simple:
+        if type(module).forward not in _FORWARDS or getattr(module, "groups", 1) != 1:
             return False
     return True
 

@@ -17,10 +17,11 @@ from natsel.features import feature_class, fuse, matrices
 from natsel.features.search.random import uniform
 from natsel.fitness import score
 from natsel.selection import Sparsity, Survivors, select
+from natsel.selection.adaptive import STATISTIC
 from natsel.selection.arena import Arena
 from natsel.selection.race import race
 from natsel.study import environment
-from natsel.study.plateau_cell import STATISTIC, only, predictions
+from natsel.study.plateau_cell import only, predictions
 from natsel.study.prune import open_for
 from natsel.study.training import Progress, silent
 

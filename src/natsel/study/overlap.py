@@ -127,7 +127,9 @@ def weighted_mean(values: Sequence[float | None], weights: Sequence[int]) -> flo
     return sum(v * w for v, w in known) / sum(w for _, w in known) if known else None
 
 
-def check_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
+def check_sparsities(
+    sparsities: Sequence[float], argument: str = "sparsities"
+) -> tuple[float, ...]:
     """Return the sparsities if they are shares in (0, 1), ascending, each once.
 
     Raises:
@@ -139,11 +141,11 @@ def check_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
         ValueError: sparsities=[0.7, 0.5] is not allowed: expected ascending, each once
     """
     if not isinstance(sparsities, list | tuple) or not sparsities:
-        refuse("sparsities", sparsities, "at least one number in (0, 1), in a list")
+        refuse(argument, sparsities, "at least one number in (0, 1), in a list")
     for value in sparsities:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < 1:
             refuse("sparsity", value, "a number in (0, 1)")
     if list(sparsities) != sorted(set(sparsities)):
-        refuse("sparsities", list(sparsities), "ascending, each once")
+        refuse(argument, list(sparsities), "ascending, each once")
     return tuple(float(value) for value in sparsities)

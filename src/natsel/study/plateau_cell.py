@@ -22,16 +22,14 @@ from natsel.features.fusion import feature_matrix
 from natsel.features.ranks import ranks
 from natsel.fitness import score
 from natsel.selection import Sparsity, Survivors, select
-from natsel.selection.adaptive import adapt
+from natsel.selection.adaptive import STATISTIC, adapt
 from natsel.selection.arena import Arena, key_of
 from natsel.selection.searching import search_weights
-from natsel.selection.sequence import Scope
 from natsel.study.oneshot import calibration
 from natsel.study.plateau_grid import PLATEAU, RANDOM_SEARCHED, Cell
 from natsel.study.prune import open_for
 from natsel.study.splits import Splits
 
-STATISTIC = "magnitude-in"
 MONOTONE = ("l1", "log-l2")
 DATA_AWARE = ("taylor", "wanda", "variance", "contribution", "joint")
 WITHOUT_RANKS = ("magnitude-in", "taylor")
@@ -207,8 +205,8 @@ def _selections(
     """Let every method select; nothing here sees a held-out sample."""
     statistics = score(communities, STATISTIC)
 
-    def decide(scores: Mapping[str, Tensor], scope: Scope = "community") -> Survivors:
-        return select(scores, Sparsity(cell.sparsity), communities=communities, scope=scope)
+    def decide(scores: Mapping[str, Tensor]) -> Survivors:
+        return select(scores, Sparsity(cell.sparsity), communities=communities)
 
     def raw(scores: Mapping[str, Tensor]) -> Survivors:
         return select(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from natsel.common.errors import choose, refuse
-from natsel.features import CLASSES, NINE
+from natsel.features import ANCHOR, CLASSES, NINE
 from natsel.features.search import OPTIMIZERS
+from natsel.study.overlap import check_sparsities
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8)
 KINDS = ("neuron",)
 RANDOM_SEARCHED = "A5_Log6"
 """The class whose weights a random search of equal budget looks for, too."""
-PLATEAU = "V1a"
+PLATEAU = ANCHOR
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PlateauGrid:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_sparsities(self.sparsities)
+        check_sparsities(self.sparsities, "sparsity")
         for name in self.classes:
             choose("classes", name, CLASSES)
         if PLATEAU not in self.classes:
@@ -65,18 +65,6 @@ class PlateauGrid:
             value = getattr(self, argument)
             if not isinstance(value, int) or value < least.get(argument, 1):
                 refuse(argument, value, f"a whole number >= {least.get(argument, 1)}")
-
-
-def check_sparsities(sparsities: tuple[float, ...]) -> None:
-    """Refuse a list of sparsities that is empty, not rising, or outside (0, 1).
-
-    Raises:
-        ValueError: naming what is wrong.
-    """
-    rising = all(a < b for a, b in pairwise(sparsities))
-    if not sparsities or not rising or not all(0 < s < 1 for s in sparsities):
-        text = ",".join(f"{s:g}" for s in sparsities)
-        refuse("sparsity", text, "numbers between 0 and 1 in rising order, such as 0.5,0.7")
 
 
 def check_device(device: str) -> None:

@@ -23,7 +23,7 @@ from natsel.study import folder
 from natsel.study.measure import outcomes
 from natsel.study.plateau_claims import PAPER
 from natsel.study.plateau_grid import PlateauGrid, check_device, digest
-from natsel.study.spectrum import study
+from natsel.study.spectrum import study, write_study
 from natsel.study.splits import Splits, load_splits
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
 
@@ -174,8 +174,7 @@ def reproduce_plateau(
         read_json(target / "networks" / f"seed-{seed}" / "network.json")
         for seed in range(grid.seeds)
     ]
-    write_json(target / "table.json", rows)
-    write_json(target / "summary.json", summary)
+    write_study(target, rows, summary)
     return rows, summary
 
 

@@ -68,9 +68,17 @@ def run_spectrum(
     config = {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
     folder.check(target, config, resume)
     folder.take(target, config)
-    return study(
+    rows, summary = study(
         [network], data, grid, target, title=TITLE, workers=workers, progress=progress, more=config
     )
+    write_study(target, rows, summary)
+    return rows, summary
+
+
+def write_study(out: Path, rows: Rows, summary: dict[str, Any]) -> None:
+    """Write ``table.json`` and ``summary.json``."""
+    write_json(out / "table.json", rows)
+    write_json(out / "summary.json", summary)
 
 
 def study(
@@ -85,7 +93,7 @@ def study(
     more: dict[str, Any],
     notes: list[str] | None = None,
 ) -> tuple[Rows, dict[str, Any]]:
-    """Run the cells of some networks and write ``table.json`` and ``summary.json``."""
+    """Run the cells of some networks and return the rows of the table, and the summary."""
     jobs = cells(grid, networks, data)
     found = run_jobs(
         run_cell,
@@ -106,8 +114,6 @@ def study(
         "git": environment.git_state(),
         "seconds": {"cells": sum(c["seconds"] for c in found)},
     }
-    write_json(out / "table.json", rows)
-    write_json(out / "summary.json", summary)
     return rows, summary
 
 
