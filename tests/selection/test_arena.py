@@ -15,7 +15,7 @@ from natsel.models.architectures import build_architecture
 from natsel.selection.adaptive import adapt
 from natsel.selection.arena import Arena, key_of
 from natsel.selection.race import race
-from natsel.selection.searching import search_weights
+from natsel.selection.searching import search_allocation, search_weights
 
 
 def problem(n: int = 400) -> tuple[natsel.Communities, Tensor, Tensor]:
@@ -146,6 +146,45 @@ def test_a_search_is_never_worse_than_equal_weights_and_repeats_bit_for_bit() ->
     assert found[0].accuracy >= arena.accuracy(equal)
     assert found[0].accuracy == arena.accuracy(found[0].survivors)
     assert found[0].evaluations == 12
+
+
+def test_an_allocation_finds_the_layer_that_can_lose_most() -> None:
+    """Six must go: of the second layer six neurons are read by nothing, of the first layer none."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        model[4].weight[:, 2:] = 0
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+    communities = natsel.discover(model, (x[:2],))
+    scores = {"0": torch.linspace(0.9, 1.1, 8), "2": torch.tensor([5.2, 5.1] + [5.0] * 6)}
+
+    def decide(given: object) -> natsel.Survivors:
+        return natsel.select(
+            given,  # type: ignore[arg-type]
+            natsel.Sparsity(6 / 16),
+            communities=communities,
+            scope="global",
+            normalize=None,
+        )
+
+    found = [
+        search_allocation(
+            Arena(communities, x), scores, decide, generator=torch.Generator().manual_seed(0)
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(found[0].weights, found[1].weights)
+    assert found[0].survivors.num_removed == 6
+    assert found[0].survivors["2"][:2].all()
+    arena = Arena(communities, x)
+    means = {n: v / v.mean() for n, v in scores.items()}
+    for start in (dict(scores), means):
+        assert found[0].accuracy > arena.accuracy(decide(start))
+    assert found[0].accuracy == arena.accuracy(found[0].survivors)
+    assert list(found[0].history) == sorted(found[0].history)
 
 
 def test_adaptive_leaves_the_plateau_where_it_is_proven_bad() -> None:

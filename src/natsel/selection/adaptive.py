@@ -8,6 +8,7 @@ has to beat the plateau on the other part, which no choice was made on, or the p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +22,23 @@ from natsel.features import CLASSES, feature_class, fuse, matrices
 from natsel.fitness import score
 from natsel.selection.arena import Arena
 from natsel.selection.race import race
-from natsel.selection.searching import search_weights
+from natsel.selection.searching import search_allocation, search_weights
 from natsel.selection.select import Budget, select
-from natsel.selection.sequence import Scope
 from natsel.selection.survivors import Survivors
 
 STATISTIC = "magnitude-in"
 LEVEL = 0.05
 DATA_AWARE = ("joint", "contribution", "wanda", "taylor", "variance")
 NEED_LABELS = ("taylor",)
-SCOPES: tuple[Scope, ...] = ("community", "global")
+WAYS: dict[str, dict[str, Any]] = {
+    "community": {"scope": "community"},
+    "global": {"scope": "global", "normalize": "mean"},
+    "raw": {"scope": "global", "normalize": None},
+}
+"""How the scores of several communities are compared: not, by their means, or as they are."""
 SEARCHED = ("V1", "NL_sin", "A5")
+ALLOCATED = 2
+"""Of how many scorers, those that raced best, the shares of communities are searched."""
 RACING = 0.5
 """The share of the search split that contenders race on; the rest confirms the winner."""
 
@@ -126,7 +133,8 @@ def adapt(
         calibration: batches for the scorers that read data; by default the samples that contenders
             race on, in hundreds.
         generator: shuffles the split and drives the searches.
-        search: also search fusion weights, for features of complexity 1 and 2.
+        search: also search fusion weights, for features of complexity 1 and 2, and how much each
+            community loses, for the two scorers that raced best.
         level: of the test.
         **options: of :func:`natsel.select`, for every contender (``include``, ``multiple_of`` ...).
 
@@ -150,13 +158,22 @@ def adapt(
     if calibration is None:
         taken = (inputs[parts[0]],) if labels is None else (inputs[parts[0]], labels[parts[0]])
         calibration = list(zip(*(torch.split(t, 100) for t in taken), strict=True))
-    entered = list(_contenders(communities, budget, calibration, labels is not None, options))
+    found = _measured(communities, calibration, labels is not None)
+    entered = list(_contenders(communities, budget, found, options))
     plateau = entered[0]
     values = race(racing, [c.survivors for c in entered], plateau.survivors)
     if search:
-        for searched in _searched(communities, budget, racing, generator, options):
-            entered.append(searched)
-            values = torch.cat((values, torch.tensor([searched.accuracy], dtype=torch.float64)))
+        best = [entered[int(i)].name.partition(",")[0] for i in values.argsort(descending=True)]
+        leading = [name for name in dict.fromkeys(best) if name in found][:ALLOCATED]
+        searched = [
+            *_searched(communities, budget, racing, generator, options),
+            *_allocated(
+                communities, budget, racing, {n: found[n] for n in leading}, generator, options
+            ),
+        ]
+        entered.extend(searched)
+        more = torch.tensor([c.accuracy for c in searched], dtype=torch.float64)
+        values = torch.cat((values, more))
     ranked = tuple(
         sorted(
             (
@@ -175,43 +192,67 @@ def adapt(
     return Adapted(chosen, challenger, test, ranked, images, sentence)
 
 
+def _measured(
+    communities: Communities, calibration: Sequence[tuple[Tensor, ...]], labelled: bool
+) -> dict[str, Mapping[str, Tensor]]:
+    """Return the scores of every scorer that looks at more than incoming weights."""
+    found: dict[str, Mapping[str, Tensor]] = {"magnitude": score(communities, "magnitude")}
+    for scorer in DATA_AWARE:
+        if labelled or scorer not in NEED_LABELS:
+            # Some networks have consumers whose input cannot be watched: others may still win.
+            with suppress(ValueError):
+                found[scorer] = score(communities, scorer, data=calibration)
+    return found
+
+
 def _contenders(
     communities: Communities,
     budget: Budget,
-    calibration: Sequence[tuple[Tensor, ...]],
-    labelled: bool,
+    measured: Mapping[str, Mapping[str, Tensor]],
     options: Mapping[str, Any],
 ) -> Iterator[Contender]:
     """Yield the plateau first, then everything that needs no search."""
     statistics = score(communities, STATISTIC)
 
-    def enter(
-        name: str, kind: str, kappa: int | None, scores: Mapping[str, Tensor], scope: Scope
-    ) -> Contender:
-        chosen = select(
-            scores, budget, communities=communities, scope=scope, normalize="mean", **options
-        )
-        return Contender(name, kind, kappa, chosen)
+    def decide(scores: Mapping[str, Tensor], way: str) -> Survivors:
+        return select(scores, budget, communities=communities, **WAYS[way], **options)
 
-    yield enter(f"plateau ({STATISTIC})", "plateau", 0, statistics, "community")
-    yield enter(f"{STATISTIC}, global", "magnitude", None, statistics, "global")
-    both = score(communities, "magnitude")
-    for scope in SCOPES:
-        yield enter(f"magnitude, {scope}", "magnitude", None, both, scope)
-    for scorer in DATA_AWARE:
-        if scorer in NEED_LABELS and not labelled:
-            continue
-        try:
-            found = score(communities, scorer, data=calibration)
-        except ValueError:
-            # Some networks have consumers whose input cannot be watched: others may still win.
-            continue
-        for scope in SCOPES:
-            yield enter(f"{scorer}, {scope}", "data", None, found, scope)
+    name = f"plateau ({STATISTIC})"
+    yield Contender(name, "plateau", 0, decide(statistics, "community"))
+    for way in ("global", "raw"):
+        name = f"{STATISTIC}, {way}"
+        yield Contender(name, "magnitude", None, decide(statistics, way))
+    for scorer, found in measured.items():
+        kind = "magnitude" if scorer == "magnitude" else "data"
+        for way in WAYS:
+            yield Contender(f"{scorer}, {way}", kind, None, decide(found, way))
     for name, made in CLASSES.items():
         if made.kappa > 0:
             scores = fuse(matrices(statistics, made.features))
-            yield enter(f"{name}, equal weights", "feature", made.kappa, scores, "community")
+            survivors = decide(scores, "community")
+            yield Contender(f"{name}, equal weights", "feature", made.kappa, survivors)
+
+
+def _allocated(
+    communities: Communities,
+    budget: Budget,
+    arena: Arena,
+    measured: Mapping[str, Mapping[str, Tensor]],
+    generator: torch.Generator,
+    options: Mapping[str, Any],
+) -> Iterator[Contender]:
+    """Yield scorers with the shares of communities that a search found."""
+    if len(communities) < 2:
+        return
+
+    def decide(scores: Mapping[str, Tensor]) -> Survivors:
+        return select(scores, budget, communities=communities, **WAYS["raw"], **options)
+
+    for scorer, scores in measured.items():
+        found = search_allocation(arena, scores, decide, generator=generator)
+        kind = "magnitude" if scorer == "magnitude" else "data"
+        name = f"{scorer}, shares searched"
+        yield Contender(name, kind, None, found.survivors, found.accuracy)
 
 
 def _searched(
