@@ -102,9 +102,9 @@ def search_allocation(
     r"""Search how much each community should lose, in the order that scores give within it.
 
     The scores of community c are multiplied by $e^{w_c}$ before all are compared, so w decides
-    shares and scores decide who goes. From scores with mean 1 everywhere (w = 0), and from raw
-    ones if they are better, Gaussian steps around the incumbent get shorter by a fifth with each
-    generation. It sees the arena's samples and no others.
+    shares and scores decide who goes. The first steps start from scores with mean 1
+    everywhere (w = 0) and from raw ones, later ones from the incumbent; they are Gaussian and get
+    shorter by a fifth with each generation. It sees the arena's samples and no others.
 
     Args:
         arena: the search split.
@@ -133,7 +133,10 @@ def search_allocation(
     history = []
     for generation in range(generations):
         steps = torch.randn(population, len(means), generator=generator, dtype=torch.float64)
-        candidates = best.weights + SPREAD * COOLING**generation * steps
+        # At first around both starts: where all near one select the same, nothing leads away.
+        turn = torch.arange(population) % len(starts)
+        centre = starts[turn] if generation == 0 else best.weights
+        candidates = centre + SPREAD * COOLING**generation * steps
         best.meet(candidates, selections(candidates))
         history.append(best.accuracy)
     return best.found(arena.num_images - images, generations * population, tuple(history))
