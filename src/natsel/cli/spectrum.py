@@ -25,6 +25,7 @@ def spectrum(
     held_images: Annotated[int, typer.Option(help="Samples that are reported on.")] = 5000,
     adaptive_images: Annotated[int, typer.Option(help="Samples of the adaptive pruner.")] = 5000,
     compensate: Annotated[bool, typer.Option(help="Also repair in closed form.")] = True,
+    peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
@@ -50,6 +51,7 @@ def spectrum(
             generations=generations,
             population=population,
             compensate=compensate,
+            peers=peers,
             device=device,
         )
         need_report()

@@ -26,7 +26,8 @@ from natsel.selection.adaptive import STATISTIC, adapt
 from natsel.selection.arena import Arena, key_of
 from natsel.selection.searching import search_weights
 from natsel.study.oneshot import calibration
-from natsel.study.plateau_grid import PLATEAU, RANDOM_SEARCHED, Cell
+from natsel.study.peers.importances import importances
+from natsel.study.plateau_grid import PEER, PLATEAU, RANDOM_SEARCHED, Cell
 from natsel.study.prune import open_for
 from natsel.study.splits import Splits
 
@@ -233,6 +234,10 @@ def _selections(
         if name in WITHOUT_RANKS:
             chosen[f"{name}, raw and global"] = (raw(scores), {})
     chosen[f"{STATISTIC}, raw and global"] = (raw(statistics), {})
+    for name, found in importances(communities, data).items() if cell.peers else ():
+        # Its importances come divided by their mean in each layer: so it compares them globally.
+        chosen[f"{PEER} {name}"] = (decide(found), {})
+        chosen[f"{PEER} {name}, global"] = (raw(found), {})
     for name, (survivors, more) in chosen.items():
         if "search_accuracy" not in more:
             chosen[name] = (survivors, {**more, "search_accuracy": search.accuracy(survivors)})

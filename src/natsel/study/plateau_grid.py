@@ -13,9 +13,12 @@ from natsel.common.errors import choose, refuse
 from natsel.features import ANCHOR, CLASSES, NINE
 from natsel.features.search import OPTIMIZERS
 from natsel.study.overlap import check_sparsities
+from natsel.study.peers.importances import check_installed
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8)
 KINDS = ("neuron",)
+PEER = "torch-pruning"
+"""What the names of a peer's methods begin with."""
 RANDOM_SEARCHED = "A5_Log6"
 """The class whose weights a random search of equal budget looks for, too."""
 PLATEAU = ANCHOR
@@ -37,6 +40,7 @@ class PlateauGrid:
         generations: how often it is asked.
         population: candidates each time.
         compensate: also repair the plateau's and the adaptive selection in closed form.
+        peers: also select by the importances of torch-pruning (needs the ``bench`` extra).
         device: where networks run, "cpu" or "cuda".
     """
 
@@ -51,6 +55,7 @@ class PlateauGrid:
     generations: int = 5
     population: int = 8
     compensate: bool = True
+    peers: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -65,6 +70,8 @@ class PlateauGrid:
             value = getattr(self, argument)
             if not isinstance(value, int) or value < least.get(argument, 1):
                 refuse(argument, value, f"a whole number >= {least.get(argument, 1)}")
+        if self.peers:
+            check_installed()
 
 
 def check_device(device: str) -> None:
@@ -104,6 +111,7 @@ class Cell:
     generations: int
     population: int
     compensate: bool
+    peers: bool
     device: str
 
     @property

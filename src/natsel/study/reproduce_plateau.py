@@ -103,6 +103,7 @@ def reproduce_plateau(
     device: str | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
+    peers: bool = False,
     workers: int | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -116,6 +117,7 @@ def reproduce_plateau(
         device: where networks run; by default the preset's.
         seeds: how many networks; by default the preset's.
         epochs: passes over the training data; by default the preset's.
+        peers: also select by torch-pruning's importances.
         workers: processes side by side; by default one per core.
         resume: go on with what the folder holds.
         progress: called as networks learn and after every cell.
@@ -129,7 +131,7 @@ def reproduce_plateau(
     chosen = PRESETS[choose("preset", preset, PRESETS)]
     wanted = device if device is not None else chosen.grid.device
     check_device(wanted)
-    grid = replace(chosen.grid, device=wanted, seeds=seeds or chosen.grid.seeds)
+    grid = replace(chosen.grid, device=wanted, seeds=seeds or chosen.grid.seeds, peers=peers)
     recipe = replace(chosen.recipe, epochs=epochs or chosen.recipe.epochs)
     if wanted == "cpu":
         # Autocast on processors without bfloat16 units is many times slower than float32.

@@ -6,14 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from natsel.common.errors import refuse
 from natsel.common.files import write_json
+from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.study import environment, folder
 from natsel.study.jobs import default_workers, run_jobs
-from natsel.study.plateau_cell import run_cell
+from natsel.study.plateau_cell import only, run_cell
 from natsel.study.plateau_claims import Claim, claims
-from natsel.study.plateau_grid import PLATEAU, PlateauGrid, cells, check_device, digest
+from natsel.study.plateau_grid import PEER, PLATEAU, PlateauGrid, cells, check_device, digest
 from natsel.study.plateau_table import (
     Outcomes,
     Rows,
@@ -24,6 +27,7 @@ from natsel.study.plateau_table import (
     won_back,
 )
 from natsel.study.prune import open_for
+from natsel.study.statistics import holm
 from natsel.study.training import Progress, silent
 
 TITLE = "The plateau and its spectrum"
@@ -64,6 +68,8 @@ def run_spectrum(
     opened, splits = open_for(model, data, 0)
     if splits is None or splits.task is not None:
         refuse("data", data, "a data set of images with one class each")
+    # Kinds that the model lacks are refused before the folder is taken.
+    only(discover(opened.model, (splits.train[0][:2],)), grid.kinds)
     network = (model, digest(tensors_of(opened.model)))
     config = {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
     folder.check(target, config, resume)
@@ -150,6 +156,28 @@ def summarise(outcomes: Outcomes, rows: Rows) -> dict[str, Any]:
     }
 
 
+def against_peers(outcomes: Outcomes) -> list[str]:
+    """Compare the adaptive pruner with the best of a peer's importances at each sparsity.
+
+    The best is picked by what it reaches on the held-out samples, which favours the peer.
+    """
+    peers = [m for m in outcomes.methods if m.startswith(PEER)]
+    if not peers:
+        return []
+    best = {
+        s: max(peers, key=lambda m: float(np.mean(outcomes.accuracies(m, s))))
+        for s in outcomes.sparsities
+    }
+    tests = {s: outcomes.compare("adaptive", best[s], s) for s in best}
+    values = dict(zip(tests, holm([t.p_value for t in tests.values()]), strict=True))
+    return [
+        f"S = {s:g}: adaptive against the best of {len(peers)}, {best[s]}: "
+        f"{100 * t.difference:+.2f} points ({100 * t.low:+.2f} to {100 * t.high:+.2f}, "
+        f"p = {values[s]:.2g})."
+        for s, t in tests.items()
+    ]
+
+
 def _winners(outcomes: Outcomes) -> Rows:
     """Return the searched curves: weights, fused complexity, and which ranks survived."""
     held = ("weights", "fused_kappa", "kept_ranks", "curve", "images", "evaluations")
@@ -188,6 +216,7 @@ def _sentences(outcomes: Outcomes, sensitive: dict[str, Any], zones: Rows, rows:
         f"The adaptive pruner is significantly worse than the plateau in {len(worse)} of "
         f"{len(zones)} sparsities."
     )
+    sentences += against_peers(outcomes)
     for name in REPAIRED:
         if name in outcomes.methods:
             shares = [(s, won_back(outcomes, name, s)) for s in outcomes.sparsities]
