@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from natsel.extraction.verify import verify
     from natsel.fitness.score import score
     from natsel.io import load, open_model, save
-    from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors
+    from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.adaptive import adapt
     from natsel.selection.select import select
+    from natsel.selection.weights import weights
     from natsel.study.audit import audit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "NM",
+    "Blocks",
     "Communities",
     "Community",
     "Compensation",
@@ -39,6 +42,7 @@ __all__ = [
     "Refusal",
     "Sparsity",
     "Survivors",
+    "Weights",
     "adapt",
     "as_program",
     "audit",
@@ -55,6 +59,7 @@ __all__ = [
     "score",
     "select",
     "verify",
+    "weights",
 ]
 
 _HOMES = {
@@ -79,7 +84,18 @@ _HOMES = {
     ),
     "fitness": ("score",),
     "io": ("load", "open_model", "save"),
-    "selection": ("Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"),
+    "selection": (
+        "NM",
+        "Blocks",
+        "Latency",
+        "MACs",
+        "Parameters",
+        "Sparsity",
+        "Survivors",
+        "Weights",
+        "select",
+        "weights",
+    ),
     "selection.adaptive": ("adapt",),
     "study": ("audit",),
 }

@@ -3,6 +3,20 @@
 from natsel.selection.budget import MACs, Parameters, Sparsity
 from natsel.selection.latency import Latency
 from natsel.selection.select import select
-from natsel.selection.survivors import Survivors
+from natsel.selection.structure import NM, Blocks
+from natsel.selection.survivors import PackedSurvivors, Survivors
+from natsel.selection.weights import Weights, weights
 
-__all__ = ["Latency", "MACs", "Parameters", "Sparsity", "Survivors", "select"]
+__all__ = [
+    "NM",
+    "Blocks",
+    "Latency",
+    "MACs",
+    "PackedSurvivors",
+    "Parameters",
+    "Sparsity",
+    "Survivors",
+    "Weights",
+    "select",
+    "weights",
+]

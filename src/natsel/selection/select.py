@@ -17,14 +17,17 @@ from natsel.selection.meeting import Contest, survive
 from natsel.selection.normalize import Normalization
 from natsel.selection.patterns import Patterns, assigned, chosen
 from natsel.selection.sequence import Scope
+from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
+from natsel.selection.unstructured import select_weights
+from natsel.selection.weights import Weights
 
 Budget = Sparsity | Parameters | MACs | Latency
 
 
 def select(
-    scores: Mapping[str, Tensor],
-    budget: Budget | Mapping[str, Sparsity],
+    scores: Mapping[str, Tensor] | Weights,
+    budget: Budget | NM | Blocks | Mapping[str, Sparsity],
     *,
     communities: Communities | None = None,
     scope: Scope = "community",
@@ -34,6 +37,8 @@ def select(
     include: Patterns = None,
     exclude: Patterns = None,
     ties: Mapping[str, Tensor] | None = None,
+    packed: bool = False,
+    zero: bool = False,
 ) -> Survivors:
     """Remove the least fit, no more than the budget asks.
 
@@ -54,6 +59,11 @@ def select(
     community is rounded down in each, so that at least the share goes; where not even one multiple
     fits, the community stays whole.
 
+    Of :class:`natsel.Weights` each weight is a population: they are streamed, without a copy, and
+    the share goes within each tensor or, with ``scope="global", normalize=None``, of all weights
+    together. Equal weights are decided by index. :class:`natsel.NM` keeps N of each M,
+    :class:`natsel.Blocks` whole blocks.
+
     Args:
         scores: one tensor per community, any shape; higher is fitter.
         budget: what must be reached; or a sparsity for each pattern of community names, which must
@@ -70,6 +80,8 @@ def select(
             whole.
         exclude: patterns of the names that stay whole.
         ties: a second score per community that decides among equals.
+        packed: of weights: masks of one bit each instead of one byte.
+        zero: of weights: also set those that go to zero, where they are.
 
     Returns:
         The survivors.
@@ -88,6 +100,20 @@ def select(
         Survivors(a: 4/4, b: 2/4)
     """
     choose("scope", scope, ("community", "global"))
+    if isinstance(scores, Weights):
+        options = {
+            "communities": communities,
+            "multiple_of": multiple_of if multiple_of != 1 else None,
+            "include": include,
+            "exclude": exclude,
+            "ties": ties,
+        }
+        return _of_weights(scores, budget, scope, normalize, floor, packed, zero, options)
+    for argument, value in (("packed", packed), ("zero", zero)):
+        if value:
+            refuse(argument, value, "False, or natsel.Weights in place of scores")
+    if isinstance(budget, NM | Blocks):
+        refuse("budget", budget, "a share or a cost; patterns of weights need natsel.Weights")
     if normalize is not None:
         choose("normalize", normalize, ("rank", "mean"))
     budgets = _by_pattern(budget)
@@ -96,8 +122,8 @@ def select(
     communities = communities if communities is not None else getattr(scores, "communities", None)
     flat = {name: _flat(name, value) for name, value in scores.items()}
     if communities is not None:
-        for name, value in flat.items():
-            if name not in communities or communities[name].size != value.numel():
+        for name, values in flat.items():
+            if name not in communities or communities[name].size != values.numel():
                 refuse("scores", name, f"scores for {communities!r}")
     second = {name: _tie(name, flat[name], ties) for name in flat}
     sizes = {name: value.numel() for name, value in flat.items()}
@@ -113,6 +139,30 @@ def select(
         masks |= survive(contest, wanted, communities, scope=scope, normalize=normalize)
     shaped = {name: mask.reshape(scores[name].shape) for name, mask in masks.items()}
     return Survivors(shaped, communities)
+
+
+def _of_weights(
+    weights: Weights,
+    budget: object,
+    scope: Scope,
+    normalize: Normalization,
+    floor: object,
+    packed: bool,
+    zero: bool,
+    options: Mapping[str, object],
+) -> Survivors:
+    """Select single weights, which knows fewer options."""
+    if not isinstance(budget, Sparsity | NM | Blocks):
+        refuse("budget", budget, "natsel.Sparsity, NM or Blocks, for weights")
+    for argument, value in options.items():
+        if value is not None:
+            refuse(argument, value, "nothing, for weights: natsel.weights chooses who takes part")
+    if scope == "global" and normalize is not None:
+        allowed = "None: weights are compared as they are, or within each tensor ('community')"
+        refuse("normalize", normalize, allowed)
+    if not isinstance(floor, int):
+        refuse("floor", floor, "0 or 1, for weights")
+    return select_weights(weights, budget, scope=scope, floor=floor, packed=packed, zero=zero)
 
 
 def _by_pattern(budget: Any) -> Budget | dict[str, Sparsity]:

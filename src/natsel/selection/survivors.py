@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,13 +42,13 @@ class Survivors(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{n}: {int(m.sum())}/{m.numel()}" for n, m in self.items())
+        parts = ", ".join(f"{n}: {int(m.count_nonzero())}/{m.numel()}" for n, m in self.items())
         return f"Survivors({parts})"
 
     @property
     def num_removed(self) -> int:
         """How many populations are gone."""
-        return sum(int((~m).sum()) for m in self.values())
+        return sum(m.numel() - int(m.count_nonzero()) for m in self.values())
 
     @property
     def sparsity(self) -> float:
@@ -73,6 +74,43 @@ class Survivors(Mapping[str, Tensor]):
             if int(mask.sum()) < minimum:
                 allowed = f"at least the {minimum} that its router chooses"
                 refuse(f"survivors[{name!r}]", f"{int(mask.sum())} survivors", allowed)
+
+
+class PackedSurvivors(Survivors):
+    """Survivors of weights that are kept as one bit each, and unpacked as they are asked for.
+
+    Args:
+        packed: by name bits, uint8 ``[ceil(n / 8)]``, the first weight in the lowest bit of the
+            first byte, and the shape of the mask.
+
+    Attributes:
+        bits: the packed masks.
+    """
+
+    def __init__(self, packed: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
+        super().__init__({})
+        self.bits = {name: bits for name, (bits, _) in packed.items()}
+        self._shapes = {name: shape for name, (_, shape) in packed.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return unpacked(self.bits[name], self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bits)
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+
+def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
+    """Return a mask of bits as booleans.
+
+    Example:
+        >>> unpacked(torch.tensor([5], dtype=torch.uint8), torch.Size([3]))
+        tensor([ True, False,  True])
+    """
+    flat = np.unpackbits(bits.numpy(), count=shape.numel(), bitorder="little")
+    return torch.from_numpy(flat.view(bool)).view(shape)
 
 
 def all_survive(communities: Communities) -> Survivors:

@@ -1,0 +1,123 @@
+"""One tensor of weights, cut into parts that fit a cache, and what scores them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from natsel.selection.streaming.keys import KeyType
+
+Scorer = Callable[[Tensor, Tensor | None], Tensor]
+"""From weights and a second tensor of their shape to scores, element by element."""
+
+Index = tuple[int | slice, ...]
+
+
+def magnitude(weight: Tensor, second: Tensor | None) -> Tensor:
+    """Return |w|."""
+    return weight.abs()
+
+
+def product(weight: Tensor, second: Tensor | None) -> Tensor:
+    """Return |w s|.
+
+    With the norm of the input that a weight multiplies (Wanda: Sun et al., 2306.11695), or with the
+    gradient of the weight (first-order Taylor).
+    """
+    assert second is not None
+    return (weight * second).abs_()
+
+
+def identity(weight: Tensor, second: Tensor | None) -> Tensor:
+    """Return w: where the tensor already holds scores."""
+    return weight
+
+
+UNSIGNED: tuple[Scorer, ...] = (magnitude, product)
+"""Scorers that are never negative, -0 included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One tensor whose weights compete.
+
+    Attributes:
+        name: of the community.
+        weight: any shape and stride, not empty.
+        scorer: makes scores of weights.
+        kind: how scores become keys; the weights' own type, or a wider one.
+        second: of the shape of the weights, or None.
+    """
+
+    name: str
+    weight: Tensor
+    scorer: Scorer
+    kind: KeyType
+    second: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many weights there are."""
+        return self.weight.numel()
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys are the weights' own bits: nothing has to be computed."""
+        return (
+            self.scorer is magnitude
+            and self.weight.dtype == self.kind.score
+            and self.weight.is_contiguous()
+        )
+
+    def flattened(self) -> Source:
+        """Return the source as one row where that needs no copy."""
+        if not self.weight.is_contiguous():
+            return self
+        if self.second is not None and not self.second.is_contiguous():
+            return self
+        second = self.second.view(-1) if self.second is not None else None
+        return Source(self.name, self.weight.view(-1), self.scorer, self.kind, second)
+
+    def scores(self, index: Index) -> Tensor:
+        """Return the scores of a part, in the type of the keys."""
+        weight = self.weight[index].to(self.kind.score)
+        second = self.second[index].to(self.kind.score) if self.second is not None else None
+        return self.scorer(weight, second).contiguous()
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the scores at flat places, int64 ``[m]``."""
+        index = torch.unravel_index(places, self.weight.shape)
+        weight = self.weight[index].to(self.kind.score)
+        second = self.second[index].to(self.kind.score) if self.second is not None else None
+        return self.scorer(weight, second)
+
+
+def parts(shape: tuple[int, ...], limit: int) -> Iterator[tuple[Index, int, int]]:
+    """Cut a tensor into parts of at most so many elements, in the order of its elements.
+
+    Args:
+        shape: of the tensor, no dimension 0.
+        limit: elements in a part at most.
+
+    Yields:
+        (index, where the part begins in the flattened tensor, how many elements it has).
+
+    Example:
+        >>> [(start, count) for _, start, count in parts((3, 4), 8)]
+        [(0, 8), (8, 4)]
+    """
+    axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= limit)
+    inner = math.prod(shape[axis + 1 :])
+    step = max(1, limit // inner)
+    start = 0
+    for lead in itertools.product(*map(range, shape[:axis])):
+        for first in range(0, shape[axis], step):
+            stop = min(first + step, shape[axis])
+            count = (stop - first) * inner
+            yield (*lead, slice(first, stop)), start, count
+            start += count
