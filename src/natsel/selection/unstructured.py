@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.selection.budget import Sparsity
 from natsel.selection.sequence import Scope
-from natsel.selection.streaming.blocks import block_scores, check_shape, expand
+from natsel.selection.streaming.blocks import block_scores, check_shape, kept_blocks
 from natsel.selection.streaming.engines import Engine, NumpyEngine, TorchEngine
 from natsel.selection.streaming.keys import KEY_TYPES, KeyType
-from natsel.selection.streaming.masks import BitMask, BoolMask, Parted, kept_by
-from natsel.selection.streaming.n_of_m import kept_of_groups
+from natsel.selection.streaming.masks import BitMask, BoolMask, Mask, Parted, kept_by
+from natsel.selection.streaming.n_of_m import check_groups, kept_of_groups
 from natsel.selection.streaming.source import UNSIGNED, Source, identity, magnitude
 from natsel.selection.streaming.threshold import NonFinite, Threshold, find_threshold, walk
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import PackedSurvivors, Survivors
 from natsel.selection.weights import Weights
 
+Write = Callable[[Mapping[str, Mask]], Iterator[Parted]]
+"""Writes masks, and yields each part when its mask is written."""
 WORTH_COMPILING = 1 << 26
 """Weights from which on "auto" takes numba, if it is installed: it compiles for seconds."""
 
@@ -56,21 +60,37 @@ def select_weights(
     sources = _sources(weights)
     engine = _engine(weights, sources)
     try:
-        if isinstance(budget, NM):
-            runs: Iterator[Parted] = kept_of_groups(
-                sources, budget.num_kept, budget.num_all, engine
-            )
-        elif isinstance(budget, Blocks):
-            runs = _blocks(sources, budget, scope, floor, engine)
-        else:
-            runs = _share(sources, budget, scope, floor, engine)
-        masks = _write(runs, sources, engine, packed, zero)
+        write = _decide(sources, budget, scope, floor, engine)
+        if zero and isinstance(budget, NM):
+            # It decides as it writes: weights change only when all are known to be finite.
+            deque(write({s.name: BoolMask(s, engine) for s in sources}), maxlen=0)
+        whole = {} if packed else {s.name: BoolMask(s, engine) for s in sources}
+        bits = {s.name: BitMask(s, engine) for s in sources} if packed else {}
+        for source, part, mask in write({**whole, **bits}):
+            if zero:
+                engine.silence(source, part, mask)
     except NonFinite as error:
         raise NonFiniteError(f"the scores of {str(error)!r} hold NaN or infinity") from None
-    shared = {name: masks[weights.owner[name]] for name in weights}
+    owner = weights.owner
     if packed:
-        return PackedSurvivors({n: (m.bits, m.shape) for n, m in shared.items()})  # type: ignore[union-attr]
-    return Survivors({n: m.mask for n, m in shared.items()})  # type: ignore[union-attr]
+        return PackedSurvivors({n: (bits[owner[n]].bits, bits[owner[n]].shape) for n in weights})
+    return Survivors({n: whole[owner[n]].mask for n in weights})
+
+
+def _decide(
+    sources: list[Source],
+    budget: Sparsity | NM | Blocks,
+    scope: Scope,
+    floor: int,
+    engine: Engine,
+) -> Write:
+    """Return how the masks are to be written; what can be refused has been."""
+    if isinstance(budget, NM):
+        check_groups(sources, budget.num_all)
+        return partial(kept_of_groups, sources, budget.num_kept, budget.num_all, engine)
+    if isinstance(budget, Blocks):
+        return _blocks(sources, budget, scope, floor, engine)
+    return _share(sources, budget, scope, floor, engine)
 
 
 def _sources(weights: Weights) -> list[Source]:
@@ -109,25 +129,33 @@ def _engine(weights: Weights, sources: Sequence[Source]) -> Engine:
 
 
 def _share(
-    sources: list[Source], budget: Sparsity, scope: Scope, floor: int, engine: Engine
-) -> Iterator[Parted]:
-    """Yield masks that remove a share; every threshold is known before the first one."""
-    groups = [sources] if scope == "global" else [[s] for s in sources]
-    found = []
+    sources: Sequence[Source],
+    budget: Sparsity | Blocks,
+    scope: Scope,
+    floor: int,
+    engine: Engine,
+) -> Write:
+    """Find the thresholds that remove a share."""
+    groups = [list(sources)] if scope == "global" else [[s] for s in sources]
+    found: list[tuple[list[Source], Threshold]] = []
     for group in groups:
         size = sum(s.size for s in group)
-        num_kept = size - budget.count(size)
+        num_kept = size - Sparsity(budget.value).count(size)
         if num_kept == 0 and floor:
             given = f"{size} of {size} in {group[0].name!r}"
-            refuse("sparsity", given, "a share that leaves a weight; floor=0 lets all go")
+            refuse("sparsity", given, "a share that leaves one; floor=0 lets all go")
         threshold = find_threshold(group, max(num_kept, 1), engine)
         if num_kept == 0:
             threshold = Threshold(group[0].kind.infinity, 0, 0, threshold.largest)
         elif floor and len(group) > 1:
             _refuse_empty(group, threshold, budget, engine)
         found.append((group, threshold))
-    for group, threshold in found:
-        yield from kept_by(threshold, group, engine)
+
+    def write(masks: Mapping[str, Mask]) -> Iterator[Parted]:
+        for group, threshold in found:
+            yield from kept_by(threshold, group, engine, masks)
+
+    return write
 
 
 def _refuse_empty(
@@ -146,41 +174,25 @@ def _refuse_empty(
 
 
 def _blocks(
-    sources: list[Source], budget: Blocks, scope: Scope, floor: int, engine: Engine
-) -> Iterator[Parted]:
-    """Yield masks of whole blocks, chosen as single weights are, by the mean of their scores."""
-    means = []
+    sources: Sequence[Source], budget: Blocks, scope: Scope, floor: int, engine: Engine
+) -> Write:
+    """Choose whole blocks as single weights are chosen, by the mean of their scores."""
     for source in sources:
         check_shape(source, budget.shape)
+    means = []
     for source in sources:
-        scores = block_scores(source, budget.shape)
-        kind = KEY_TYPES[scores.dtype]
-        means.append(Source(source.name, scores, identity, kind))
-    small: Engine = (
-        TorchEngine(means[0].kind, True)
-        if isinstance(engine, TorchEngine)
-        else NumpyEngine(means[0].kind, True)
-    )
-    chosen = _write(
-        _share(means, Sparsity(budget.value), scope, floor, small), means, small, False, False
-    )
-    for source in sources:
-        mask = chosen[source.name].mask  # type: ignore[union-attr]
-        yield from expand(source, mask, budget.shape, engine)
+        scores = block_scores(source, budget.shape, engine)
+        # Means of what is never negative are their own magnitude, and need no sign.
+        scorer = identity if engine.signed else magnitude
+        means.append(Source(source.name, scores, scorer, KEY_TYPES[scores.dtype]))
+    plain = TorchEngine if isinstance(engine, TorchEngine) else NumpyEngine
+    small: Engine = plain(means[0].kind, engine.signed)
+    chosen = {m.name: BoolMask(m, small) for m in means}
+    deque(_share(means, budget, scope, floor, small)(chosen), maxlen=0)
 
+    def write(masks: Mapping[str, Mask]) -> Iterator[Parted]:
+        for source in sources:
+            mask = chosen[source.name].mask
+            yield from kept_blocks(source, mask, budget.shape, engine, masks[source.name])
 
-def _write(
-    runs: Iterator[Parted],
-    sources: Sequence[Source],
-    engine: Engine,
-    packed: bool,
-    zero: bool,
-) -> dict[str, BoolMask | BitMask]:
-    """Write the masks of all sources, and zero what goes."""
-    make: Callable[[Source], BoolMask | BitMask] = BitMask if packed else BoolMask
-    masks = {s.name: make(s) for s in sources}
-    for source, part, mask in runs:
-        masks[source.name].write(engine.to_torch(mask))
-        if zero:
-            engine.silence(source, part, mask)
-    return masks
+    return write

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from natsel.selection.streaming.engines import Engine, Part
 from natsel.selection.streaming.source import Source
@@ -17,22 +16,38 @@ Parted = tuple[Source, Part, Any]
 """A source, one of its parts, and which of its weights stay, as the engine has it."""
 
 
+class Mask(Protocol):
+    """Takes the masks of the parts of one source in their order."""
+
+    def room(self, count: int) -> Any:
+        """Return where the mask of the next part is to be written, bool ``[count]``."""
+        ...
+
+    def commit(self, written: Any) -> None:
+        """Take what was written there."""
+        ...
+
+
 class BoolMask:
     """A mask of one byte a weight.
 
     Args:
         source: whose weights it is for.
+        engine: that writes.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, engine: Engine) -> None:
         self.mask = torch.empty(source.weight.shape, dtype=torch.bool, device=source.weight.device)
-        self._flat = self.mask.view(-1)
+        self._flat = engine.native(self.mask.view(-1))
         self._done = 0
 
-    def write(self, mask: Tensor) -> None:
-        """Append the mask of the next part."""
-        self._flat[self._done : self._done + len(mask)] = mask
-        self._done += len(mask)
+    def room(self, count: int) -> Any:
+        """Return where the mask of the next part is to be written, bool ``[count]``."""
+        return self._flat[self._done : self._done + count]
+
+    def commit(self, written: Any) -> None:
+        """Go on behind what was written."""
+        self._done += len(written)
 
 
 class BitMask:
@@ -40,41 +55,58 @@ class BitMask:
 
     Args:
         source: whose weights it is for.
+        engine: that writes.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, engine: Engine) -> None:
         self.shape = source.weight.shape
         self.bits = torch.zeros((source.size + 7) // 8, dtype=torch.uint8)
+        self._engine = engine
+        self._device = source.weight.device
+        self._room = torch.empty(0, dtype=torch.bool, device=self._device)
         self._array = self.bits.numpy()
         self._done = 0
         self._rest = np.empty(0, bool)
 
-    def write(self, mask: Tensor) -> None:
-        """Append the mask of the next part; what fills no byte waits for the next one."""
-        given = mask.cpu().numpy()
+    def room(self, count: int) -> Any:
+        """Return where the mask of the next part is to be written, bool ``[count]``."""
+        if len(self._room) < count:
+            self._room = torch.empty(count, dtype=torch.bool, device=self._device)
+        return self._engine.native(self._room[:count])
+
+    def commit(self, written: Any) -> None:
+        """Pack what was written; what fills no byte waits for the next part."""
+        given = written if isinstance(written, np.ndarray) else written.cpu().numpy()
         if len(self._rest):
             given = np.concatenate((self._rest, given))
-        whole = len(given) if self._done + len(given) == self.shape.numel() else len(given) // 8 * 8
+        last = self._done + len(given) == self.shape.numel()
+        whole = len(given) if last else len(given) // 8 * 8
         packed = np.packbits(given[:whole], bitorder="little")
         self._array[self._done // 8 : self._done // 8 + len(packed)] = packed
         self._done += whole
         self._rest = given[whole:].copy()
+        if last:
+            del self._room
 
 
-def kept_by(threshold: Threshold, sources: list[Source], engine: Engine) -> Iterator[Parted]:
-    """Yield the mask of every part of some sources that share a threshold.
+def kept_by(
+    threshold: Threshold, sources: Sequence[Source], engine: Engine, masks: Mapping[str, Mask]
+) -> Iterator[Parted]:
+    """Write the masks of some sources that share a threshold, and yield each part.
 
     Of weights that equal the threshold the first ones stay, in the order of the sources.
     """
     left, equal = threshold.num_kept, threshold.num_equal
     for source in sources:
         for part in engine.read(source):
-            if left == equal:  # all that are still to come stay, or there were none to decide on
-                mask = engine.keep(part.keys, threshold.key)
+            out = masks[source.name].room(len(part.keys))
+            if left == equal:  # of those that are still to come all stay
+                engine.keep(part.keys, threshold.key, out)
             elif left == 0:
-                mask = engine.keep(part.keys, threshold.key + 1)
+                engine.keep(part.keys, threshold.key + 1, out)
             else:
                 here = engine.num_equal(part.keys, threshold.key)
-                mask = engine.keep(part.keys, threshold.key, first_equal=left)
+                engine.keep(part.keys, threshold.key, out, first_equal=left)
                 left, equal = left - min(left, here), equal - here
-            yield source, part, mask
+            masks[source.name].commit(out)
+            yield source, part, out

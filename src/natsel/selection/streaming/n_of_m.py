@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from natsel.common.errors import refuse
 from natsel.selection.streaming.engines import CHUNK, Engine, Groups, Part
-from natsel.selection.streaming.masks import Parted
+from natsel.selection.streaming.masks import Mask, Parted
 from natsel.selection.streaming.source import Index, Source
-from natsel.selection.streaming.threshold import NonFinite
+from natsel.selection.streaming.threshold import check_finite
+
+
+def check_groups(sources: Sequence[Source], num_all: int) -> None:
+    """Refuse an M that does not divide the inputs of a tensor.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    for source in sources:
+        inputs = source.shape[min(1, len(source.shape) - 1)] if source.shape else 1
+        if inputs % num_all:
+            allowed = f"a number that divides the {inputs} inputs of {source.name!r}"
+            refuse("num_all", num_all, allowed)
 
 
 def kept_of_groups(
-    sources: Sequence[Source], num_kept: int, num_all: int, engine: Engine
+    sources: Sequence[Source],
+    num_kept: int,
+    num_all: int,
+    engine: Engine,
+    masks: Mapping[str, Mask],
 ) -> Iterator[Parted]:
-    """Yield the mask of every part; all scores are known to be finite before the first one.
+    """Write the mask of every part, and yield it.
 
     Args:
         sources: of weights; the input dimension is the second one, or the only one.
         num_kept: N.
         num_all: M.
         engine: reads keys.
+        masks: what is written.
 
     Raises:
-        ValueError: if an input dimension is no multiple of M.
         NonFinite: if a score is NaN or infinite.
     """
     for source in sources:
-        inputs = source.weight.shape[min(1, source.weight.dim() - 1)] if source.weight.dim() else 1
-        if inputs % num_all:
-            allowed = f"a number that divides the {inputs} inputs of {source.name!r}"
-            refuse("num_all", num_all, allowed)
-    for source in sources:
-        for part in engine.read(source):
-            found = engine.survey(part.keys, 0, 0)
-            infinity = source.kind.infinity
-            if found.largest >= infinity or found.smallest <= -infinity:
-                raise NonFinite(source.name)
-    for source in sources:
-        for index, start, shape in row_parts(source, num_all):
-            keys = engine.keys(source, index, start)
-            mask = engine.n_of_m(keys, num_kept, shape)
-            yield source, Part(index, start, keys), mask
+        for where, start, shape in row_parts(source, num_all):
+            count = math.prod(shape)
+            keys = engine.keys(source, where, start, count)
+            check_finite(*engine.extremes(keys), source)
+            out = masks[source.name].room(count)
+            engine.n_of_m(keys, num_kept, shape, out)
+            masks[source.name].commit(out)
+            yield source, Part(where, start, keys), out
 
 
 def row_parts(source: Source, num_all: int) -> Iterator[tuple[Index, int, Groups]]:
@@ -51,7 +61,7 @@ def row_parts(source: Source, num_all: int) -> Iterator[tuple[Index, int, Groups
     Yields:
         (index, where the part begins, its ``[rows, groups, M, behind]``).
     """
-    size = tuple(source.weight.shape)
+    size = source.shape or (1,)
     if len(size) == 1:
         step = max(1, CHUNK // num_all) * num_all
         for start in range(0, size[0], step):

@@ -6,7 +6,9 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,36 +67,48 @@ class Source:
         """How many weights there are."""
         return self.weight.numel()
 
-    @property
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weights."""
+        return tuple(self.weight.shape)
+
+    @cached_property
+    def contiguous(self) -> bool:
+        """Whether the weights lie in memory in their order."""
+        return self.weight.is_contiguous()
+
+    @cached_property
     def plain(self) -> bool:
         """Whether keys are the weights' own bits: nothing has to be computed."""
-        return (
-            self.scorer is magnitude
-            and self.weight.dtype == self.kind.score
-            and self.weight.is_contiguous()
-        )
+        own = self.weight.dtype == self.kind.score
+        return self.scorer is magnitude and own and self.contiguous
 
-    def flattened(self) -> Source:
-        """Return the source as one row where that needs no copy."""
-        if not self.weight.is_contiguous():
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """The memory of contiguous weights as whole numbers of their own width, flat."""
+        width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.weight.element_size()]
+        return np.asarray(self.weight.view(-1).view(width).numpy())
+
+    @cached_property
+    def flat(self) -> Source:
+        """The source as one row, where that needs no copy; else as it is."""
+        second = self.second
+        if not self.contiguous or (second is not None and not second.is_contiguous()):
             return self
-        if self.second is not None and not self.second.is_contiguous():
-            return self
-        second = self.second.view(-1) if self.second is not None else None
+        second = second.view(-1) if second is not None else None
         return Source(self.name, self.weight.view(-1), self.scorer, self.kind, second)
 
-    def scores(self, index: Index) -> Tensor:
-        """Return the scores of a part, in the type of the keys."""
-        weight = self.weight[index].to(self.kind.score)
-        second = self.second[index].to(self.kind.score) if self.second is not None else None
+    def scores(self, where: Index | tuple[Tensor, ...]) -> Tensor:
+        """Return the scores at an index, contiguous, in the type of the keys."""
+        weight = self.weight[where].to(self.kind.score)
+        second = self.second[where].to(self.kind.score) if self.second is not None else None
         return self.scorer(weight, second).contiguous()
 
     def at(self, places: Tensor) -> Tensor:
         """Return the scores at flat places, int64 ``[m]``."""
-        index = torch.unravel_index(places, self.weight.shape)
-        weight = self.weight[index].to(self.kind.score)
-        second = self.second[index].to(self.kind.score) if self.second is not None else None
-        return self.scorer(weight, second)
+        if self.flat.weight.dim() == 1:
+            return self.flat.scores((places,))
+        return self.scores(torch.unravel_index(places, self.weight.shape))
 
 
 def parts(shape: tuple[int, ...], limit: int) -> Iterator[tuple[Index, int, int]]:

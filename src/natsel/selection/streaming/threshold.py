@@ -18,16 +18,18 @@ from natsel.selection.streaming.engines import Engine
 from natsel.selection.streaming.keys import KeyType, ordered
 from natsel.selection.streaming.source import Source
 
-SAMPLES = (1 << 12, 1 << 18)
+SAMPLES = (1 << 11, 1 << 18)
 """Keys in the sample: at least, and at most."""
-SHARE = 256
+SHARE = 128
 """One key in so many is in the sample."""
+RUN = 8
+"""Neighbours that are looked at together: a cache line of 32-bit keys holds two such runs."""
 SURE = 4.0
 """How many standard errors of the sample's quantile lie in the range on each side."""
 BINS = 16
 """Two to the power of this many bins count keys where too many lie in the range."""
-ROOM = 32
-"""One key in so many is collected as it is at most; beyond that keys are counted in bins."""
+ROOM = (1 << 16, 32)
+"""So many keys, or one in so many, are held as they are; beyond that they are counted in bins."""
 
 
 class Threshold(NamedTuple):
@@ -69,14 +71,13 @@ def find_threshold(sources: Sequence[Source], num_kept: int, engine: Engine) -> 
     low, high = bracket(sample(sources, size), num_kept / size, kind)
     while True:
         above = 0
-        tally = Tally(low, high, size // ROOM)
+        tally = Tally(low, high, max(ROOM[0], size // ROOM[1]))
         largest = []
         for source in sources:
             top = -kind.magnitude - 1
             for part in engine.read(source):
                 found = engine.survey(part.keys, low, high)
-                if found.largest >= kind.infinity or found.smallest <= -kind.infinity:
-                    raise NonFinite(source.name)
+                check_finite(found.smallest, found.largest, source)
                 top = max(top, found.largest)
                 above += found.above
                 tally.add(found.inside)
@@ -92,40 +93,67 @@ def find_threshold(sources: Sequence[Source], num_kept: int, engine: Engine) -> 
                 return Threshold(low, rank - before, equal, tuple(largest))
 
 
+def check_finite(smallest: int, largest: int, source: Source) -> None:
+    """Refuse scores that are NaN or infinite.
+
+    Raises:
+        NonFinite: with the name of the source.
+    """
+    infinity = source.kind.infinity
+    if largest >= infinity or smallest <= -infinity:
+        raise NonFinite(source.name)
+
+
 def sample(sources: Sequence[Source], size: int) -> np.ndarray:
-    """Return keys from all over the sources: one at random of each stretch of equal length."""
+    """Return keys from all over the sources, in runs of neighbours: ``[runs, RUN]``.
+
+    Neighbours come from memory together; the runs lie at random, one in each stretch of equal
+    length. Sources shorter than a run are not looked at.
+    """
     least, most = SAMPLES
-    wanted = min(max(size // SHARE, least), most)
+    wanted = min(max(size // SHARE, least), most) // RUN
     random = np.random.default_rng(0)
-    found = []
+    found = [np.empty((0, RUN), sources[0].kind.array)]
     for source in sources:
-        count = min(source.size, math.ceil(wanted * source.size / size))
-        places = ((np.arange(count) + random.random(count)) * (source.size / count)).astype(
-            np.int64
-        )
-        where = torch.from_numpy(np.minimum(places, source.size - 1)).to(source.weight.device)
-        keys = ordered(source.at(where).contiguous(), source.kind)
-        found.append(keys.cpu().numpy())
+        places = source.size // RUN
+        count = min(places, math.ceil(wanted * source.size / size))
+        if not count:
+            continue
+        runs = ((np.arange(count) + random.random(count)) * (places / count)).astype(np.int64)
+        flat = (np.minimum(runs, places - 1) * RUN)[:, None] + np.arange(RUN)
+        if source.plain and source.weight.device.type == "cpu":
+            found.append(source.bits[flat] & source.kind.array(source.kind.magnitude))
+        else:
+            where = torch.from_numpy(flat.reshape(-1)).to(source.weight.device)
+            keys = ordered(source.at(where), source.kind)
+            found.append(keys.cpu().numpy().reshape(-1, RUN))
     return np.concatenate(found)
 
 
 def bracket(keys: np.ndarray, share: float, kind: KeyType) -> tuple[int, int]:
     """Return between which keys the one lies that a share of all is not below.
 
+    The error of the sample's quantile is that of the share above it, over runs: neighbours are
+    alike where rows of weights have scales of their own.
+
     Args:
-        keys: a sample.
+        keys: a sample, ``[runs, RUN]``.
         share: of keys that stay, in (0, 1].
         kind: tells the ends where the sample cannot.
 
     Returns:
         (low, high), both included.
     """
-    num = len(keys)
-    middle = num * share
-    margin = SURE * math.sqrt(num * share * (1 - share)) + 3
-    upper, lower = math.floor(middle - margin), math.ceil(middle + margin)
+    num = keys.size
+    if not num:
+        return -kind.infinity, kind.infinity
+    flat = keys.reshape(-1)
+    middle = min(max(num - 1 - math.floor(num * share), 0), num - 1)
+    above = (keys > np.partition(flat, middle)[middle]).mean(1)
+    margin = SURE * float(above.std()) / math.sqrt(len(above)) * num + 3
+    upper, lower = math.floor(num * share - margin), math.ceil(num * share + margin)
     places = [num - 1 - r for r in (upper, lower) if 0 <= r < num]
-    parted = np.partition(keys, places) if places else keys
+    parted = np.partition(flat, places) if places else flat
     high = int(parted[num - 1 - upper]) if 0 <= upper < num else kind.infinity
     low = int(parted[num - 1 - lower]) if 0 <= lower < num else -kind.infinity
     return low, high
