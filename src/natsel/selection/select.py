@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from natsel.selection.meeting import Contest, survive
 from natsel.selection.normalize import Normalization
 from natsel.selection.patterns import Patterns, assigned, chosen
 from natsel.selection.sequence import Scope
+from natsel.selection.streaming.source import identity
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
 from natsel.selection.unstructured import select_weights
 from natsel.selection.weights import Weights
 
+MANY = 1 << 20
+"""Scores from which on they are streamed where nothing needs their order."""
 Budget = Sparsity | Parameters | MACs | Latency
 
 
@@ -120,6 +124,13 @@ def select(
     if not scores:
         refuse("scores", {}, "at least one community with scores")
     communities = communities if communities is not None else getattr(scores, "communities", None)
+    plain = floor == 1 and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
+    compared = scope == "community" or normalize is None
+    many = sum(value.numel() for value in scores.values()) >= MANY
+    if many and plain and compared and communities is None and isinstance(budget, Sparsity):
+        # What cannot be streamed is refused below, or has to be sorted.
+        with suppress(ValueError):
+            return select_weights(Weights(scores, scorer=identity), budget, scope=scope)
     flat = {name: _flat(name, value) for name, value in scores.items()}
     if communities is not None:
         for name, values in flat.items():
