@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from natsel.cli.console import Voice, clear_errors
+from natsel.cli.console import Voice, clear_errors, parse_names, parse_numbers
 from natsel.common.errors import refuse
 
 app = typer.Typer(help="Measure costs as ratios.", no_args_is_help=True)
@@ -135,3 +135,55 @@ def search(
             markup=False,
         )
         voice.result(result)
+
+
+@app.command("select")
+def select(
+    sizes: Annotated[str, typer.Option(help="How many weights.")] = "1e6,1e7,1e8",
+    dtypes: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32,bfloat16",
+    repeats: Annotated[int, typer.Option(help="Rounds of interleaved runs.")] = 5,
+    peers: Annotated[bool, typer.Option(help="Also what one would write instead.")] = True,
+    huge: Annotated[bool, typer.Option(help="Also 1e9 weights in bfloat16: 3 GB.")] = False,
+    quick: Annotated[bool, typer.Option(help="100,000 weights, to see that it works.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Selection among very many weights, in passes that read them, beside other ways."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_select import bench_select
+
+        with voice.progress() as progress:
+            result = bench_select(
+                sizes=[_whole("sizes", value) for value in parse_numbers("sizes", sizes)],
+                dtypes=parse_names("dtypes", dtypes),
+                repeats=repeats,
+                peers=peers,
+                huge=huge,
+                quick=quick,
+                progress=progress,
+            )
+        table = Table(title=f"{result['share']:.0%} of the weights go; pass: {result['pass']}")
+        for column in ("way", "type", "weights", "passes", "quartiles", "bytes/weight", "exact"):
+            table.add_column(column, justify="left" if column in ("way", "type") else "right")
+        for row in result["rows"]:
+            memory = row["bytes_per_weight"]
+            table.add_row(
+                row["method"],
+                row["dtype"],
+                f"{row['size']:.0e}",
+                f"{row['ratio']:.1f}",
+                f"{row['quartile_low']:.1f} to {row['quartile_high']:.1f}",
+                "" if memory is None else f"{memory:.2f}",
+                "yes" if row["exact_count"] else "no",
+            )
+        voice.words.print(table)
+        for name, slope in result["exponents"].items():
+            voice.words.print(f"{name}: time grows with the weights to the power {slope:.2f}")
+        voice.result(result)
+
+
+def _whole(argument: str, value: float) -> int:
+    if value != int(value):
+        refuse(argument, value, "whole numbers")
+    return int(value)
