@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.util
 import math
 import re
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from natsel.common.errors import choose, refuse
+from natsel.common.extras import require
 from natsel.selection import NM, Blocks, Sparsity, Weights, select
 from natsel.study import environment
 from natsel.study.training import Progress, silent
@@ -69,7 +69,7 @@ def reading_pass() -> tuple[str, Callable[[Tensors], object]]:
             return sum(float(np.dot(v, v)) for v in map(_as_float32, tensors.values()))
 
         return "numpy.dot", dot
-    import numba
+    numba: Any = require("numba", "bench")
 
     @numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
     def magnitudes(values: Any) -> Any:
@@ -110,7 +110,7 @@ def global_unstructured(tensors: Tensors) -> Masks:
     for name, layer in layers.items():
         layer.weight = nn.Parameter(tensors[name], requires_grad=False)
     pairs = [(layer, "weight") for layer in layers.values()]
-    prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=SHARE)  # type: ignore[no-untyped-call]
+    prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=SHARE)
     return {name: layer.get_buffer("weight_mask").bool() for name, layer in layers.items()}
 
 
@@ -131,7 +131,7 @@ def cat_kthvalue(tensors: Tensors) -> Masks:
 
 
 def _split(mask: Tensor, tensors: Tensors) -> Masks:
-    parts = mask.split([w.numel() for w in tensors.values()])
+    parts = torch.split(mask, [w.numel() for w in tensors.values()])
     return {n: p.view(w.shape) for (n, w), p in zip(tensors.items(), parts, strict=True)}
 
 
@@ -201,7 +201,6 @@ def time_in_turn(
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    gc.collect()
     started = time.process_time()
     result = work()
     taken = time.process_time() - started
@@ -214,7 +213,6 @@ def extra_bytes(work: Callable[[], object]) -> int | None:
 
     The result counts, as long as it is alive. Linux only.
     """
-    gc.collect()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
