@@ -431,12 +431,11 @@ def test_streaming_needs_no_copy_of_the_weights() -> None:
     select(Weights(tensors), Sparsity(0.7))
     tracemalloc.start()
     found = select(Weights(tensors), Sparsity(0.7), scope="global", normalize=None)
-    peak = tracemalloc.get_traced_memory()[1]  # numpy's arrays; torch's are the masks
+    peak = tracemalloc.get_traced_memory()[1]  # numpy's arrays, the masks among them
     tracemalloc.stop()
-    masks = sum(m.untyped_storage().nbytes() for m in found.values())
-    assert masks == size
+    assert sum(m.numel() for m in found.values()) == size
     buffers = 131072 * (4 + 2)  # keys and two masks of one part
-    assert peak <= 0.2 * size + buffers + 2_000_000
+    assert peak <= 1.2 * size + buffers
 
 
 def test_engines_are_called_for_the_devices_that_they_know() -> None:

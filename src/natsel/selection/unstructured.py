@@ -15,7 +15,7 @@ from natsel.selection.sequence import Scope
 from natsel.selection.streaming.blocks import block_scores, check_shape, kept_blocks
 from natsel.selection.streaming.engines import Engine, NumpyEngine, TorchEngine
 from natsel.selection.streaming.keys import KEY_TYPES, KeyType
-from natsel.selection.streaming.masks import BitMask, BoolMask, Mask, Parted, kept_by
+from natsel.selection.streaming.masks import BitMask, Mask, Parted, bool_masks, kept_by
 from natsel.selection.streaming.n_of_m import check_groups, kept_of_groups
 from natsel.selection.streaming.source import UNSIGNED, Source, identity, magnitude
 from natsel.selection.streaming.threshold import NonFinite, Threshold, find_threshold, walk
@@ -63,8 +63,8 @@ def select_weights(
         write = _decide(sources, budget, scope, floor, engine)
         if zero and isinstance(budget, NM):
             # It decides as it writes: weights change only when all are known to be finite.
-            deque(write({s.name: BoolMask(s, engine) for s in sources}), maxlen=0)
-        whole = {} if packed else {s.name: BoolMask(s, engine) for s in sources}
+            deque(write(bool_masks(sources, engine)), maxlen=0)
+        whole = {} if packed else bool_masks(sources, engine)
         bits = {s.name: BitMask(s, engine) for s in sources} if packed else {}
         for source, part, mask in write({**whole, **bits}):
             if zero:
@@ -187,7 +187,7 @@ def _blocks(
         means.append(Source(source.name, scores, scorer, KEY_TYPES[scores.dtype]))
     plain = TorchEngine if isinstance(engine, TorchEngine) else NumpyEngine
     small: Engine = plain(means[0].kind, engine.signed)
-    chosen = {m.name: BoolMask(m, small) for m in means}
+    chosen = bool_masks(means, small)
     deque(_share(means, budget, scope, floor, small)(chosen), maxlen=0)
 
     def write(masks: Mapping[str, Mask]) -> Iterator[Parted]:

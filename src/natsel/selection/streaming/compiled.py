@@ -26,6 +26,7 @@ class NumbaEngine(NumpyEngine):
     def __init__(self, kind: KeyType, signed: bool) -> None:
         super().__init__(kind, signed)
         self._survey, self._keep = _compiled()
+        self._inside = np.empty(CHUNK, kind.array)
         self._bits = kind.array(-1 if signed else kind.magnitude)
 
     def keys(self, source: Source, where: Index, start: int, count: int) -> np.ndarray:
@@ -38,11 +39,12 @@ class NumbaEngine(NumpyEngine):
         """Compare keys with a range, both ends included."""
         of = self.kind.array
         flags = self._masks[0, : len(keys)] if len(keys) <= CHUNK else np.empty(len(keys), bool)
-        inside = np.empty(len(keys), of)
+        if len(self._inside) < len(keys):
+            self._inside = np.empty(len(keys), of)
         above, largest, smallest, count = self._survey(
-            keys, self._bits, of(low), of(high), flags.view(np.uint8), inside, self.signed
+            keys, self._bits, of(low), of(high), flags.view(np.uint8), self._inside, self.signed
         )
-        return Survey(int(above), int(largest), int(smallest), inside[:count].copy())
+        return Survey(int(above), int(largest), int(smallest), self._inside[:count].copy())
 
     def extremes(self, keys: np.ndarray) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""

@@ -40,12 +40,15 @@ class Threshold(NamedTuple):
         num_kept: how many that equal it stay, at least 1.
         num_equal: how many equal it.
         largest: the largest key of each source.
+        equal_by_part: how many equal it in each part of each source, in the order in which an
+            engine reads them; None where that is not known.
     """
 
     key: int
     num_kept: int
     num_equal: int
     largest: tuple[int, ...]
+    equal_by_part: tuple[int, ...] | None = None
 
 
 class NonFinite(Exception):
@@ -90,7 +93,9 @@ def find_threshold(sources: Sequence[Source], num_kept: int, engine: Engine) -> 
         else:
             low, high, before, equal = tally.locate(rank)
             if low == high:
-                return Threshold(low, rank - before, equal, tuple(largest))
+                return Threshold(
+                    low, rank - before, equal, tuple(largest), tally.equal_by_part(low)
+                )
 
 
 def check_finite(smallest: int, largest: int, source: Source) -> None:
@@ -208,6 +213,12 @@ class Tally:
         low = self.low + (bin_ << self.shift)
         high = min(low + (1 << self.shift) - 1, self.high)
         return low, high, before, int(self._bins[bin_])
+
+    def equal_by_part(self, key: int) -> tuple[int, ...] | None:
+        """Return how many keys of each addition equal one; None if they are only counted."""
+        if self._bins is not None:
+            return None
+        return tuple(int(np.count_nonzero(held == key)) for held in self._held)
 
     def _count(self, keys: np.ndarray) -> None:
         assert self._bins is not None
