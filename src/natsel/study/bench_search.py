@@ -82,7 +82,7 @@ def bench_search(
     ratios = [r["plain_seconds"] / r["race_seconds"] for r in rows]
     middle = int(np.argsort(ratios)[len(ratios) // 2])
     return {
-        "kind": "bench search",
+        "bench": "search",
         "model": opened.description,
         "sparsity": sparsity,
         "images": images,
