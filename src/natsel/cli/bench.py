@@ -135,3 +135,35 @@ def search(
             markup=False,
         )
         voice.result(result)
+
+
+@app.command("score")
+def score(
+    repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 15,
+    batches: Annotated[int, typer.Option(help="Batches that a score reads.")] = 16,
+    quick: Annotated[bool, typer.Option(help="Only that the scores are right.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A data-aware score against the bare passes over the same batches: time and peak memory."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_score import bench_score
+
+        with voice.progress() as progress:
+            result = bench_score(repeats=repeats, batches=batches, quick=quick, progress=progress)
+        shown = Table(title="natsel.score against the bare passes over the same batches")
+        for column in ("network", "scorer", "time", "quartiles", "bare", "extra memory"):
+            shown.add_column(column, justify="left" if column in ("network", "scorer") else "right")
+        for row in result["rows"]:
+            shown.add_row(
+                row["network"],
+                row["scorer"],
+                f"{row['ratio']:.3f}",
+                f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}",
+                f"{row['plain_ms']:.1f} ms",
+                f"{row['extra_bytes'] / 2**20:+.1f} MiB",
+            )
+        voice.words.print(shown)
+        voice.words.print("Every score equals the one by brute force on a batch. Processor time.")
+        voice.result(result)
