@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import Compensation, compensation_of, export_onnx
+    from natsel.extraction import (
+        Compensation,
+        Conversion,
+        compensation_of,
+        conversion_of,
+        export_onnx,
+    )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
@@ -31,6 +37,7 @@ __all__ = [
     "Communities",
     "Community",
     "Compensation",
+    "Conversion",
     "Cost",
     "Evolution",
     "Latency",
@@ -44,6 +51,7 @@ __all__ = [
     "audit",
     "compensate",
     "compensation_of",
+    "conversion_of",
     "discover",
     "export_onnx",
     "extract",
@@ -70,8 +78,10 @@ _HOMES = {
     "evolution": ("Evolution",),
     "extraction": (
         "Compensation",
+        "Conversion",
         "compensate",
         "compensation_of",
+        "conversion_of",
         "export_onnx",
         "extract",
         "preview",

@@ -139,7 +139,7 @@ def search(
 
 @app.command("score")
 def score(
-    repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 15,
+    repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,
     batches: Annotated[int, typer.Option(help="Batches that a score reads.")] = 16,
     quick: Annotated[bool, typer.Option(help="Only that the scores are right.")] = False,
     quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,

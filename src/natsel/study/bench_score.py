@@ -155,7 +155,7 @@ def _statistic(rows: Tensor, statistic: str) -> Tensor:
 
 def bench_score(
     *,
-    repeats: int = 15,
+    repeats: int = 9,
     batches: int = 16,
     quick: bool = False,
     progress: Progress = silent,
