@@ -39,7 +39,9 @@ def streamed(batches, axis, statistic):
 
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5),
-    shape=st.sampled_from([((3,), -1), ((2, 3), -1), ((3, 2, 2), -3), ((3, 4), -2), ((1,), -1)]),
+    shape=st.sampled_from(
+        [((3,), -1), ((2, 3), -1), ((3, 2, 2), -3), ((2, 4, 5), -3), ((3, 4), -2), ((1,), -1)]
+    ),
     statistic=st.sampled_from(STATISTICS),
     piece=st.sampled_from([1, 5, 16, PIECE]),
     waiting=st.sampled_from([1, 2, WAITING]),
@@ -122,6 +124,16 @@ def test_moments_about_zero_hold_the_mean_square():
         part = moments(x, axis, about_zero=True)
         others = [i for i in range(3) if i != 3 + axis]
         assert torch.equal(part.variance + part.mean.square(), x.square().mean(others))
+
+
+@pytest.mark.parametrize("statistic", ["square", "variance"])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 30.0, 3000.0])
+def test_images_lose_nothing_to_a_large_mean(statistic, mean):
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3, 7, 5) + mean * torch.tensor([0.0, 1, -1])[:, None, None]] * 3
+    found = streamed(batches, -3, statistic)
+    expected = at_once(batches, -3, statistic).float()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 def test_merging_counts_samples_not_parts():
