@@ -167,3 +167,58 @@ def score(
         voice.words.print(shown)
         voice.words.print("Every score equals the one by brute force on a batch. Processor time.")
         voice.result(result)
+
+
+@app.command("extract")
+def extract(
+    repeats: Annotated[int, typer.Option(help="Passes of each model, in turn.")] = 60,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also with torch.compile.")
+    ] = True,
+    quick: Annotated[bool, typer.Option(help="Only that extracted = masked.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Extracted models beside dense ones, sparse layers, and how long extraction takes."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_extract import bench_extract
+
+        with voice.progress() as progress:
+            result = bench_extract(
+                repeats=repeats, compiled=compiled, quick=quick, progress=progress
+            )
+        shown = Table(title="Half of the MACs removed: time relative to the dense network")
+        for column in ("network", "mode", "batch", "MACs", "time", "quartiles", "dense", "verdict"):
+            left = column in ("network", "mode", "verdict")
+            shown.add_column(column, justify="left" if left else "right")
+        for row in result["latency"]:
+            head = (row["network"], row["mode"], str(row["batch_size"]), f"{row['macs_ratio']:.3f}")
+            if row["missing"]:
+                shown.add_row(*head, "", "", "", row["missing"])
+                continue
+            shown.add_row(
+                *head,
+                f"{row['ratio']:.3f}",
+                f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}",
+                f"{row['dense_ms']:.3g} ms",
+                row["verdict"],
+            )
+        voice.words.print(shown)
+        for row in result["csr"]:
+            voice.words.print(
+                f"csr: {row['size']}x{row['size']} at batch {row['batch_size']}, "
+                f"{row['sparsity']:.0%} removed: {row['ratio']:.3f} of the dense time "
+                f"({row['quartile_low']:.3f} to {row['quartile_high']:.3f})",
+                markup=False,
+            )
+        for row in result["depth"]:
+            voice.words.print(
+                f"{row['network']}, {row['parameters']:,} parameters: discovery and extraction "
+                f"{row['seconds']:.2f} s ({row['low']:.2f} to {row['high']:.2f}; "
+                f"to be reached: {row['limit']:.0f} s), "
+                f"{row['seconds'] / row['layers']:.3f} s a layer",
+                markup=False,
+            )
+        voice.words.print("Every small model equals the masked one. One thread.")
+        voice.result(result)
