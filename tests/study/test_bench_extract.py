@@ -33,6 +33,23 @@ def test_rows():
     assert result["depth"] == []
 
 
+def test_passes_take_turns_and_the_first_ones_do_not_count():
+    calls = []
+
+    class Named(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            calls.append(self.name)
+            return x
+
+    found = room.passes({"a": Named("a"), "b": Named("b")}, (torch.zeros(1),), repeats=2)
+    assert "".join(calls) == "ab" * (room.WARM_UP + 2)
+    assert {name: len(times) for name, times in found.items()} == {"a": 2, "b": 2}
+
+
 def test_quartiles_by_hand():
     found = quartiles([4.0, 1.0, 2.0, 3.0, 5.0])
     assert found == {"ratio": 3.0, "quartile_low": 2.0, "quartile_high": 4.0}
@@ -40,7 +57,7 @@ def test_quartiles_by_hand():
 
 def test_ratios_are_of_passes_that_followed_each_other(monkeypatch):
     times = {"dense": [1.0, 2.0, 4.0], "small": [0.5, 2.0, 1.0]}
-    monkeypatch.setattr(room, "time_in_turn", lambda models, inputs, *, repeats: times)
+    monkeypatch.setattr(room, "passes", lambda models, inputs, *, repeats: times)
     found = in_turn({}, (), repeats=3)
     assert found["ratio"] == 0.5
     assert (found["dense_ms"], found["small_ms"]) == (2.0, 1.0)

@@ -220,5 +220,5 @@ def extract(
                 f"{row['seconds'] / row['layers']:.3f} s a layer",
                 markup=False,
             )
-        voice.words.print("Every small model equals the masked one. One thread.")
+        voice.words.print("Every small model equals the masked one. Processor time, one thread.")
         voice.result(result)

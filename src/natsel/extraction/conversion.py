@@ -18,8 +18,8 @@ class Layer:
         in_features: size of an input, 0 where it is no Linear.
         out_features: size of an output, 0 where it is no Linear.
         rows: how many inputs it was timed on.
-        dense_ms: median time of the dense layer; None if it was not timed.
-        csr_ms: median time of the compressed layer; None if it was not timed.
+        dense_ms: shortest time of the dense layer; None if it was not timed.
+        csr_ms: shortest time of the compressed layer; None if it was not timed.
         reason: why it stayed dense; empty if it was converted.
     """
 
