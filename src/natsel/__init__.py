@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
     from natsel.evolution import Evolution
-    from natsel.extraction import Compensation, compensation_of, export_onnx
+    from natsel.extraction import (
+        Compensation,
+        Conversion,
+        compensation_of,
+        conversion_of,
+        export_onnx,
+    )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
@@ -34,6 +40,7 @@ __all__ = [
     "Communities",
     "Community",
     "Compensation",
+    "Conversion",
     "Cost",
     "Evolution",
     "Latency",
@@ -48,6 +55,7 @@ __all__ = [
     "audit",
     "compensate",
     "compensation_of",
+    "conversion_of",
     "discover",
     "export_onnx",
     "extract",
@@ -75,8 +83,10 @@ _HOMES = {
     "evolution": ("Evolution",),
     "extraction": (
         "Compensation",
+        "Conversion",
         "compensate",
         "compensation_of",
+        "conversion_of",
         "export_onnx",
         "extract",
         "preview",

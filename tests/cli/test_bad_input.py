@@ -147,6 +147,30 @@ def test_bench(natsel, arguments, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--repeats", "0"), "repeats=0 is not allowed"),
+        (("--batches", "-1"), "batches=-1 is not allowed"),
+        (("--batches", "some"), "'--batches'"),
+    ],
+)
+def test_bench_score(natsel, arguments, told):
+    assert told in line(natsel("bench", "score", *arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--repeats", "0"), "repeats=0 is not allowed"),
+        (("--repeats", "few"), "'--repeats'"),
+        (("--compiled",), "No such option"),
+    ],
+)
+def test_bench_extract(natsel, arguments, told):
+    assert told in line(natsel("bench", "extract", *arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
         (("--tool", "torch-prunning"), "did you mean 'torch-pruning'"),
         (("--limit", "0"), "limit=0.0 is not allowed"),
     ],

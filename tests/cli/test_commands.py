@@ -38,7 +38,9 @@ def one_object(text):
         (("inspect",), ("--in-shape", "--json")),
         (("reproduce",), ("evolution",)),
         (("reproduce", "evolution"), ("--seeds", "--workers", "--resume")),
-        (("bench",), ("step", "peers")),
+        (("bench",), ("step", "peers", "score", "extract")),
+        (("bench", "score"), ("--repeats", "--batches", "--quick", "--json")),
+        (("bench", "extract"), ("--repeats", "--compile", "--quick", "--json")),
         (("bench", "peers"), ("--out", "--tool", "--quick", "--limit", "--resume")),
         (("bench", "step"), ("--dynamics", "--repeats")),
     ],
@@ -175,6 +177,17 @@ def test_reproduce(natsel, tmp_path):
     assert refused.exit_code == 2
     quiet = natsel("reproduce", "evolution", "--out", out, *REPRODUCE, "--resume", "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_bench_score_and_extract(natsel, monkeypatch):
+    small = {"small": ("mlp", (1, 4, 4), 4, {"hidden": (6, 5)})}
+    monkeypatch.setattr("natsel.study.bench_score.NETWORKS", small)
+    for command, said in (("score", "brute force"), ("extract", "equals the masked one")):
+        result = natsel("bench", command, "--quick")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert said in result.stdout
+        result = natsel("bench", command, "--quick", "--json")
+        assert one_object(result.stdout)["bench"] == command
 
 
 def test_bench(natsel):

@@ -110,6 +110,8 @@ def test_another_model_is_not_the_one_that_was_cut(natsel, tmp_path):
         (("mpl",), "model='mpl'"),
         (("nowhere/model",), "model='nowhere/model'"),
         (("mlp", "--multiple-of", "0"), "multiple_of=0"),
+        (("mlp", "--multiple-of", "eight"), "multiple_of='eight' is not allowed: expected a whole"),
+        (("mlp", "--multiple-of", "1.5"), "multiple_of='1.5'"),
     ],
 )
 def test_wrong_input(natsel, tmp_path, arguments, told):
@@ -127,3 +129,20 @@ def test_the_residual_width_is_cut_on_request(natsel, tmp_path):
     result = natsel("inspect", "vit", "--in-shape", "1,8,8", "--json", "--residual")
     kinds = {c["kind"]: c["exact"] for c in json.loads(result.stdout)["communities"]}
     assert kinds == {"channel": False, "head": True, "neuron": True}
+
+
+@pytest.mark.parametrize("scorer", ["magnitude", "adaptive"])
+def test_a_multiple_that_is_measured_is_told(natsel, trained, tmp_path, scorer):
+    options = ("--scorer", scorer, "--data", "digits", "--no-measure", "--budget", "macs=0.6")
+    told = natsel(
+        *("prune", trained, "--multiple-of", "auto", "--out", tmp_path / "small", *options),
+    )
+    assert told.exit_code == 0, told.output
+    result = json.loads((tmp_path / "small" / "result.json").read_text())
+    found = result["rounding"]
+    assert result["config"]["multiple_of"] == "auto"
+    assert found["summary"] in told.stdout
+    assert all(
+        line["kept"] % found["multiple"] == 0 or line["kept"] == line["size"]
+        for line in result["communities"]
+    )

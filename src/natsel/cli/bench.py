@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -79,24 +79,12 @@ def peers(
     voice = Voice(quiet, as_json)
     with clear_errors():
         from natsel.study.bench_peers import bench_peers
-        from natsel.study.peers.words import table
 
         with voice.progress() as progress:
             result = bench_peers(
                 out, tools=tools or (), quick=quick, limit=limit, resume=resume, progress=progress
             )
-        head, body = table(result["rows"])
-        shown = Table(title="Half of every structure removed, nothing configured but the hints")
-        for column in head:
-            shown.add_column(column)
-        for line in body:
-            shown.add_row(*line)
-        voice.words.print(shown)
-        for sentence in result["sentences"]:
-            voice.words.print(sentence)
-        for row in result["times"]:
-            seconds = f"{row['seconds']:.2f} s" if row["outcome"] == "ran" else row["outcome"]
-            voice.words.print(f"{result['large']}, {row['tool']}: {seconds}")
+        _show(voice, result)
         voice.words.print(f"Page: {out / 'peers.md'}")
         voice.result(result)
 
@@ -127,13 +115,7 @@ def search(
                 repeats=repeats,
                 progress=progress,
             )
-        voice.words.print(
-            f"{result['race_per_second']:.2f} candidates per second against "
-            f"{result['plain_per_second']:.2f} of the plain loop: {result['ratio']:.1f} times "
-            f"({result['ratio_low']:.1f} to {result['ratio_high']:.1f}); the winner is at most "
-            f"{100 * result['behind']:.2f} points behind the plain loop's.",
-            markup=False,
-        )
+        _show(voice, result)
         voice.result(result)
 
 
@@ -163,23 +145,7 @@ def select(
                 quick=quick,
                 progress=progress,
             )
-        table = Table(title=f"{result['share']:.0%} of the weights go; pass: {result['pass']}")
-        for column in ("way", "type", "weights", "passes", "quartiles", "bytes/weight", "exact"):
-            table.add_column(column, justify="left" if column in ("way", "type") else "right")
-        for row in result["rows"]:
-            memory = row["bytes_per_weight"]
-            table.add_row(
-                row["method"],
-                row["dtype"],
-                f"{row['size']:.0e}",
-                f"{row['ratio']:.1f}",
-                f"{row['quartile_low']:.1f} to {row['quartile_high']:.1f}",
-                "" if memory is None else f"{memory:.2f}",
-                "yes" if row["exact_count"] else "no",
-            )
-        voice.words.print(table)
-        for name, slope in result["exponents"].items():
-            voice.words.print(f"{name}: time grows with the weights to the power {slope:.2f}")
+        _show(voice, result)
         voice.result(result)
 
 
@@ -187,3 +153,97 @@ def _whole(argument: str, value: float) -> int:
     if value != int(value):
         refuse(argument, value, "whole numbers")
     return int(value)
+
+
+@app.command("score")
+def score(
+    repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,
+    batches: Annotated[int, typer.Option(help="Batches that a score reads.")] = 16,
+    quick: Annotated[bool, typer.Option(help="Only that the scores are right.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A data-aware score against the bare passes over the same batches: time and peak memory."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_score import bench_score
+
+        with voice.progress() as progress:
+            result = bench_score(repeats=repeats, batches=batches, quick=quick, progress=progress)
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("extract")
+def extract(
+    repeats: Annotated[int, typer.Option(help="Passes of each model, in turn.")] = 60,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also with torch.compile.")
+    ] = True,
+    quick: Annotated[bool, typer.Option(help="Only that extracted = masked.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Extracted models beside dense ones, sparse layers, and how long extraction takes."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_extract import bench_extract
+
+        with voice.progress() as progress:
+            result = bench_extract(
+                repeats=repeats, compiled=compiled, quick=quick, progress=progress
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("all")
+def all_(
+    out: Annotated[Path, typer.Option(help="Folder for bench.json, bench.md and each result.")],
+    only: Annotated[str | None, typer.Option(help="Names, such as step,select.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A trained model for the search; by default a small one.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The data set of that model.")] = None,
+    quick: Annotated[bool, typer.Option(help="See that everything works, in a minute.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """All benchmarks, one after the other, with one page."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel.study.bench_all import bench_all
+
+        with voice.progress() as progress:
+            result = bench_all(
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                model=model,
+                data=data,
+                quick=quick,
+                resume=resume,
+                progress=progress,
+            )
+        for found in result["results"].values():
+            _show(voice, found)
+        for name, reason in result["missing"].items():
+            voice.words.print(f"{name}: not run, {reason}", markup=False)
+        voice.words.print(f"Page: {out / 'bench.md'}")
+        voice.result(result)
+
+
+def _show(voice: Voice, result: dict[str, Any]) -> None:
+    """Print what a benchmark found."""
+    from natsel.study.bench_words import words
+
+    found = words(result)
+    if found.rows:
+        shown = Table(title=found.title)
+        for column in found.head:
+            shown.add_column(column)
+        for row in found.rows:
+            shown.add_row(*row)
+        voice.words.print(shown)
+    for sentence in found.sentences:
+        voice.words.print(sentence, markup=False)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
@@ -176,6 +176,24 @@ def parse_sizes(name: str, text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         refuse(name, text, "whole numbers >= 1 separated by commas, such as 512,256")
     return sizes
+
+
+def parse_multiple(text: str) -> int | Literal["auto"]:
+    """Return a multiple, or "auto".
+
+    Raises:
+        ValueError: if it is neither.
+
+    Example:
+        >>> parse_multiple("8"), parse_multiple("auto")
+        (8, 'auto')
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        refuse("multiple_of", text, "a whole number >= 1, or auto")
 
 
 def parse_settings(entries: list[str]) -> dict[str, float | int]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from natsel.cli.console import FAILED, Voice, clear_errors
+from natsel.cli.console import FAILED, Voice, clear_errors, parse_multiple
 
 _NAMES = {"uncompensated": "small without compensation"}
 MODEL = "A reference network, a folder, or hf:NAME."
@@ -29,7 +29,9 @@ def prune(
     data: Annotated[str | None, typer.Option(help="A data set to score and measure on.")] = None,
     scope: Annotated[str, typer.Option(help="community or global.")] = "community",
     normalize: Annotated[str, typer.Option(help="rank, mean or none (global).")] = "rank",
-    multiple_of: Annotated[int, typer.Option(help="Kept counts are multiples of this.")] = 1,
+    multiple_of: Annotated[
+        str, typer.Option(help="Kept counts are multiples of this; auto measures of what.")
+    ] = "1",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
@@ -59,7 +61,7 @@ def prune(
             data=data,
             scope=scope,
             normalize=normalize,
-            multiple_of=multiple_of,
+            multiple_of=parse_multiple(multiple_of),
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
@@ -71,6 +73,8 @@ def prune(
             result = run(config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(result["summary"], markup=False)
+        if result["rounding"] is not None:
+            voice.words.print(result["rounding"]["summary"], markup=False)
         if result["adaptive"] is not None:
             voice.words.print(result["adaptive"]["sentence"], markup=False)
         _say_verified(voice, "extracted = masked", result["verification"])

@@ -2,9 +2,11 @@
 
 from natsel.extraction.absorbed import Absorbed, Compensation
 from natsel.extraction.compensation import compensate
+from natsel.extraction.conversion import Conversion
+from natsel.extraction.csr import CsrLinear
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, compensation_of, plan_of
+from natsel.extraction.plan import Plan, compensation_of, conversion_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.store import Stored, read_folder, write_model
@@ -13,6 +15,8 @@ from natsel.extraction.verify import Verification, VerificationError, verify, wi
 __all__ = [
     "Absorbed",
     "Compensation",
+    "Conversion",
+    "CsrLinear",
     "Plan",
     "Prediction",
     "Stored",
@@ -20,6 +24,7 @@ __all__ = [
     "VerificationError",
     "compensate",
     "compensation_of",
+    "conversion_of",
     "export_onnx",
     "extract",
     "plan_of",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from natsel.common.calls import as_inputs
+from natsel.common.errors import choose, refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates import folded
@@ -16,7 +18,10 @@ from natsel.communities.surgery import remove
 from natsel.extraction.compensation import compensate as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
-from natsel.extraction.verify import check_model, communities_of, confirm
+from natsel.extraction.unstructured import check_masks, convert, masked_weights
+from natsel.extraction.verify import check_model, communities_of, compare, confirm
+
+FORMATS = ("dense", "csr")
 
 
 def extract(
@@ -27,10 +32,16 @@ def extract(
     optimizer: torch.optim.Optimizer | None = None,
     compensate: Iterable[tuple[Any, ...]] | None = None,
     verify: bool = True,
+    format: str = "dense",
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """Return a new, smaller model of the same classes that holds only the survivors.
 
     Masses are folded into the weights for good. The given model is not changed.
+
+    With ``format="csr"`` survivors are single weights, a mask per parameter. They become zeros, and
+    each ``nn.Linear`` that is measured to be faster so on this device holds only its surviving
+    weights, in compressed rows; ``natsel.conversion_of(small)`` says which, and why not others.
 
     Args:
         model: the model that the survivors' communities were found in, gated or not, or a copy of
@@ -46,6 +57,9 @@ def extract(
             comparison: see :func:`natsel.compensate`, and ``natsel.compensation_of(small)`` for
             what it did.
         verify: compare with the masked model on the communities' example inputs.
+        format: "dense", or "csr" for masks of single weights, keyed by parameter.
+        example_inputs: with "csr", what the model runs on: layers are timed on what enters them,
+            and the whole is verified; without, each layer is timed and compared on 64 random rows.
 
     Returns:
         The small model, in the mode (training or evaluation) of the given one.
@@ -66,7 +80,13 @@ def extract(
           (2): Linear(in_features=4, out_features=3, bias=True)
         )
     """
+    choose("format", format, FORMATS)
     model = unwrapped(model)
+    if format == "csr":
+        _no_others(communities=communities, optimizer=optimizer, compensate=compensate)
+        return _compressed(model, survivors, example_inputs, verify=verify)
+    if example_inputs is not None:
+        refuse("example_inputs", "given", "None, unless format='csr'; communities know theirs")
     checked, known = communities_of(survivors, communities)
     base = folded(model)
     check_model(base, known)
@@ -80,4 +100,28 @@ def extract(
     attach_plan(small, plan)
     if optimizer is not None:
         follow(optimizer, model, small, known, checked)
+    return small
+
+
+def _no_others(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            refuse(name, type(value).__name__, "None where format='csr'")
+
+
+def _compressed(
+    model: nn.Module,
+    survivors: Mapping[str, Tensor],
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None,
+    *,
+    verify: bool,
+) -> nn.Module:
+    base = folded(model)
+    masks = check_masks(base, survivors)
+    inputs = as_inputs(example_inputs) if example_inputs is not None else None
+    masked = masked_weights(base, masks)
+    small, conversion = convert(masked, masks, inputs)
+    if verify and inputs is not None:
+        compare(small, masked, inputs).require()
+    attach_plan(small, Plan.describe_converted(model, small, conversion))
     return small

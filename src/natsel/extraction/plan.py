@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.communities.program import literals_of
 from natsel.extraction.absorbed import Compensation
+from natsel.extraction.conversion import Conversion
 from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
@@ -41,6 +42,8 @@ class Plan:
         parameters_after: number of parameters of the small model.
         prediction: what the selection saves, as plain data, for the summary.
         compensation: what compensation changed, as plain data; None where it did not run.
+        conversion: which layers hold only surviving weights, as plain data; None where no single
+            weights went.
         schema: version of this format.
     """
 
@@ -57,6 +60,7 @@ class Plan:
     parameters_after: int = 0
     prediction: dict[str, Any] = field(default_factory=dict)
     compensation: dict[str, Any] | None = None
+    conversion: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -83,9 +87,26 @@ class Plan:
             prediction=asdict(predicted(communities, survivors)),
         )
 
+    @classmethod
+    def describe_converted(cls, model: nn.Module, small: nn.Module, conversion: Conversion) -> Plan:
+        """Return the plan of a model that lost single weights."""
+        earlier = getattr(model, _ATTRIBUTE, None)
+        if not isinstance(earlier, Plan):
+            name = f"{type(model).__module__}.{type(model).__qualname__}"
+            before = sum(p.numel() for p in model.parameters())
+            earlier = cls(name, None, {}, {}, literals_of(small), parameters_before=before)
+        return replace(
+            earlier,
+            parameters_after=sum(p.numel() for p in small.parameters()),
+            conversion=conversion.to_dict(),
+        )
+
     def summary(self) -> str:
         """Return what is kept of each community and what that saves, as a table in text."""
-        return Prediction.from_dict(self.prediction).summary()
+        parts = [Prediction.from_dict(self.prediction).summary()] if self.prediction else []
+        if self.conversion is not None:
+            parts.append(Conversion.from_dict(self.conversion).summary())
+        return "\n".join(parts)
 
     def to_json(self) -> bytes:
         """Return the plan as JSON that holds its own checksum."""
@@ -114,8 +135,9 @@ class Plan:
         checksum = data.pop("sha256", None)
         if _checksum(data) != checksum:
             raise ValueError(f"{name} is damaged: its checksum does not match its content")
-        # Plans from before there was compensation say nothing of it.
+        # Plans from before there was compensation or conversion say nothing of it.
         data.setdefault("compensation", None)
+        data.setdefault("conversion", None)
         if set(data) != {f.name for f in fields(cls)} or not _well_formed(data):
             raise ValueError(f"{name} is not a plan of schema {SCHEMA}")
         return cls(**data)
@@ -148,6 +170,16 @@ def compensation_of(small: nn.Module) -> Compensation | None:
     return Compensation.from_dict(found) if found is not None else None
 
 
+def conversion_of(small: nn.Module) -> Conversion | None:
+    """Return which layers hold only surviving weights; None if no single weights went.
+
+    Raises:
+        ValueError: if the model was not extracted by natsel.
+    """
+    found = plan_of(small).conversion
+    return Conversion.from_dict(found) if found is not None else None
+
+
 def _checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -161,6 +193,8 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
     tables = ("survivors", "sizes", "attributes", "tensors", "tied", "files", "prediction")
     if data["compensation"] is not None:
         Compensation.from_dict(data["compensation"])
+    if data["conversion"] is not None:
+        Conversion.from_dict(data["conversion"])
     return (
         all_of(dict, (data[name] for name in tables))
         and all_of(str, (data["model"], *data["frozen"], *data["tied"].values()))

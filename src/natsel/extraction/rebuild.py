@@ -12,7 +12,10 @@ from natsel.common.errors import refuse
 from natsel.communities.adapters import adapt
 from natsel.communities.program import follow_literals
 from natsel.communities.tensors import all_tensors
+from natsel.extraction.conversion import Conversion
+from natsel.extraction.csr import CsrLinear
 from natsel.extraction.plan import Plan, attach_plan
+from natsel.extraction.unstructured import with_skeletons
 
 
 def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> nn.Module:
@@ -30,6 +33,9 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
     Raises:
         ValueError: if the model is of another architecture.
     """
+    conversion = Conversion.from_dict(plan.conversion) if plan.conversion is not None else None
+    if conversion is not None:
+        model = with_skeletons(model, conversion)
     wanted = {**tensors, **{name: tensors.get(first) for name, first in plan.tied.items()}}
     found = all_tensors(model)
     missing = sorted((model.state_dict(keep_vars=True).keys() | wanted) - (found.keys() & wanted))
@@ -55,6 +61,9 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
             setattr(small.get_submodule(path), attribute, mine)
     set_numbers(small, follow_literals(small, plan.attributes))
     adapt(small)
+    for name, module in small.named_modules():
+        if isinstance(module, CsrLinear):
+            module.check(name)
     attach_plan(small, plan)
     return small.eval()
 

@@ -18,6 +18,7 @@ from natsel.communities.gates import folded, ungated_name
 from natsel.communities.proof import Difference, difference
 from natsel.communities.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
+from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights
 from natsel.selection import Survivors
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -114,8 +115,9 @@ def verify(
 ) -> Verification:
     """Compare an extracted model with the masked one, in its own precision and in float64.
 
-    The masked model is ``model`` with the weights that read removed populations set to 0. Both run
-    in evaluation mode; neither is changed.
+    The masked model is ``model`` with the weights that read removed populations set to 0; of masks
+    of single weights, keyed by parameter, with those set to 0. Both run in evaluation mode; neither
+    is changed.
 
     Args:
         model: the model that was extracted from.
@@ -132,16 +134,21 @@ def verify(
         ValueError: if the survivors do not belong to the model.
     """
     inputs = as_inputs(example_inputs)
-    checked, known = communities_of(survivors, communities)
     base = folded(unwrapped(model))
-    check_model(base, known)
-    masked = reference(base, known.values(), checked)
+    stated = None
+    owner = communities if communities is not None else getattr(survivors, "communities", None)
+    if owner is None and is_unstructured(base, survivors):
+        masked = masked_weights(base, check_masks(base, survivors))
+    else:
+        checked, known = communities_of(survivors, communities)
+        check_model(base, known)
+        masked = reference(base, known.values(), checked)
+        if any(not known[n].exact and not bool(mask.all()) for n, mask in checked.items()):
+            stated = _compare(small, silence(base, known.values(), checked), inputs)
     found = _compare(small, masked, inputs)
     if tolerance is None:
         tolerance = _tolerance_of(model)
     exact = _in_float64(small, masked, inputs)
-    cut = any(not c.exact and not bool(checked[n].all()) for n, c in known.items() if n in checked)
-    stated = _compare(small, silence(base, known.values(), checked), inputs) if cut else None
     return Verification(
         max_abs_difference=found.max_abs,
         max_rel_difference=found.max_rel,
@@ -195,10 +202,14 @@ def confirm(base: nn.Module, small: nn.Module, survivors: Survivors, known: Comm
         VerificationError: if the two differ on the communities' example inputs.
     """
     masked = reference(base, known.values(), survivors, share=True)
-    found = _compare(small, masked, known.example_inputs)
-    tolerance = _tolerance_of(base)
-    passed = found.within(tolerance)
-    Verification(found.max_abs, found.max_rel, None, tolerance, passed).require()
+    compare(small, masked, known.example_inputs).require()
+
+
+def compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Verification:
+    """Compare a small model with a masked one, in their own precision alone."""
+    found = _compare(small, masked, inputs)
+    tolerance = _tolerance_of(masked)
+    return Verification(found.max_abs, found.max_rel, None, tolerance, found.within(tolerance))
 
 
 def _tolerance_of(model: nn.Module) -> float:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community, Slice
-from natsel.communities.gates import Observer, gated_slices, ungated_name
+from natsel.communities.gates import gated_slices, ungated_name
 from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part, Parts
+from natsel.fitness.running import Products, Running
 
 WeightKey = tuple[str, int]
 CONV1D = "transformers.pytorch_utils.Conv1D"
@@ -131,7 +132,7 @@ class Watch:
     """
 
     def __init__(self, communities: Communities, statistic: str, *, training: bool = False) -> None:
-        self._observers: dict[WeightKey, _Moments] = {}
+        self._observers: dict[WeightKey, Running] = {}
         # It reads the weight of this Linear without calling it: nothing would be seen to enter.
         unseen = {
             m.out_proj for m in communities.model.modules() if isinstance(m, nn.MultiheadAttention)
@@ -146,7 +147,11 @@ class Watch:
                         f"its consumer {part.tensor} is not a Linear or an ungrouped convolution; "
                         "use taylor or magnitude"
                     )
-                self._observers[part.tensor, part.axis] = _Moments(axis, statistic, training)
+                self._observers[part.tensor, part.axis] = (
+                    Products(axis, training)
+                    if statistic == "products"
+                    else Running(axis, statistic, training)
+                )
         self._handles = [
             owner(communities.model, tensor)[0].register_forward_pre_hook(observer)
             for (tensor, _), observer in self._observers.items()
@@ -160,7 +165,7 @@ class Watch:
         Raises:
             ValueError: if nothing entered any of them.
         """
-        found = {key: o.value() for key, o in self._observers.items() if o.count}
+        found = {key: o.value() for key, o in self._observers.items() if o.seen}
         if not found:
             raise ValueError(
                 "forward passes=0 is not allowed: expected the model to run, with gradients where "
@@ -188,49 +193,3 @@ def input_axis(module: nn.Module) -> int | None:
     if any(f"{kind.__module__}.{kind.__name__}" == CONV1D for kind in type(module).__mro__):
         return -1
     return None
-
-
-class _Moments(Observer):
-    """A hook that keeps the mean square, products or variance of what enters a module.
-
-    A deep copy of the model and of the watch together gives hooks of their own, which a closure
-    would not.
-    """
-
-    def __init__(self, axis: int, statistic: str, training: bool) -> None:
-        self.axis = axis
-        self.statistic = statistic
-        self.training = training
-        self.reset()
-
-    def reset(self) -> None:
-        self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.spread: Tensor | float = 0.0
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.training and not torch.is_grad_enabled():
-            return
-        x = inputs[0].detach()
-        x = x if x.dtype == torch.float64 else x.float()
-        others = [i for i in range(x.dim()) if i != x.dim() + self.axis]
-        count = x.numel() // x.shape[self.axis]
-        share = count / (self.count + count)
-        if self.statistic == "variance":
-            # Merging moments, not sums of squares: those cancel where the mean is large.
-            variance, mean = torch.var_mean(x, others, correction=0)
-            step = mean - self.mean
-            self.spread = self.spread + share * (
-                variance - self.spread + (1 - share) * step.square()
-            )
-            self.mean = self.mean + share * step
-        elif self.statistic == "products":
-            rows = x.movedim(self.axis, -1).reshape(-1, x.shape[self.axis])
-            self.spread = self.spread + share * (rows.T @ rows / count - self.spread)
-        else:
-            self.spread = self.spread + share * (x.square().mean(others) - self.spread)
-        self.count += count
-
-    def value(self) -> Tensor:
-        assert isinstance(self.spread, Tensor)
-        return self.spread

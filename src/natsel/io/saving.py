@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.extraction import plan_of, write_model
+from natsel.extraction import conversion_of, plan_of, write_model
 from natsel.integrations.transformers import pretrained
 
 
@@ -58,6 +58,10 @@ def save(
     # A reference network is rebuilt by its name, whatever library its parts are from.
     is_named = isinstance(getattr(small, "constructor", None), dict)
     known = pretrained(small) if constructor is None and not is_named else None
+    conversion = conversion_of(small)
+    if known is not None and conversion is not None and conversion.converted:
+        # from_pretrained would take these layers for missing ones and fill them with noise.
+        refuse("small", type(small).__name__, "dense layers: from_pretrained cannot read CSR ones")
     if known is not None:
         return write_model(
             small,

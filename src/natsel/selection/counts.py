@@ -89,7 +89,7 @@ def bounds_of(
     Raises:
         ValueError: if a number or a pattern is not allowed.
     """
-    _check_whole("multiple_of", multiple_of, 1)
+    _check_whole("multiple_of", multiple_of, 1, ", or 'auto'")
     floors = dict.fromkeys(sizes, 1)
     if isinstance(floor, Mapping):
         for name, (pattern, value) in assigned("floor", floor, sizes).items():
@@ -106,6 +106,6 @@ def bounds_of(
     return found
 
 
-def _check_whole(argument: str, value: object, least: int) -> None:
+def _check_whole(argument: str, value: object, least: int, more: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        refuse(argument, value, f"a whole number >= {least}")
+        refuse(argument, value, f"a whole number >= {least}{more}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from natsel.selection.budget import MACs, Parameters, Sparsity
 from natsel.selection.counts import bounds_of
 from natsel.selection.latency import Latency
 from natsel.selection.meeting import Contest, survive
+from natsel.selection.multiples import AUTO, measured
 from natsel.selection.normalize import Normalization
 from natsel.selection.patterns import Patterns, assigned, chosen
 from natsel.selection.sequence import Scope
@@ -37,7 +39,7 @@ def select(
     scope: Scope = "community",
     normalize: Normalization = "rank",
     floor: int | Mapping[str, int] = 1,
-    multiple_of: int = 1,
+    multiple_of: int | Literal["auto"] = 1,
     include: Patterns = None,
     exclude: Patterns = None,
     ties: Mapping[str, Tensor] | None = None,
@@ -61,7 +63,9 @@ def select(
     heads and experts are not rounded. What the order leaves is rounded to the nearest such count,
     halves down, and populations go until the rounded selection meets the budget. A sparsity by
     community is rounded down in each, so that at least the share goes; where not even one multiple
-    fits, the community stays whole.
+    fits, the community stays whole. "auto" measures on this device, at the batch of the
+    communities' example inputs, how long a pass takes with as many survivors in widths that are
+    multiples of 1, 4, 8, 16 and 32, and takes the smallest multiple within 3 % of the best.
 
     Of :class:`natsel.Weights` each weight is a population: they are streamed, without a copy, and
     the share goes within each tensor or, with ``scope="global", normalize=None``, of all weights
@@ -79,7 +83,8 @@ def select(
             "mean" or None. None compares raw scores, which may empty a community to its floor.
         floor: how many populations of each community survive at least; or by patterns of names,
             where communities that none matches keep 1.
-        multiple_of: what the kept counts are multiples of, 8 say.
+        multiple_of: what the kept counts are multiples of, 8 say; or "auto", which measures: see
+            ``rounding`` of the survivors for what was chosen and why.
         include: patterns of the names that take part (``*``, ``?``, ``[...]``); the others stay
             whole.
         exclude: patterns of the names that stay whole.
@@ -136,6 +141,25 @@ def select(
         for name, values in flat.items():
             if name not in communities or communities[name].size != values.numel():
                 refuse("scores", name, f"scores for {communities!r}")
+    if isinstance(multiple_of, str):
+        if multiple_of != AUTO:
+            refuse("multiple_of", multiple_of, "a whole number >= 1, or 'auto'")
+        if communities is None:
+            refuse("multiple_of", AUTO, "a whole number where communities= is not given")
+        again = partial(
+            select,
+            scores,
+            budget,
+            communities=communities,
+            scope=scope,
+            normalize=normalize,
+            floor=floor,
+            include=include,
+            exclude=exclude,
+            ties=ties,
+        )
+        rounding = measured(communities, again(multiple_of=1))
+        return Survivors(again(multiple_of=rounding.multiple), communities, rounding)
     second = {name: _tie(name, flat[name], ties) for name in flat}
     sizes = {name: value.numel() for name, value in flat.items()}
     bounds = bounds_of(sizes, floor, multiple_of, communities)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
+from natsel.selection.multiples import Rounding
 
 
 class Survivors(Mapping[str, Tensor]):
@@ -18,12 +19,18 @@ class Survivors(Mapping[str, Tensor]):
     Args:
         masks: ``{community: tensor}``.
         communities: what they belong to, if it is known; extraction needs it.
+        rounding: the multiple of which kept counts are, where it was measured.
 
     Raises:
         ValueError: if a mask is not a boolean tensor.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], communities: Communities | None = None) -> None:
+    def __init__(
+        self,
+        masks: Mapping[str, Tensor],
+        communities: Communities | None = None,
+        rounding: Rounding | None = None,
+    ) -> None:
         for name, mask in masks.items():
             # A number is no decision: scores given by mistake would keep whatever is not 0.
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -31,6 +38,7 @@ class Survivors(Mapping[str, Tensor]):
                 refuse(f"survivors[{name!r}]", found, "a tensor of booleans")
         self._masks = {name: mask.detach().cpu() for name, mask in masks.items()}
         self.communities = communities
+        self.rounding = rounding
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]

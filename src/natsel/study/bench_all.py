@@ -134,7 +134,9 @@ def _search(
 def _peers(
     out: Path, quick: bool, model: str | None, data: str | None, progress: Progress
 ) -> dict[str, Any]:
-    return bench_peers(out / "peers", quick=quick, resume=(out / "peers").exists(), progress=progress)
+    return bench_peers(
+        out / "peers", quick=quick, resume=(out / "peers").exists(), progress=progress
+    )
 
 
 _RUNS: dict[str, Run] = {

@@ -39,7 +39,8 @@ def to_markdown(found: Words) -> str:
     """Return a table of GitHub's Markdown with its sentences; pipes in cells are escaped.
 
     Example:
-        >>> print(to_markdown(Words("Two ways", ("way", "time"), [["a|b", "1.0"]], ["Same model."])))
+        >>> found = Words("Two ways", ("way", "time"), [["a|b", "1.0"]], ["Same model."])
+        >>> print(to_markdown(found))
         Two ways
         <BLANKLINE>
         | way | time |

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class PruneConfig:
         data: name of a data set, for scorers that read one, and to measure accuracy; or None.
         scope: "community" or "global".
         normalize: "rank", "mean" or "none".
-        multiple_of: of what the kept counts are multiples.
+        multiple_of: of what the kept counts are multiples; or "auto", to measure that.
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
@@ -70,7 +70,7 @@ class PruneConfig:
     data: str | None = None
     scope: str = "community"
     normalize: str = "rank"
-    multiple_of: int = 1
+    multiple_of: int | Literal["auto"] = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
@@ -194,6 +194,13 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     adapted: Adapted | None = None
     if config.scorer == ADAPTIVE:
         assert splits is not None
+        rounding = None
+        if config.multiple_of == "auto":
+            # Measured once, on a selection that costs nothing, and the same for every contender.
+            first = select(score(communities, STATISTIC), parse_budget(config.budget), **options)
+            rounding = first.rounding
+            assert rounding is not None
+            options["multiple_of"] = rounding.multiple
         adapted = adapt(
             communities,
             parse_budget(config.budget),
@@ -214,6 +221,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
             normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
             **options,
         )
+        rounding = survivors.rounding
     predicted = preview(opened.model, survivors, measure=config.measure)
     step(4)
     small = extract(opened.model, survivors, verify=False)
@@ -231,6 +239,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "config": asdict(config),
         "model": opened.description,
         "communities": _kept(survivors, communities),
+        "rounding": rounding and {"summary": rounding.summary(), **asdict(rounding)},
         "parameters": [predicted.dense.parameters, predicted.small.parameters],
         "macs": [predicted.dense.macs, predicted.small.macs],
         "verification": asdict(verification),
