@@ -50,7 +50,8 @@ def logistic(
         makes it a law of selection, is our definition; with a constant rate it is the equation of
         two competing types in a population of constant size.
     """
-    return torch.sigmoid(torch.logit(mass) + dt * (fitness - pressure))
+    # In place: at each training step the making of a small tensor costs more than its numbers.
+    return (fitness - pressure).mul_(dt).add_(torch.logit(mass)).sigmoid_()
 
 
 def velocity(

@@ -34,9 +34,8 @@ class Group:
         positions: which communities, in the order of the model.
         mass: as the law evolves it.
         average: the averaged fitness.
-        alive: 1 for the living.
+        living: how many live, ``[communities, 1]``.
         competition: the last measured matrix ``[communities, size, size]``, if a law wants one.
-        any_dead: whether somebody here is extinct.
         exposed: 1 where pressure is felt, ``[communities, 1]``; None if no community is at its
             floor.
     """
@@ -44,9 +43,8 @@ class Group:
     positions: list[int]
     mass: Tensor
     average: Tensor
-    alive: Tensor
+    living: Tensor
     competition: Tensor | None = None
-    any_dead: bool = False
     exposed: Tensor | None = None
 
 
@@ -121,27 +119,24 @@ class Populations:
                 flat[start:stop].view(len(positions), size)
                 for flat in (self.mass, self.average, self.alive)
             )
-            self.groups.append(Group(positions, mass, average, alive))
+            self.groups.append(Group(positions, mass, average, alive.sum(-1, keepdim=True)))
         self.starts = [0] * len(self.sizes)
         for (position, _), first in zip(self.rows, self._firsts, strict=True):
             self.starts[position] = first
 
     def _count(self) -> None:
         self.num_alive = int(self.alive.sum())
-        self._any_below = bool(self.below.any())
-        for group in self.groups:
-            living = group.alive.sum(-1, keepdim=True)
-            group.any_dead = bool((living < group.alive.shape[-1]).any())
-            floors = living.new_tensor([[self._floors[p]] for p in group.positions])
-            exposed = living > floors
-            group.exposed = None if bool(exposed.all()) else exposed.float()
-        self._exposed: Tensor | None = None
-        if self._space == "simplex" and any(g.exposed is not None for g in self.groups):
-            exposures = [
-                torch.ones_like(g.alive) if g.exposed is None else g.exposed.expand_as(g.alive)
-                for g in self.groups
-            ]
-            self._exposed = torch.cat([e.reshape(-1) for e in exposures])
+        self._longest_below = int(self.below.max())
+        self._dead = 1.0 - self.alive
+        exposures = []
+        for group, alive in zip(self.groups, self.by_group(self.alive), strict=True):
+            group.living = alive.sum(-1, keepdim=True)
+            floors = group.living.new_tensor([[self._floors[p]] for p in group.positions])
+            exposed = (group.living > floors).float()
+            group.exposed = None if bool(exposed.all()) else exposed
+            exposures.append(exposed.expand_as(alive).reshape(-1))
+        any_sheltered = any(group.exposed is not None for group in self.groups)
+        self._exposed = torch.cat(exposures) if any_sheltered else None
 
     # One step.
 
@@ -164,9 +159,11 @@ class Populations:
             needed.mul_(self._exposed).clamp_(min=1e-6)
         return (mass / needed).clamp_(max=1.0)
 
-    def is_any_under(self, influence: Tensor) -> bool:
-        """Tell whether a living population is under the extinction level, or its mass is NaN."""
-        return int(torch.count_nonzero(influence >= self._ecology.level)) < self.num_alive
+    def lowest(self, influence: Tensor) -> float:
+        """Return the least influence of the living, NaN if one is NaN."""
+        if self.num_alive < len(influence):
+            influence = influence + self._dead
+        return float(influence.min())
 
     def take(self, mass: Tensor, influence: Tensor) -> None:
         """Make new masses and the influence that follows from them the present ones."""
@@ -180,13 +177,12 @@ class Populations:
             self.influence[:-1] = self.influence_of(self.mass, pressure)
 
     def relative(self, group: Group) -> Tensor:
-        """Divide by the mean of the community's living, so that communities are comparable."""
+        """Divide by the mean of the community's living, so that communities are comparable.
+
+        The average of the dead is 0.
+        """
         value = group.average.clamp(min=0.0) if self._signed else group.average
-        if group.any_dead:
-            value = value * group.alive
-            mean = value.sum(-1, keepdim=True) / group.alive.sum(-1, keepdim=True)
-        else:
-            mean = value.mean(-1, keepdim=True)
+        mean = value.sum(-1, keepdim=True).div_(group.living)
         return value / mean.clamp_(min=1e-30)
 
     def all_relative(self) -> Tensor:
@@ -218,24 +214,29 @@ class Populations:
         felt = 0.0 if full else 1.0 if self._space == "simplex" else pressure
         return felt if group.exposed is None else felt * group.exposed
 
-    def extinguish(self, *, any_under: bool, carried: int | None) -> None:
+    def extinguish(self, *, lowest: float, carried: int | None) -> None:
         """Declare dead what stayed under the level, the smallest first, down to what is carried.
 
         Ties are broken by fitness, then by index.
 
         Args:
-            any_under: what :meth:`is_any_under` said of the present influence.
+            lowest: what :meth:`lowest` said of the present influence.
             carried: how many populations the environment carries; None if it does not matter.
         """
-        if not any_under:
-            if self._any_below:
+        level = self._ecology.level
+        if lowest >= level:
+            if self._longest_below:
                 self.below.zero_()
-                self._any_below = False
+                self._longest_below = 0
             return
-        self.below.add_(self.alive).mul_(self.influence[:-1] < self._ecology.level)
-        self._any_below = True
+        self.below.add_(self.alive).mul_(self.influence[:-1] < level)
         patience = self._ecology.patience / self._ecology.every
-        if float(self.below.max()) < patience:
+        # At most one more than before: who is under need not be looked at before that is enough.
+        self._longest_below += 1
+        if self._longest_below < patience:
+            return
+        self._longest_below = int(self.below.max())
+        if self._longest_below < patience:
             return
         dying = (self.below >= patience).nonzero().reshape(-1)
         candidates = sorted(
@@ -271,6 +272,12 @@ class Populations:
             flat.index_fill_(0, index, 0.0)
 
     # By community.
+
+    def by_group(self, flat: Tensor) -> list[Tensor]:
+        """Return views of numbers per population as ``[communities, size]``, one per group."""
+        shapes = [group.mass.shape for group in self.groups]
+        parts = flat.split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def by_name(self, flat: Tensor) -> dict[str, Tensor]:
         """Return numbers per population by community, as copies."""
