@@ -34,6 +34,7 @@ class Group:
         positions: which communities, in the order of the model.
         mass: as the law evolves it.
         average: the averaged fitness.
+        alive: 1 for the living.
         living: how many live, ``[communities, 1]``.
         competition: the last measured matrix ``[communities, size, size]``, if a law wants one.
         exposed: 1 where pressure is felt, ``[communities, 1]``; None if no community is at its
@@ -43,6 +44,7 @@ class Group:
     positions: list[int]
     mass: Tensor
     average: Tensor
+    alive: Tensor
     living: Tensor
     competition: Tensor | None = None
     exposed: Tensor | None = None
@@ -91,8 +93,9 @@ class Populations:
         total = sum(self.sizes.values())
         initial = 1.0 if space == "simplex" else min(ecology.initial, CEILING)
         self.influence = torch.ones(total + 1, device=device)
+        self._of_all = self.influence[:-1]
         on_simplex = space == "simplex"
-        self.mass = torch.ones(total, device=device) if on_simplex else self.influence[:-1]
+        self.mass = torch.ones(total, device=device) if on_simplex else self._of_all
         self.mass.fill_(initial)
         self.average = torch.zeros(total, device=device)
         self.alive = torch.ones(total, device=device)
@@ -119,7 +122,8 @@ class Populations:
                 flat[start:stop].view(len(positions), size)
                 for flat in (self.mass, self.average, self.alive)
             )
-            self.groups.append(Group(positions, mass, average, alive.sum(-1, keepdim=True)))
+            living = alive.sum(-1, keepdim=True)
+            self.groups.append(Group(positions, mass, average, alive, living))
         self.starts = [0] * len(self.sizes)
         for (position, _), first in zip(self.rows, self._firsts, strict=True):
             self.starts[position] = first
@@ -129,12 +133,12 @@ class Populations:
         self._longest_below = int(self.below.max())
         self._dead = 1.0 - self.alive
         exposures = []
-        for group, alive in zip(self.groups, self.by_group(self.alive), strict=True):
-            group.living = alive.sum(-1, keepdim=True)
+        for group in self.groups:
+            group.living = group.alive.sum(-1, keepdim=True)
             floors = group.living.new_tensor([[self._floors[p]] for p in group.positions])
             exposed = (group.living > floors).float()
             group.exposed = None if bool(exposed.all()) else exposed
-            exposures.append(exposed.expand_as(alive).reshape(-1))
+            exposures.append(exposed.expand_as(group.alive).reshape(-1))
         any_sheltered = any(group.exposed is not None for group in self.groups)
         self._exposed = torch.cat(exposures) if any_sheltered else None
 
@@ -169,12 +173,12 @@ class Populations:
         """Make new masses and the influence that follows from them the present ones."""
         self.mass.copy_(mass)
         if self._space == "simplex":
-            self.influence[:-1] = influence
+            self._of_all.copy_(influence)
 
     def press(self, pressure: float) -> None:
         """Let the influence follow the pressure."""
         if self._space == "simplex":
-            self.influence[:-1] = self.influence_of(self.mass, pressure)
+            self._of_all.copy_(self.influence_of(self.mass, pressure))
 
     def relative(self, group: Group) -> Tensor:
         """Divide by the mean of the community's living, so that communities are comparable.
@@ -229,7 +233,7 @@ class Populations:
                 self.below.zero_()
                 self._longest_below = 0
             return
-        self.below.add_(self.alive).mul_(self.influence[:-1] < level)
+        self.below.add_(self.alive).mul_(self._of_all < level)
         patience = self._ecology.patience / self._ecology.every
         # At most one more than before: who is under need not be looked at before that is enough.
         self._longest_below += 1
@@ -272,12 +276,6 @@ class Populations:
             flat.index_fill_(0, index, 0.0)
 
     # By community.
-
-    def by_group(self, flat: Tensor) -> list[Tensor]:
-        """Return views of numbers per population as ``[communities, size]``, one per group."""
-        shapes = [group.mass.shape for group in self.groups]
-        parts = flat.split([shape.numel() for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def by_name(self, flat: Tensor) -> dict[str, Tensor]:
         """Return numbers per population by community, as copies."""

@@ -23,26 +23,31 @@ class Writer:
         self._gate = gated.gate
         self._influence = influence
         self._places = places
-        self._view = _view(influence, places)
+        rows = _rows(influence, places)
+        self._is_whole = rows is not None and rows.shape[1] == 1
+        self._source = rows.view_as(gated.gate.mass) if rows is not None and self._is_whole else rows
 
     def write(self) -> None:
         """Write the present influence."""
         mass: Tensor = self._gate.mass
-        if self._view is None:
+        if self._source is None:
             mass.copy_(self._influence.index_select(0, self._places).view_as(mass))
+        elif self._is_whole:
+            mass.copy_(self._source)
         else:
-            mass.view(self._view.shape).copy_(self._view)
+            mass.view(self._source.shape).copy_(self._source)
 
 
-def _view(influence: Tensor, places: Tensor) -> Tensor | None:
+def _rows(influence: Tensor, places: Tensor) -> Tensor | None:
     """Return the view ``[populations, width]`` that shows these places; None if none does.
 
-    It does where populations follow each other and each is read as often as the others, in a row.
+    One does where populations follow each other and each is read ``width`` times in a row.
     """
     first, num_populations = int(places[0]), int(places[-1] - places[0]) + 1
-    width, rest = divmod(len(places), max(num_populations, 1))
-    following = torch.arange(first, first + num_populations, device=places.device)
-    if rest or not torch.equal(places, following.repeat_interleave(width)):
+    if num_populations < 1 or len(places) % num_populations:
         return None
-    view = influence[first : first + num_populations]
-    return view.unsqueeze(-1).expand(num_populations, width)
+    width = len(places) // num_populations
+    following = torch.arange(first, first + num_populations, device=places.device)
+    if not torch.equal(places, following.repeat_interleave(width)):
+        return None
+    return influence[first : first + num_populations, None].expand(-1, width)
