@@ -25,7 +25,9 @@ class Writer:
         self._places = places
         rows = _rows(influence, places)
         self._is_whole = rows is not None and rows.shape[1] == 1
-        self._source = rows.view_as(gated.gate.mass) if rows is not None and self._is_whole else rows
+        self._source = (
+            rows.view_as(gated.gate.mass) if rows is not None and self._is_whole else rows
+        )
 
     def write(self) -> None:
         """Write the present influence."""

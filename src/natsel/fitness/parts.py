@@ -72,7 +72,7 @@ class PartsReader:
     def mass_gradient(
         self, position: int, gradient: Callable[[nn.Parameter], Tensor | None]
     ) -> Tensor:
-        """Return m dL/dm of one community's populations, as :func:`natsel.fitness.taylor` defines it.
+        """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
 
         The same numbers as from :meth:`read`, without what only other signals look at: in a small
         network, gathering costs more than the arithmetic.

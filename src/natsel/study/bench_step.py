@@ -264,7 +264,7 @@ def bench_step(
         compiled: measure the compiled model too.
         batch_size: samples per step; None for each network's own.
         repeats: how many blocks of 10 steps of each.
-        quick: two blocks and hardly any warm-up: enough to see that it works, not to time it.
+        quick: three steps: enough to see that it works, not to time it.
         progress: called between measurements.
 
     Returns:
@@ -295,8 +295,7 @@ def bench_step(
             compiles,
             fused,
             batch_size=sizes[net],
-            repeats=2 if quick else repeats,
-            warm_up=BLOCK if quick else 520,
+            **({"repeats": 2, "block": 1, "warm_up": 1} if quick else {"repeats": repeats}),
         )
     progress("bench step", len(cases), len(cases))
     return {
@@ -318,8 +317,7 @@ def _rows(
     fused: bool,
     *,
     batch_size: int,
-    repeats: int,
-    warm_up: int,
+    **timing: int,
 ) -> list[dict[str, Any]]:
     """Measure one case: a row for each number of steps between two evolutions."""
     if compiled:
@@ -327,7 +325,7 @@ def _rows(
     options: dict[str, Any] = {"fused": fused, "compiled": compiled, "batch_size": batch_size}
     plain = Training(network, dynamics=None, **options)
     evolving = [Training(network, dynamics=law, every=every, **options) for every in EVERY]
-    times = time_ratios(plain, evolving, repeats=repeats, warm_up=warm_up)
+    times = time_ratios(plain, evolving, **timing)
     plain_bytes = resident(plain) + peak_memory(plain)
     rows = []
     for every, training, found in zip(EVERY, evolving, times, strict=True):
