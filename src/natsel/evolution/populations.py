@@ -35,6 +35,7 @@ class Group:
         mass: as the law evolves it.
         average: the averaged fitness.
         alive: 1 for the living.
+        floors: how many survive at least, ``[communities, 1]``.
         living: how many live, ``[communities, 1]``.
         competition: the last measured matrix ``[communities, size, size]``, if a law wants one.
         exposed: 1 where pressure is felt, ``[communities, 1]``; None if no community is at its
@@ -45,6 +46,7 @@ class Group:
     mass: Tensor
     average: Tensor
     alive: Tensor
+    floors: Tensor
     living: Tensor
     competition: Tensor | None = None
     exposed: Tensor | None = None
@@ -122,8 +124,9 @@ class Populations:
                 flat[start:stop].view(len(positions), size)
                 for flat in (self.mass, self.average, self.alive)
             )
+            floors = alive.new_tensor([[self._floors[p]] for p in positions])
             living = alive.sum(-1, keepdim=True)
-            self.groups.append(Group(positions, mass, average, alive, living))
+            self.groups.append(Group(positions, mass, average, alive, floors, living))
         self.starts = [0] * len(self.sizes)
         for (position, _), first in zip(self.rows, self._firsts, strict=True):
             self.starts[position] = first
@@ -135,8 +138,7 @@ class Populations:
         exposures = []
         for group in self.groups:
             group.living = group.alive.sum(-1, keepdim=True)
-            floors = group.living.new_tensor([[self._floors[p]] for p in group.positions])
-            exposed = (group.living > floors).float()
+            exposed = (group.living > group.floors).float()
             group.exposed = None if bool(exposed.all()) else exposed
             exposures.append(exposed.expand_as(group.alive).reshape(-1))
         any_sheltered = any(group.exposed is not None for group in self.groups)
