@@ -135,6 +135,7 @@ def test_reproduce(natsel, tmp_path, arguments, told):
     ("arguments", "told"),
     [
         (("--dynamics", "logistik"), "dynamics='logistik'"),
+        (("--network", "mpl"), "network='mpl'"),
         (("--batch-size", "0"), "batch_size=0"),
         (("--repeats", "-1"), "repeats=-1"),
         (("--threads", "-1"), "threads=-1"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import natsel as library
 from natsel import models
@@ -190,12 +191,22 @@ def test_bench_score_and_extract(natsel, monkeypatch):
         assert one_object(result.stdout)["bench"] == command
 
 
-def test_bench(natsel):
-    small = ("bench", "step", "--repeats", "1", "--batch-size", "4", "--threads", "1")
+def test_bench(natsel, monkeypatch):
+    small = ("bench", "step", "--quick", "--batch-size", "4", "--threads", "1")
     result = natsel(*small)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "One step of 784-512-256-10, batch 4" in result.stdout
+    assert "One training step of 784-512-256-10" in result.stdout
+    assert "Quick: it works; too few steps" in result.stdout
     found = one_object(natsel(*small, "--json").stdout)
     cases = [(row["optimizer"], row["every"]) for row in found["rows"]]
-    assert cases == [("Adam", 1), ("Adam", 5), ("Adam, fused", 1), ("Adam, fused", 5)]
+    assert cases == [(name, every) for name in ("Adam", "Adam, fused") for every in (1, 5, 10)]
     assert natsel(*small, "--quiet").output == ""
+
+    def fails(model):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    result = natsel(*small, "--compiled")
+    assert (result.exit_code, result.stderr) == (0, "")
+    told = " ".join(result.stdout.split())
+    assert "torch.compile does not work here, so nothing was compiled: no C++ compiler" in told

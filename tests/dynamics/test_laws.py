@@ -105,6 +105,16 @@ class TestLogistic:
         after = logistic(tensor(0.5, 0.5, 0.5), tensor(1 + LN2, 1, 1 - LN2), 1.0)
         close(after, 2 / 3, 1 / 2, 1 / 3)
 
+    def test_it_adds_to_the_log_odds(self):
+        generator = torch.Generator().manual_seed(0)
+        mass = torch.rand(3, 101, generator=generator).pow(4)
+        mass[:, ::7], mass[:, 1::50] = 0, 1
+        fitness = 3 * torch.rand(3, 101, generator=generator)
+        expected = torch.sigmoid(torch.logit(mass) + 0.3 * (fitness - 0.8))
+        found = logistic(mass, fitness, 0.3, pressure=0.8)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        assert torch.equal(found == 0, mass == 0)
+
     def test_pressure_is_the_fitness_that_survives(self):
         mass, fitness = tensor(0.5, 0.5, 0.5), tensor(1.9, 2.0, 2.1)
         change = logistic(mass, fitness, 0.1, pressure=2.0) - mass

@@ -12,6 +12,7 @@ from natsel import models
 from natsel.communities.tensors import tensors_of
 from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader
+from natsel.fitness.taylor import OF_MASS_GRADIENT, mass_gradient
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -166,3 +167,16 @@ def test_every_kind_of_population_is_met():
         communities = natsel.discover(build(nn.GELU), (torch.randn(shape),))
         kinds |= {c.kind for c in communities.values()}
     assert kinds == {"neuron", "filter", "head"}
+
+
+def test_an_evolution_reads_the_same_numbers(trained):
+    _, communities, evolution, _, _ = trained
+    reader = PartsReader(communities)
+    for position, name in enumerate(communities):
+        parts = reader.read(position, evolution.masses[name], lambda p: p.grad)
+        found = reader.mass_gradient(position, lambda p: p.grad)
+        assert torch.equal(found, mass_gradient(parts))
+        for signal, finish in OF_MASS_GRADIENT.items():
+            assert torch.equal(finish(found), signal(parts))
+    with pytest.raises(ValueError, match="gradient=None"):
+        reader.mass_gradient(0, lambda _: None)

@@ -22,9 +22,14 @@ def root() -> None:
 @app.command("step")
 def step(
     dynamics: Annotated[str, typer.Option(help="A law, or all.")] = "logistic",
-    batch_size: Annotated[int, typer.Option(help="Samples per step.")] = 128,
-    repeats: Annotated[int, typer.Option(help="Pairs of blocks of 5 steps.")] = 60,
+    network: Annotated[str, typer.Option(help="mlp, vit or all.")] = "mlp",
+    compiled: Annotated[bool, typer.Option(help="Measure the compiled model too.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per step; by default 128 (mlp) or 32 (vit).")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Blocks of 10 steps of each.")] = 30,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them.")] = 0,
+    quick: Annotated[bool, typer.Option(help="See that it works; times mean nothing.")] = False,
     quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -41,25 +46,15 @@ def step(
             torch.set_num_threads(threads)
         with voice.progress() as progress:
             result = bench_step(
-                dynamics=dynamics, batch_size=batch_size, repeats=repeats, progress=progress
+                dynamics=dynamics,
+                network=network,
+                compiled=compiled,
+                batch_size=batch_size,
+                repeats=repeats,
+                quick=quick,
+                progress=progress,
             )
-        table = Table(title=f"One step of {result['network']}, batch {batch_size}")
-        for column in ("dynamics", "optimizer", "every", "time", "quartiles", "memory", "plain"):
-            table.add_column(
-                column, justify="left" if column in ("dynamics", "optimizer") else "right"
-            )
-        for row in result["rows"]:
-            table.add_row(
-                row["dynamics"],
-                row["optimizer"],
-                str(row["every"]),
-                f"{row['ratio']:.3f}",
-                f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}",
-                f"{row['memory_ratio']:.3f}",
-                f"{row['plain_ms']:.2f} ms",
-            )
-        voice.words.print(table)
-        voice.words.print("Ratios to the plain step: medians of interleaved blocks, same process.")
+        _show(voice, result)
         voice.result(result)
 
 

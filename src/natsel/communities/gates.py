@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from natsel.communities import flat_weights, ways
+from natsel.communities import flat_weights, gated_reads, ways
 from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.tensors import owner, tensors_of
 
@@ -134,6 +134,7 @@ def install(communities: Communities) -> list[Gated]:
         gate = Gate(mass)
         for module, attribute in owners[id(weight)]:
             parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+            gated_reads.shorten(module, attribute)
             flat_weights.follow(module)
         gated.append(Gated(name, axis, gate, index.to(weight.device)))
     gates = {(g.tensor, g.axis): g.gate for g in gated}

@@ -50,7 +50,10 @@ def logistic(
         makes it a law of selection, is our definition; with a constant rate it is the equation of
         two competing types in a population of constant size.
     """
-    return torch.sigmoid(torch.logit(mass) + dt * (fitness - pressure))
+    # The same numbers as from torch.logit, which takes ten times as long for masses of 0. In place:
+    # to make a small tensor costs more than to compute it.
+    log_odds = (mass / mass.neg().add_(1)).log_()
+    return (fitness - pressure).mul_(dt).add_(log_odds).sigmoid_()
 
 
 def velocity(

@@ -20,6 +20,7 @@ from natsel.evolution.ecology import Ecology, Landing
 from natsel.evolution.populations import Populations
 from natsel.evolution.signals import Signals
 from natsel.evolution.trajectory import Trajectory
+from natsel.evolution.writing import Writer
 from natsel.fitness import Fitness, Parts
 from natsel.fitness import get as get_fitness
 from natsel.selection import Sparsity, Survivors, select
@@ -108,7 +109,10 @@ class Evolution:
             floors=floors,
         )
         places = self._populations.places()
-        self._places = [places[gated.places.to(self._device)] for gated in self._gates]
+        self._writers = [
+            Writer(gated, self._populations.influence, places[gated.places.to(self._device)])
+            for gated in self._gates
+        ]
         self._write_gates()
         self.trajectory = Trajectory(communities.num_populations)
         self._record()
@@ -168,14 +172,15 @@ class Evolution:
         mass = populations.confined(self._evolved(full=full))
         influence = populations.influence_of(mass, self._pressure)
         # One reduction tells that nobody is near extinction, and that no mass is NaN.
-        if any_under := populations.is_any_under(influence):
+        lowest = populations.lowest(influence)
+        if math.isnan(lowest):
             what = f"masses under {self.dynamic.name!r}"
             populations.check_finite(mass, what, self._steps + 1)
         populations.take(mass, influence)
         self._steps += 1
         self._signals.reset()
         if not full:
-            populations.extinguish(any_under=any_under, carried=self._carried)
+            populations.extinguish(lowest=lowest, carried=self._carried)
         if self._carried is not None and self.num_alive > self._carried:
             self._pressure += self.ecology.adaptation * self.ecology.every
         populations.press(self._pressure)
@@ -213,13 +218,8 @@ class Evolution:
             self._record()
 
     def _write_gates(self) -> None:
-        influence = self._populations.influence
-        for gated, places in zip(self._gates, self._places, strict=True):
-            mass = gated.gate.mass
-            if mass.dtype == torch.float32 and mass.device == self._device:
-                torch.index_select(influence, 0, places, out=mass.view(-1))
-            else:
-                mass.copy_(influence.index_select(0, places).view_as(mass))
+        for writer in self._writers:
+            writer.write()
 
     def _record(self) -> None:
         populations = self._populations

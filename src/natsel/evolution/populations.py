@@ -35,8 +35,9 @@ class Group:
         mass: as the law evolves it.
         average: the averaged fitness.
         alive: 1 for the living.
+        floors: how many survive at least, ``[communities, 1]``.
+        living: how many live, ``[communities, 1]``.
         competition: the last measured matrix ``[communities, size, size]``, if a law wants one.
-        any_dead: whether somebody here is extinct.
         exposed: 1 where pressure is felt, ``[communities, 1]``; None if no community is at its
             floor.
     """
@@ -45,8 +46,9 @@ class Group:
     mass: Tensor
     average: Tensor
     alive: Tensor
+    floors: Tensor
+    living: Tensor
     competition: Tensor | None = None
-    any_dead: bool = False
     exposed: Tensor | None = None
 
 
@@ -93,8 +95,9 @@ class Populations:
         total = sum(self.sizes.values())
         initial = 1.0 if space == "simplex" else min(ecology.initial, CEILING)
         self.influence = torch.ones(total + 1, device=device)
+        self._of_all = self.influence[:-1]
         on_simplex = space == "simplex"
-        self.mass = torch.ones(total, device=device) if on_simplex else self.influence[:-1]
+        self.mass = torch.ones(total, device=device) if on_simplex else self._of_all
         self.mass.fill_(initial)
         self.average = torch.zeros(total, device=device)
         self.alive = torch.ones(total, device=device)
@@ -121,27 +124,25 @@ class Populations:
                 flat[start:stop].view(len(positions), size)
                 for flat in (self.mass, self.average, self.alive)
             )
-            self.groups.append(Group(positions, mass, average, alive))
+            floors = alive.new_tensor([[self._floors[p]] for p in positions])
+            living = alive.sum(-1, keepdim=True)
+            self.groups.append(Group(positions, mass, average, alive, floors, living))
         self.starts = [0] * len(self.sizes)
         for (position, _), first in zip(self.rows, self._firsts, strict=True):
             self.starts[position] = first
 
     def _count(self) -> None:
         self.num_alive = int(self.alive.sum())
-        self._any_below = bool(self.below.any())
+        self._longest_below = int(self.below.max())
+        self._dead = 1.0 - self.alive
+        exposures = []
         for group in self.groups:
-            living = group.alive.sum(-1, keepdim=True)
-            group.any_dead = bool((living < group.alive.shape[-1]).any())
-            floors = living.new_tensor([[self._floors[p]] for p in group.positions])
-            exposed = living > floors
-            group.exposed = None if bool(exposed.all()) else exposed.float()
-        self._exposed: Tensor | None = None
-        if self._space == "simplex" and any(g.exposed is not None for g in self.groups):
-            exposures = [
-                torch.ones_like(g.alive) if g.exposed is None else g.exposed.expand_as(g.alive)
-                for g in self.groups
-            ]
-            self._exposed = torch.cat([e.reshape(-1) for e in exposures])
+            group.living = group.alive.sum(-1, keepdim=True)
+            exposed = (group.living > group.floors).float()
+            group.exposed = None if bool(exposed.all()) else exposed
+            exposures.append(exposed.expand_as(group.alive).reshape(-1))
+        any_sheltered = any(group.exposed is not None for group in self.groups)
+        self._exposed = torch.cat(exposures) if any_sheltered else None
 
     # One step.
 
@@ -164,29 +165,30 @@ class Populations:
             needed.mul_(self._exposed).clamp_(min=1e-6)
         return (mass / needed).clamp_(max=1.0)
 
-    def is_any_under(self, influence: Tensor) -> bool:
-        """Tell whether a living population is under the extinction level, or its mass is NaN."""
-        return int(torch.count_nonzero(influence >= self._ecology.level)) < self.num_alive
+    def lowest(self, influence: Tensor) -> float:
+        """Return the least influence of the living, NaN if one is NaN."""
+        if self.num_alive < len(influence):
+            influence = influence + self._dead
+        return float(influence.min())
 
     def take(self, mass: Tensor, influence: Tensor) -> None:
         """Make new masses and the influence that follows from them the present ones."""
         self.mass.copy_(mass)
         if self._space == "simplex":
-            self.influence[:-1] = influence
+            self._of_all.copy_(influence)
 
     def press(self, pressure: float) -> None:
         """Let the influence follow the pressure."""
         if self._space == "simplex":
-            self.influence[:-1] = self.influence_of(self.mass, pressure)
+            self._of_all.copy_(self.influence_of(self.mass, pressure))
 
     def relative(self, group: Group) -> Tensor:
-        """Divide by the mean of the community's living, so that communities are comparable."""
+        """Divide by the mean of the community's living, so that communities are comparable.
+
+        The average of the dead is 0.
+        """
         value = group.average.clamp(min=0.0) if self._signed else group.average
-        if group.any_dead:
-            value = value * group.alive
-            mean = value.sum(-1, keepdim=True) / group.alive.sum(-1, keepdim=True)
-        else:
-            mean = value.mean(-1, keepdim=True)
+        mean = value.sum(-1, keepdim=True).div_(group.living)
         return value / mean.clamp_(min=1e-30)
 
     def all_relative(self) -> Tensor:
@@ -218,24 +220,29 @@ class Populations:
         felt = 0.0 if full else 1.0 if self._space == "simplex" else pressure
         return felt if group.exposed is None else felt * group.exposed
 
-    def extinguish(self, *, any_under: bool, carried: int | None) -> None:
+    def extinguish(self, *, lowest: float, carried: int | None) -> None:
         """Declare dead what stayed under the level, the smallest first, down to what is carried.
 
         Ties are broken by fitness, then by index.
 
         Args:
-            any_under: what :meth:`is_any_under` said of the present influence.
+            lowest: what :meth:`lowest` said of the present influence.
             carried: how many populations the environment carries; None if it does not matter.
         """
-        if not any_under:
-            if self._any_below:
+        level = self._ecology.level
+        if lowest >= level:
+            if self._longest_below:
                 self.below.zero_()
-                self._any_below = False
+                self._longest_below = 0
             return
-        self.below.add_(self.alive).mul_(self.influence[:-1] < self._ecology.level)
-        self._any_below = True
+        self.below.add_(self.alive).mul_(self._of_all < level)
         patience = self._ecology.patience / self._ecology.every
-        if float(self.below.max()) < patience:
+        # At most one more than before: who is under need not be looked at before that is enough.
+        self._longest_below += 1
+        if self._longest_below < patience:
+            return
+        self._longest_below = int(self.below.max())
+        if self._longest_below < patience:
             return
         dying = (self.below >= patience).nonzero().reshape(-1)
         candidates = sorted(

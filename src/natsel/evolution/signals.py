@@ -13,6 +13,7 @@ from natsel.dynamics import competition
 from natsel.evolution.populations import Group, Populations
 from natsel.fitness import Fitness
 from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.taylor import OF_MASS_GRADIENT
 
 
 class Signals:
@@ -38,18 +39,11 @@ class Signals:
             ValueError: if the signal has the wrong shape, or there are no gradients to read.
             NonFiniteError: if it is NaN or infinite; the message names ``step``.
         """
-        statistics = self._watch.read() if self._watch else None
-        gradient = _gradient if self._fitness.needs_gradient else _no_gradient
-        rows = []
-        for position, mass in populations.rows:
-            row = self._fitness.signal(self._reader.read(position, mass, gradient, statistics))
-            if row.shape != mass.shape:
-                refuse("fitness", self._fitness.name, f"a signal of shape [{len(mass)}]")
-            rows.append(row)
-        raw = torch.cat(rows).float()
+        raw = self._raw(populations)
         if populations.num_alive < len(raw):
-            raw = raw * populations.alive
-        size = float(torch.linalg.vector_norm(raw, 1))
+            raw.mul_(populations.alive)
+        # A sum that is finite has no term that is not; opposite terms that cancel do no harm.
+        size = float(raw.sum())
         if not math.isfinite(size):
             populations.check_finite(raw, f"fitness {self._fitness.name!r}", step)
         # With masses near 0 a signal may vanish; after zero_grad no parameter has a gradient.
@@ -59,6 +53,22 @@ class Signals:
                 "and before optimizer.zero_grad()"
             )
         return raw
+
+    def _raw(self, populations: Populations) -> Tensor:
+        finish = OF_MASS_GRADIENT.get(self._fitness.signal)
+        if finish is not None:
+            read = self._reader.mass_gradient
+            rows = [read(position, _gradient) for position, _ in populations.rows]
+            return finish(torch.cat(rows).float())
+        statistics = self._watch.read() if self._watch else None
+        gradient = _gradient if self._fitness.needs_gradient else _no_gradient
+        rows = []
+        for position, mass in populations.rows:
+            row = self._fitness.signal(self._reader.read(position, mass, gradient, statistics))
+            if row.shape != mass.shape:
+                refuse("fitness", self._fitness.name, f"a signal of shape [{len(mass)}]")
+            rows.append(row)
+        return torch.cat(rows).float()
 
     def _any_gradient(self) -> bool:
         gradients = (p.grad for p in self._model.parameters())

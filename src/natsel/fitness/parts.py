@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates import gated_slices, ungated_name
 from natsel.communities.tensors import owner
-from natsel.fitness.registry import Part, Parts
+from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Products, Running
 
 WeightKey = tuple[str, int]
@@ -70,6 +70,24 @@ class PartsReader:
             mass,
         )
 
+    def mass_gradient(
+        self, position: int, gradient: Callable[[nn.Parameter], Tensor | None]
+    ) -> Tensor:
+        """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
+
+        The same numbers as from :meth:`read`, without what only other signals look at: in a small
+        network, gathering costs more than the arithmetic.
+
+        Args:
+            position: which community, in the order of ``names``.
+            gradient: from a parameter to its gradient.
+
+        Raises:
+            ValueError: if a weight is frozen.
+        """
+        consumers, _ = self._slices[position]
+        return total([place.contract(gradient(place.parameter)) for place in consumers])
+
 
 def _producers(
     community: Community, consumers: tuple[Slice, ...], named: Mapping[str, nn.Parameter]
@@ -96,6 +114,19 @@ class _Place:
         self.whole = part.index.shape == (size, 1) and bool(
             (part.index.reshape(-1) == torch.arange(size)).all()
         )
+        self._others = [i for i in range(self.parameter.dim()) if i != part.axis]
+        self._in_rows = torch.equal(part.index.reshape(-1).cpu(), torch.arange(size))
+
+    def contract(self, gradient: Tensor | None) -> Tensor:
+        """Return the product with a gradient, summed over everything but the population."""
+        if gradient is None:
+            return gradient_of(self.part(lambda _: None, None))
+        value = self.parameter * gradient
+        if self._others:
+            value = value.sum(self._others)
+        if self.whole:
+            return value
+        return value.view(self.index.shape).sum(1) if self._in_rows else value[self.index].sum(1)
 
     def part(
         self,

@@ -11,6 +11,9 @@ Both are at hand after ``backward``: no hook on activations, no second pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import torch
 from torch import Tensor
 
 from natsel.fitness.registry import Fitness, Parts, gradient_of, register, total
@@ -43,6 +46,12 @@ def alignment(parts: Parts) -> Tensor:
     """Return -m dL/dm: positive where more of the population lowers the loss."""
     return -mass_gradient(parts)
 
+
+OF_MASS_GRADIENT: Mapping[Callable[[Parts], Tensor], Callable[[Tensor], Tensor]] = {
+    taylor: torch.abs,
+    alignment: torch.neg,
+}
+"""Signals that look at m dL/dm and nothing else, with what they make of it, element by element."""
 
 register(Fitness("taylor", taylor, needs_gradient=True))
 register(Fitness("alignment", alignment, needs_gradient=True, signed=True))

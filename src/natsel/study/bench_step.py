@@ -8,11 +8,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,79 +28,162 @@ from natsel.models import build
 from natsel.study import environment
 from natsel.study.training import Progress, silent
 
-EVERY = (1, 5)
+EVERY = (1, 5, 10)
 """Steps from one evolution of the masses to the next."""
+
+BLOCK = max(EVERY)
+"""Steps that are timed together: every law evolves in every block."""
 
 Step = Callable[[], None]
 
 
-def make_step(
-    *, dynamics: str | None, fused: bool, batch_size: int, every: int = 1, seed: int = 0
-) -> tuple[Step, Evolution | None]:
-    """Return a function that makes one training step of the 784-512-256-10 network with Adam.
+class Network(NamedTuple):
+    """What is trained, on random numbers of the shape of a data set.
+
+    Attributes:
+        label: in words.
+        name: of the registered model.
+        in_shape: of one sample.
+        arguments: of the model.
+        batch_size: samples per step, unless the user says otherwise.
+    """
+
+    label: str
+    name: str
+    in_shape: tuple[int, ...]
+    arguments: dict[str, Any]
+    batch_size: int
+
+
+NETWORKS = {
+    "mlp": Network("784-512-256-10", "mlp", (1, 28, 28), {}, 128),
+    "vit": Network(
+        "ViT of width 64, depth 4, 4 heads, 17 tokens",
+        "vit",
+        (3, 32, 32),
+        {"dim": 64, "depth": 4, "heads": 4, "patch": 8},
+        32,
+    ),
+}
+
+
+class Training:
+    """One training step with Adam, with or without evolution, each time it is called.
 
     Args:
+        network: a key of ``NETWORKS``.
         dynamics: the law that evolves beside, or None for the plain step.
         fused: use the fused implementation of Adam.
-        batch_size: samples per step, random numbers of the shape of MNIST.
+        compiled: run the model compiled.
+        batch_size: samples per step; None for the network's own.
         every: steps from one evolution of the masses to the next.
         seed: of weights and samples.
     """
-    model = build("mlp", in_shape=(1, 28, 28), num_classes=10, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(batch_size, 1, 28, 28, generator=generator)
-    labels = torch.randint(10, (batch_size,), generator=generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
-    evolution = None
-    if dynamics is not None:
-        communities = discover(model, (inputs[:2],))
-        evolution = Evolution(communities, dynamics=dynamics, optimizer=optimizer, every=every)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        loss: Tensor = F.cross_entropy(model(inputs), labels)
+    def __init__(
+        self,
+        network: str = "mlp",
+        *,
+        dynamics: str | None,
+        fused: bool = False,
+        compiled: bool = False,
+        batch_size: int | None = None,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        _, name, in_shape, arguments, usual = NETWORKS[network]
+        model = build(name, in_shape=in_shape, num_classes=10, seed=seed, **arguments)
+        generator = torch.Generator().manual_seed(seed)
+        batch_size = batch_size or usual
+        self.inputs = torch.randn(batch_size, *in_shape, generator=generator)
+        self.labels = torch.randint(10, (batch_size,), generator=generator)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+        self.evolution: Evolution | None = None
+        if dynamics is not None:
+            communities = discover(model, (self.inputs[:2],))
+            self.evolution = Evolution(
+                communities, dynamics=dynamics, optimizer=self.optimizer, every=every
+            )
+        self.model: Any = torch.compile(model) if compiled else model
+        self.num_steps = 0
+
+    def __call__(self) -> None:
+        """Make one step."""
+        self.optimizer.zero_grad()
+        loss: Tensor = F.cross_entropy(self.model(self.inputs), self.labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        self.optimizer.step()
+        self.num_steps += 1
 
-    return step, evolution
+
+def check(plain: Training, evolving: Training) -> None:
+    """Assert that two trainings did what their times are compared for."""
+    evolution = evolving.evolution
+    assert evolution is not None, "nothing evolved"
+    assert plain.num_steps == evolving.num_steps == evolution.num_steps, "steps differ"
+    masses = torch.cat(list(evolution.masses.values()))
+    assert bool(((masses >= 0) & (masses <= 1)).all()), "a mass is outside [0, 1]"
+    assert bool((masses != masses[0]).any()), "no mass moved"
+    for training in (plain, evolving):
+        for parameter in training.model.parameters():
+            assert bool(torch.isfinite(parameter).all()), "a weight is not finite"
 
 
-def time_ratio(
-    plain: Step, evolving: Step, *, repeats: int, block: int = 5, warm_up: int = 520
-) -> dict[str, float]:
-    """Time two steps in turn, block by block; return the ratio of each pair of blocks.
+def time_ratios(
+    plain: Step, others: Sequence[Step], *, repeats: int, block: int = BLOCK, warm_up: int = 520
+) -> list[dict[str, float]]:
+    """Time steps in turn, block by block; return the ratios of blocks to those of the plain step.
+
+    Processor time of this process, so that what else the machine does matters less.
 
     Args:
         plain: the step to compare with.
-        evolving: the step to measure.
-        repeats: how many pairs of blocks.
+        others: the steps to measure.
+        repeats: how many blocks of each.
         block: steps in a block.
         warm_up: steps of each before anything is timed.
 
     Returns:
-        The median of the pairwise ratios, its quartiles, and both medians in milliseconds.
+        For each of the others the median of the ratios, its quartiles, and both medians in
+        milliseconds.
     """
+    steps = (plain, *others)
     # A run records its masses at every step at first, and thins out later: measure it later.
-    for step in (plain, evolving):
+    for step in steps:
         for _ in range(warm_up):
             step()
-    pairs = np.empty((repeats, 2))
+    times = np.empty((repeats, len(steps)))
     for row in range(repeats):
-        for column in (0, 1) if row % 2 == 0 else (1, 0):
-            start = time.perf_counter()
+        columns = range(len(steps))
+        for column in columns if row % 2 == 0 else reversed(columns):
+            start = time.process_time()
             for _ in range(block):
-                (plain, evolving)[column]()
-            pairs[row, column] = (time.perf_counter() - start) / block
-    ratios = pairs[:, 1] / pairs[:, 0]
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    plain_ms, evolving_ms = np.median(pairs, axis=0) * 1e3
-    return {
-        "ratio": float(middle),
-        "quartile_low": float(low),
-        "quartile_high": float(high),
-        "plain_ms": float(plain_ms),
-        "evolving_ms": float(evolving_ms),
-    }
+                steps[column]()
+            times[row, column] = (time.process_time() - start) / block
+    medians = np.median(times, axis=0) * 1e3
+    found = []
+    for column in range(1, len(steps)):
+        low, middle, high = np.percentile(times[:, column] / times[:, 0], [25, 50, 75])
+        found.append(
+            {
+                "ratio": float(middle),
+                "quartile_low": float(low),
+                "quartile_high": float(high),
+                "plain_ms": float(medians[0]),
+                "evolving_ms": float(medians[column]),
+            }
+        )
+    return found
+
+
+def why_not_compiled() -> str | None:
+    """Say why torch cannot compile here, in one line; None if it can."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
+    except (RuntimeError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"torch.compile does not work here, so nothing was compiled: {lines[0]}"
+    return None
 
 
 def peak_memory(step: Step) -> int:
@@ -134,10 +217,10 @@ def _quiet_profiler() -> Iterator[None]:
             os.close(kept)
 
 
-def resident(step: Step) -> int:
-    """Return the bytes of all tensors that a step function keeps alive between steps."""
+def resident(step: Training) -> int:
+    """Return the bytes of all tensors that a training keeps alive between steps."""
     seen: dict[int, int] = {}
-    stack: list[Any] = [cell.cell_contents for cell in step.__closure__ or ()]
+    stack: list[Any] = [step]
     visited: set[int] = set()
     while stack:
         item = stack.pop()
@@ -166,52 +249,101 @@ def resident(step: Step) -> int:
 def bench_step(
     *,
     dynamics: str = "logistic",
-    batch_size: int = 128,
-    repeats: int = 60,
+    network: str = "mlp",
+    compiled: bool = False,
+    batch_size: int | None = None,
+    repeats: int = 30,
+    quick: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a training step with evolution against the same step without, in one process.
 
     Args:
         dynamics: a registered law, or "all".
-        batch_size: samples per step.
-        repeats: how many pairs of blocks of 5 steps.
+        network: a key of ``NETWORKS``, or "all".
+        compiled: measure the compiled model too.
+        batch_size: samples per step; None for each network's own.
+        repeats: how many blocks of 10 steps of each.
+        quick: three steps: enough to see that it works, not to time it.
         progress: called between measurements.
 
     Returns:
-        One row per law, optimizer and number of steps between two evolutions, with the hardware
-        and versions.
+        One row per network, law, optimizer and number of steps between two evolutions, eager and
+        compiled, with the hardware and versions; under "compile_error" why nothing was compiled.
 
     Raises:
         ValueError: if an argument is not allowed.
+        AssertionError: if a training did not do what is timed.
     """
     choose("dynamics", dynamics, [*DYNAMICS, "all"])
+    choose("network", network, [*NETWORKS, "all"])
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-        if not isinstance(value, int) or value < 1:
+        if value is not None and (not isinstance(value, int) or value < 1):
             refuse(name, value, "a whole number >= 1")
     laws = list(DYNAMICS) if dynamics == "all" else [dynamics]
+    networks = list(NETWORKS) if network == "all" else [network]
+    error = why_not_compiled() if compiled else None
+    modes = (False, True) if compiled and error is None else (False,)
+    sizes = {n: batch_size or NETWORKS[n].batch_size for n in networks}
     rows: list[dict[str, Any]] = []
-    cases = list(itertools.product(laws, (False, True), EVERY))
-    for law, fused, every in cases:
-        progress("bench step", len(rows), len(cases))
-        plain, _ = make_step(dynamics=None, fused=fused, batch_size=batch_size)
-        evolving, evolution = make_step(
-            dynamics=law, fused=fused, batch_size=batch_size, every=every
+    cases = list(itertools.product(networks, laws, modes, (False, True)))
+    for number, (net, law, compiles, fused) in enumerate(cases):
+        progress("bench step", number, len(cases))
+        rows += _rows(
+            net,
+            law,
+            compiles,
+            fused,
+            batch_size=sizes[net],
+            **({"repeats": 2, "block": 1, "warm_up": 1} if quick else {"repeats": repeats}),
         )
-        optimizer = "Adam, fused" if fused else "Adam"
-        row: dict[str, Any] = {"dynamics": law, "optimizer": optimizer, "every": every}
-        row |= time_ratio(plain, evolving, repeats=repeats)
-        memory = [resident(s) + peak_memory(s) for s in (plain, evolving)]
-        row["memory_ratio"] = memory[1] / memory[0]
-        row["plain_bytes"], row["evolving_bytes"] = memory
-        row["num_steps"] = evolution.num_steps if evolution is not None else 0
-        rows.append(row)
     progress("bench step", len(cases), len(cases))
     return {
         "bench": "step",
-        "network": "784-512-256-10",
-        "batch_size": batch_size,
+        "network": ", ".join(NETWORKS[n].label for n in networks),
+        "batch_size": sizes[networks[0]] if len(networks) == 1 else sizes,
         "rows": rows,
+        "quick": quick,
+        "compile_error": error,
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
+
+
+def _rows(
+    network: str,
+    law: str,
+    compiled: bool,
+    fused: bool,
+    *,
+    batch_size: int,
+    **timing: int,
+) -> list[dict[str, Any]]:
+    """Measure one case: a row for each number of steps between two evolutions."""
+    if compiled:
+        torch._dynamo.reset()  # it compiles one function for a few models only
+    options: dict[str, Any] = {"fused": fused, "compiled": compiled, "batch_size": batch_size}
+    plain = Training(network, dynamics=None, **options)
+    evolving = [Training(network, dynamics=law, every=every, **options) for every in EVERY]
+    times = time_ratios(plain, evolving, **timing)
+    plain_bytes = resident(plain) + peak_memory(plain)
+    rows = []
+    for every, training, found in zip(EVERY, evolving, times, strict=True):
+        evolving_bytes = resident(training) + peak_memory(training)
+        check(plain, training)
+        rows.append(
+            {
+                "network": network,
+                "batch_size": batch_size,
+                "dynamics": law,
+                "optimizer": "Adam, fused" if fused else "Adam",
+                "compiled": compiled,
+                "every": every,
+                **found,
+                "memory_ratio": evolving_bytes / plain_bytes,
+                "plain_bytes": plain_bytes,
+                "evolving_bytes": evolving_bytes,
+                "num_steps": training.num_steps,
+            }
+        )
+    return rows
