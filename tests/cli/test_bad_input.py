@@ -172,6 +172,39 @@ def test_bench_extract(natsel, arguments, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--sizes", "10"), "sizes=10 is not allowed"),
+        (("--sizes", "1e6,many"), "sizes='1e6,many' is not allowed"),
+        (("--sizes", "100000.5"), "sizes=100000.5 is not allowed"),
+        (("--dtypes", "int8"), "dtypes='int8' is not allowed"),
+        (("--repeats", "0"), "repeats=0 is not allowed"),
+    ],
+)
+def test_bench_select(natsel, arguments, told):
+    assert told in line(natsel("bench", "select", *arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--only", "speed"), "only='speed' is not allowed"),
+        (("--model", "mlp"), "expected one of both, neither"),
+    ],
+)
+def test_bench_all(natsel, tmp_path, arguments, told):
+    assert told in line(natsel("bench", "all", "--out", tmp_path / "out", *arguments), 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reproduce_plateau_with_peers_names_the_extra(natsel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    told = line(natsel("reproduce", "plateau", "--peers", "--out", tmp_path / "out"), 2)
+    assert told == "torch_pruning is not installed: pip install 'natsel[bench]'"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
         (("--tool", "torch-prunning"), "did you mean 'torch-pruning'"),
         (("--limit", "0"), "limit=0.0 is not allowed"),
     ],

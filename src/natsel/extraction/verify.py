@@ -78,7 +78,8 @@ def communities_of(
         refuse(
             "survivors",
             "masks without communities",
-            "the result of natsel.select on natsel.score, or communities= beside the masks",
+            "the result of natsel.select on natsel.score, or communities= beside the masks; "
+            "of single weights only format='csr' makes something smaller",
         )
     checked = survivors if isinstance(survivors, Survivors) else Survivors(survivors, known)
     checked.check(known)
