@@ -85,13 +85,12 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
             top = largest
             for place in range(start, stop):
                 key = keys[place] & bits
-                over += key > high
+                beyond = key > high
+                over += beyond
                 top = max(top, key)
+                flags[place] = (key >= low) ^ beyond
             above += over
             largest = top
-            for place in range(start, stop):
-                key = keys[place] & bits
-                flags[place] = (key >= low) & (key <= high)
             if signed:
                 for place in range(start, stop):
                     smallest = min(smallest, keys[place])
