@@ -19,7 +19,10 @@ Group = tuple[np.ndarray, list[Key]]
 KINDS = ("head", "expert", "filter")
 """Kinds that an operator says, not the shape of a weight; the first that holds counts."""
 
-WIDTH = "residual=True offers it: removing is then not masking, and the difference is stated"
+WIDTH = (
+    "residual=True (--residual on the command line) offers it: removing is then not masking, "
+    "and the difference is stated"
+)
 TEACH = "teach the operator with @natsel.rule"
 REORDERED = "its populations change their order on the way (a roll, a shuffle)"
 SHUFFLE = (
