@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from natsel.study import bench_select as room
+from natsel.study import ways_to_select as them
 
 
 def test_quick_runs_every_way_and_counts_are_exact() -> None:
     result = room.bench_select(quick=True)
     assert result["bench"] == "select"
     methods = {r["method"] for r in result["rows"]}
-    assert set(room.ways("numpy")) | set(room.PEERS) <= methods
+    assert set(them.ways("numpy")) | set(them.PEERS) <= methods
     for row in result["rows"]:
         assert row["ratio"] > 0
         assert row["quartile_low"] <= row["ratio"] <= row["quartile_high"]
@@ -22,16 +23,16 @@ def test_quick_runs_every_way_and_counts_are_exact() -> None:
 
 
 def test_peers_select_what_natsel_selects_where_there_are_no_ties() -> None:
-    tensors = room.make_weights(10**5, torch.float32)
-    expected = room.ways("numpy")["natsel, numpy"](tensors)
-    for name, peer in room.PEERS.items():
+    tensors = them.make_weights(10**5, torch.float32)
+    expected = them.ways("numpy")["natsel, numpy"](tensors)
+    for name, peer in them.PEERS.items():
         found = peer(tensors)
         assert all(torch.equal(found[n], expected[n]) for n in tensors), name
-    assert torch.equal(tensors["layer0"], room.make_weights(10**5, torch.float32)["layer0"])
+    assert torch.equal(tensors["layer0"], them.make_weights(10**5, torch.float32)["layer0"])
 
 
 def test_a_wrong_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = room.make_weights(10**5, torch.float32)
+    tensors = them.make_weights(10**5, torch.float32)
     monkeypatch.setattr(
         room, "select", lambda *_, **__: {n: torch.ones_like(w).bool() for n, w in tensors.items()}
     )
@@ -48,7 +49,7 @@ def test_the_exponent_of_a_power_is_the_power() -> None:
 
 
 def test_the_reading_pass_reads_all_weights() -> None:
-    named, read = room.reading_pass()
+    named, read = them.reading_pass()
     tensors = {"w": torch.tensor([[1.0, -2.0], [3.0, -4.0]])}
     expected = 30.0 if named == "numpy.dot" else 10.0
     assert read(tensors) == pytest.approx(expected)

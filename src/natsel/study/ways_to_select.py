@@ -1,0 +1,150 @@
+"""Ways to select among very many weights: natsel's, and what one would write instead."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from natsel.common.extras import require
+from natsel.selection import NM, Blocks, Sparsity, Weights, select
+
+TENSORS = 50
+COLUMNS = 1000
+SHARE = 0.7
+
+Tensors = Mapping[str, Tensor]
+Masks = Mapping[str, Tensor]
+TOGETHER: dict[str, Any] = {"scope": "global", "normalize": None}
+
+
+def make_weights(size: int, dtype: torch.dtype, *, seed: int = 0) -> dict[str, Tensor]:
+    """Return normal weights in about 50 tensors of different scales.
+
+    Args:
+        size: how many weights, about.
+        dtype: of the weights.
+        seed: of the generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(4, size // (TENSORS * COLUMNS) // 4 * 4)
+    tensors = {}
+    for number in range(TENSORS):
+        weight = torch.empty(rows, COLUMNS, dtype=dtype)
+        for first in range(0, rows, 1000):
+            part = weight[first : first + 1000]
+            scale = 1 + number / TENSORS
+            part.copy_(torch.randn(part.shape, generator=generator).mul_(scale))
+        tensors[f"layer{number}"] = weight
+    return tensors
+
+
+def reading_pass() -> tuple[str, Callable[[Tensors], object]]:
+    """Return the pass that everything is compared with, and its name: it reads every weight once.
+
+    A compiled loop that sums magnitudes where numba is there, else an inner product of numpy.
+    """
+    if importlib.util.find_spec("numba") is None:
+
+        def dot(tensors: Tensors) -> float:
+            return sum(float(np.dot(v, v)) for v in map(_as_float32, tensors.values()))
+
+        return "numpy.dot", dot
+    numba: Any = require("numba", "bench")
+
+    @numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
+    def magnitudes(values: Any) -> Any:
+        total = np.float32(0)
+        for value in values:
+            total += abs(value)
+        return total
+
+    @numba.njit  # type: ignore[untyped-decorator]
+    def patterns(values: Any) -> Any:
+        total = 0
+        for value in values:
+            total += value & 0x7FFF
+        return total
+
+    def sums(tensors: Tensors) -> float:
+        total = 0.0
+        for weight in tensors.values():
+            if weight.dtype == torch.float32:
+                total += float(magnitudes(weight.view(-1).numpy()))
+            else:
+                total += float(patterns(weight.view(torch.int16).view(-1).numpy()))
+        return total
+
+    return "numba, sum of magnitudes", sums
+
+
+def _as_float32(weight: Tensor) -> np.ndarray:
+    """Return the memory of weights as float32 numbers, whatever they are: only reading counts."""
+    bits = weight.view(-1).view(torch.int16 if weight.element_size() == 2 else torch.int32)
+    found: np.ndarray = bits.numpy().view(np.float32)
+    return found
+
+
+def global_unstructured(tensors: Tensors) -> Masks:
+    """Prune by ``torch.nn.utils.prune.global_unstructured``."""
+    layers = {name: nn.Module() for name in tensors}
+    for name, layer in layers.items():
+        layer.weight = nn.Parameter(tensors[name], requires_grad=False)
+    pairs = [(layer, "weight") for layer in layers.values()]
+    prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=SHARE)
+    return {name: layer.get_buffer("weight_mask").bool() for name, layer in layers.items()}
+
+
+def cat_topk(tensors: Tensors) -> Masks:
+    """Concatenate, take the largest by ``torch.topk``, scatter."""
+    flat = torch.cat([w.abs().view(-1) for w in tensors.values()])
+    kept = torch.topk(flat, len(flat) - Sparsity(SHARE).count(len(flat)), sorted=False).indices
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    mask[kept] = True
+    return split(mask, tensors)
+
+
+def cat_kthvalue(tensors: Tensors) -> Masks:
+    """Concatenate, find the threshold by ``torch.kthvalue``, compare: misses the count by ties."""
+    flat = torch.cat([w.abs().view(-1) for w in tensors.values()])
+    threshold = flat.kthvalue(max(1, Sparsity(SHARE).count(len(flat)))).values
+    return {name: weight.abs() > threshold for name, weight in tensors.items()}
+
+
+def split(mask: Tensor, tensors: Tensors) -> Masks:
+    parts = torch.split(mask, [w.numel() for w in tensors.values()])
+    return {n: p.view(w.shape) for (n, w), p in zip(tensors.items(), parts, strict=True)}
+
+
+PEERS: dict[str, Callable[[Tensors], Masks]] = {
+    "torch.nn.utils.prune.global_unstructured": global_unstructured,
+    "torch.cat + topk": cat_topk,
+    "torch.cat + kthvalue": cat_kthvalue,
+}
+
+
+def ways(engine: str) -> dict[str, Callable[[Tensors], Masks]]:
+    """Return what natsel does, by name."""
+
+    def weights(tensors: Tensors) -> Weights:
+        return Weights(tensors, engine=engine)
+
+    share = Sparsity(SHARE)
+    blocks: dict[str, Any] = {"floor": 0, **TOGETHER}
+    return {
+        f"natsel, {engine}": lambda t: select(weights(t), share, **TOGETHER),
+        f"natsel, {engine}, bits": lambda t: select(weights(t), share, packed=True, **TOGETHER),
+        f"natsel, {engine}, zeroed": lambda t: select(weights(t), share, zero=True, **TOGETHER),
+        f"natsel, {engine}, per tensor": lambda t: select(weights(t), share),
+        f"natsel, {engine}, 2:4": lambda t: select(weights(t), NM(2, 4)),
+        f"natsel, {engine}, 4:8": lambda t: select(weights(t), NM(4, 8)),
+        f"natsel, {engine}, 4x4 blocks": lambda t: select(weights(t), Blocks(SHARE), **blocks),
+        f"natsel, {engine}, 1x8 blocks": lambda t: select(
+            weights(t), Blocks(SHARE, (1, 8)), **blocks
+        ),
+    }
