@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from natsel.fitness import score
 from natsel.models import build
 from natsel.selection import MACs, select
 from natsel.study import environment
+from natsel.study.timing import quartiles, take_turns
 from natsel.study.training import Progress, silent
 
 SHARE = 0.5
@@ -68,12 +70,6 @@ def verdict(ratio: float, macs_ratio: float, *, rate: float) -> str:
     return f"{ratio / macs_ratio:.2f} of the ideal"
 
 
-def quartiles(ratios: Sequence[float]) -> dict[str, float]:
-    """Return the median of ratios with its quartiles."""
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return {"ratio": float(middle), "quartile_low": float(low), "quartile_high": float(high)}
-
-
 def passes(
     models: Mapping[str, nn.Module], inputs: Inputs, *, repeats: int
 ) -> dict[str, list[float]]:
@@ -81,15 +77,10 @@ def passes(
 
     With one thread on an idle machine that is what they last; on a busy one it still is.
     """
-    found: dict[str, list[float]] = {name: [] for name in models}
+    steps = [partial(call, model, inputs) for model in models.values()]
     with torch.inference_mode():
-        for number in range(repeats + WARM_UP):
-            for name, model in models.items():
-                start = time.process_time()
-                call(model, inputs)
-                if number >= WARM_UP:
-                    found[name].append(max(time.process_time() - start, 1e-9) * 1e3)
-    return found
+        times = take_turns(steps, repeats=repeats, warm_up=WARM_UP)
+    return {name: [1e3 * float(t) for t in times[:, i]] for i, name in enumerate(models)}
 
 
 def in_turn(models: Mapping[str, nn.Module], inputs: Inputs, *, repeats: int) -> dict[str, float]:

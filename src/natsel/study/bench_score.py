@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from natsel.fitness.parts import PartsReader, input_axis
 from natsel.models import build
 from natsel.study import environment
 from natsel.study.bench_step import peak_memory
+from natsel.study.timing import quartiles, take_turns
 from natsel.study.training import Progress, silent
 
 SCORERS = ("wanda", "variance", "taylor", "contribution", "joint")
@@ -58,21 +58,8 @@ def cost(
     Returns:
         The median of the pairwise ratios, its quartiles, and the plain median in milliseconds.
     """
-    both = (plain, scoring)
-    pairs = np.empty((repeats + 2, 2))
-    for row in range(repeats + 2):
-        for column in (0, 1) if row % 2 == 0 else (1, 0):
-            start = time.process_time()
-            both[column]()
-            pairs[row, column] = time.process_time() - start
-    ratios = pairs[2:, 1] / np.maximum(pairs[2:, 0], 1e-9)
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return {
-        "ratio": float(middle),
-        "quartile_low": float(low),
-        "quartile_high": float(high),
-        "plain_ms": float(np.median(pairs[2:, 0]) * 1e3),
-    }
+    times = take_turns((plain, scoring), repeats=repeats + 2)[2:]
+    return quartiles(times[:, 1] / times[:, 0]) | {"plain_ms": float(np.median(times[:, 0]) * 1e3)}
 
 
 def brute_force(communities: Communities, scorer: str, data: Batches) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import contextlib
 import importlib.util
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from natsel.common.errors import choose, refuse
 from natsel.selection import Sparsity, Weights, select
 from natsel.study import environment
+from natsel.study.timing import quartiles, take_turns
 from natsel.study.training import Progress, silent
 from natsel.study.ways_to_select import (
     PEERS,
@@ -37,50 +38,6 @@ HUGE = 10**9
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SLOW_AT = 10**8
 """Weights from which on other ways are run once: they take minutes and gigabytes."""
-
-
-def time_in_turn(
-    methods: Mapping[str, Callable[[], object]],
-    reference: Callable[[], object],
-    *,
-    repeats: int,
-) -> dict[str, dict[str, float]]:
-    """Time methods against a reference that runs right before each; processor time.
-
-    Args:
-        methods: what is timed.
-        reference: what it is compared with.
-        repeats: rounds; in each every method runs once.
-
-    Returns:
-        For each method the median ratio, its quartiles, and the median seconds.
-    """
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
-    for _ in range(repeats):
-        for name, method in methods.items():
-            pairs[name].append((_seconds(reference), _seconds(method)))
-    found = {}
-    for name, times in pairs.items():
-        passes = float(np.median([p for p, _ in times]))
-        ratios = np.array([m for _, m in times]) / passes
-        low, middle, high = np.percentile(ratios, [25, 50, 75])
-        found[name] = {
-            "ratio": float(middle),
-            "quartile_low": float(low),
-            "quartile_high": float(high),
-            "seconds": float(np.median([m for _, m in times])),
-            "pass_seconds": passes,
-            "repeats": repeats,
-        }
-    return found
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    result = work()
-    taken = time.process_time() - started
-    del result
-    return taken
 
 
 def extra_bytes(work: Callable[[], object]) -> int | None:
@@ -205,24 +162,27 @@ def _rows(
     memory: dict[str, int | None] = {}
     exact = {}
     for name, method in methods.items():  # compiled, warm, and with the right count
-        memory[name] = extra_bytes(lambda m=method, t=given[name]: m(t))  # type: ignore[misc]
+        memory[name] = extra_bytes(partial(method, given[name]))
         kept = sum(int(m.count_nonzero()) for m in method(given[name]).values())
         exact[name] = kept == _expected(name, size)
-    times = time_in_turn(
-        {n: (lambda m=m, t=given[n]: m(t)) for n, m in methods.items()},  # type: ignore[misc]
-        lambda: read(tensors),
-        repeats=repeats,
-    )
+    steps: list[Callable[[], object]] = [
+        partial(read, tensors),
+        *(partial(methods[n], given[n]) for n in methods),
+    ]
+    times = take_turns(steps, repeats=repeats)
     return [
         {
             "method": name,
             "dtype": dtype,
             "size": size,
-            **found,
+            **quartiles(times[:, column] / times[:, 0]),
+            "seconds": float(np.median(times[:, column])),
+            "pass_seconds": float(np.median(times[:, 0])),
+            "repeats": repeats,
             "bytes_per_weight": None if memory[name] is None else memory[name] / size,  # type: ignore[operator]
             "exact_count": exact[name],
         }
-        for name, found in times.items()
+        for column, name in enumerate(methods, start=1)
     ]
 
 

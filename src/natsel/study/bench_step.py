@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from natsel.dynamics import DYNAMICS
 from natsel.evolution import Evolution
 from natsel.models import build
 from natsel.study import environment
+from natsel.study.timing import quartiles, take_turns
 from natsel.study.training import Progress, silent
 
 EVERY = (1, 5, 10)
@@ -147,33 +147,14 @@ def time_ratios(
         For each of the others the median of the ratios, its quartiles, and both medians in
         milliseconds.
     """
-    steps = (plain, *others)
     # A run records its masses at every step at first, and thins out later: measure it later.
-    for step in steps:
-        for _ in range(warm_up):
-            step()
-    times = np.empty((repeats, len(steps)))
-    for row in range(repeats):
-        columns = range(len(steps))
-        for column in columns if row % 2 == 0 else reversed(columns):
-            start = time.process_time()
-            for _ in range(block):
-                steps[column]()
-            times[row, column] = (time.process_time() - start) / block
+    times = take_turns((plain, *others), repeats=repeats, block=block, warm_up=warm_up)
     medians = np.median(times, axis=0) * 1e3
-    found = []
-    for column in range(1, len(steps)):
-        low, middle, high = np.percentile(times[:, column] / times[:, 0], [25, 50, 75])
-        found.append(
-            {
-                "ratio": float(middle),
-                "quartile_low": float(low),
-                "quartile_high": float(high),
-                "plain_ms": float(medians[0]),
-                "evolving_ms": float(medians[column]),
-            }
-        )
-    return found
+    return [
+        quartiles(times[:, column] / times[:, 0])
+        | {"plain_ms": float(medians[0]), "evolving_ms": float(medians[column])}
+        for column in range(1, times.shape[1])
+    ]
 
 
 def why_not_compiled() -> str | None:

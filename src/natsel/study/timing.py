@@ -1,0 +1,53 @@
+"""Times of things that take turns in one process, and what they say as ratios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+LEAST = 1e-9
+"""Seconds that anything takes at least: the clock may not have moved."""
+
+
+def take_turns(
+    steps: Sequence[Callable[[], object]], *, repeats: int, block: int = 1, warm_up: int = 0
+) -> np.ndarray:
+    """Take the processor time of steps, block by block in turn, there and back.
+
+    Time of this process, so that what else the machine does matters less.
+
+    Args:
+        steps: what is timed.
+        repeats: blocks of each.
+        block: calls in a block.
+        warm_up: calls of each before anything is timed.
+
+    Returns:
+        Seconds a call, ``[repeats, steps]``.
+    """
+    for step in steps:
+        for _ in range(warm_up):
+            step()
+    times = np.empty((repeats, len(steps)))
+    for row in range(repeats):
+        columns = range(len(steps))
+        for column in columns if row % 2 == 0 else reversed(columns):
+            start = time.process_time()
+            for _ in range(block):
+                step_result = steps[column]()
+            times[row, column] = max(time.process_time() - start, LEAST) / block
+            del step_result  # freeing it is not part of the next one's time
+    return times
+
+
+def quartiles(ratios: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Return the median of ratios with its quartiles.
+
+    Example:
+        >>> quartiles([4.0, 1.0, 2.0, 3.0, 5.0])
+        {'ratio': 3.0, 'quartile_low': 2.0, 'quartile_high': 4.0}
+    """
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return {"ratio": float(middle), "quartile_low": float(low), "quartile_high": float(high)}
