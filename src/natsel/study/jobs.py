@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -144,4 +145,6 @@ def _run_one(task: Task) -> None:
         result = work(job)
     except NonFiniteError as error:
         raise NonFiniteError(f"{job.label}: {error}") from error
+    # A model in a cycle keeps its data set alive, which the collector counts as a few objects.
+    gc.collect()
     write_json(path, result)
