@@ -29,6 +29,11 @@ TITLES = {
     "search": "Searching",
     "peers": "Other tools",
 }
+INTRODUCTION = (
+    "Ratios, so that the machine matters less: medians of things that took turns in one process, "
+    "with their quartiles. Printed by `natsel bench all --out DIR`; what each figure means, its "
+    "limit and how it is taken stands in `benchmarks/README.md`."
+)
 
 
 def bench_all(
@@ -97,7 +102,7 @@ def bench_all(
 def page(summary: Mapping[str, Any]) -> str:
     """Return all results as a page of Markdown."""
     hardware, versions = summary["hardware"], summary["versions"]
-    lines = ["# Benchmarks", ""]
+    lines = ["# Benchmarks", "", INTRODUCTION, ""]
     lines.append("; ".join(f"{key}: {value}" for key, value in {**hardware, **versions}.items()))
     lines.append("")
     if summary["quick"]:
