@@ -356,6 +356,10 @@ BAD = {
     ),
     "data": (lambda: natsel.weights(nn.Linear(2, 2), scorer="wanda"), "data=None"),
     "model": (lambda: natsel.weights(nn.ReLU()), "Linear or convolution"),
+    "a computed weight": (
+        lambda: natsel.weights(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
+        "a parameter of its layer",
+    ),
     "no labels": (
         lambda: natsel.weights(nn.Linear(2, 2), scorer="taylor", data=[(torch.ones(1, 2),)]),
         "labels",

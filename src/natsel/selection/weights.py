@@ -132,7 +132,11 @@ def weights(
     if not layers:
         refuse("model", type(model).__name__, "a model with Linear or convolution layers")
     taking = {name: layers[name] for name in chosen(layers, include, exclude)}
-    tensors = {name: layer.weight for name, layer in taking.items()}
+    for name, layer in taking.items():
+        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            # A gated or normalised weight is computed anew at each read: a mask has no place.
+            refuse(f"model: {name}", "a computed weight", "a parameter of its layer")
+    tensors = {name: layer.get_parameter("weight") for name, layer in taking.items()}
     second = None
     if scorer in SECOND:
         if data is None:

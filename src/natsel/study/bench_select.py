@@ -35,6 +35,7 @@ from natsel.study.ways_to_select import (
 SIZES = (10**6, 10**7, 10**8)
 HUGE = 10**9
 """In bfloat16 only: two gigabytes."""
+HUGE_ROUNDS = 3
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SLOW_AT = 10**8
 """Weights from which on other ways are run once: they take minutes and gigabytes."""
@@ -131,7 +132,8 @@ def bench_select(
             if number == 0 and size <= 10**6:
                 check_exact(tensors, engines)
             methods = {k: f for engine in engines for k, f in ways(engine).items()}
-            rows += _rows(tensors, name, methods, read, repeats)
+            rounds = min(repeats, HUGE_ROUNDS) if size >= HUGE else repeats
+            rows += _rows(tensors, name, methods, read, rounds)
             if peers and size < HUGE:
                 few = 1 if size >= SLOW_AT else repeats
                 rows += _rows(tensors, name, PEERS, read, few)
