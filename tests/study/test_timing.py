@@ -14,6 +14,16 @@ def test_steps_take_turns_there_and_back() -> None:
     assert (times >= LEAST / 2).all()
 
 
+def test_a_step_may_be_prepared_untimed(monkeypatch) -> None:
+    calls: list[str] = []
+    clock = iter(range(100))
+    monkeypatch.setattr("natsel.study.timing.time.process_time", lambda: float(next(clock)))
+    steps = [lambda name=name: calls.append(name) for name in "ab"]
+    times = take_turns(steps, repeats=2, prepare={1: lambda: calls.append("-")})
+    assert "".join(calls) == "a-b" + "-ba"
+    assert times.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
 def test_a_step_takes_its_processor_time(monkeypatch) -> None:
     clock = iter([0.0, 4.0, 10.0, 11.0])
     monkeypatch.setattr("natsel.study.timing.time.process_time", lambda: next(clock))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,24 +35,25 @@ SIZES = (10**6, 10**7, 10**8)
 HUGE = 10**9
 """In bfloat16 only: two gigabytes."""
 HUGE_ROUNDS = 3
+
+Result = TypeVar("Result")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SLOW_AT = 10**8
 """Weights from which on other ways are run once: they take minutes and gigabytes."""
 
 
-def extra_bytes(work: Callable[[], object]) -> int | None:
-    """Return by how much the process grows while it works, at most; None where it cannot be told.
+def extra_bytes(work: Callable[[], Result]) -> tuple[int | None, Result]:
+    """Return by how much the process grows while it works, at most, and what it returned.
 
-    The result counts, as long as it is alive. Linux only.
+    The result counts. None in place of the number where it cannot be told: Linux only.
     """
-    with contextlib.suppress(OSError):
+    try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
         result = work()
-        peak = _status("VmHWM")
-        del result
-        return max(0, peak - before)
-    return None
+        return max(0, _status("VmHWM") - before), result
+    except OSError:
+        return None, work()
 
 
 def _status(field: str) -> int:
@@ -164,14 +164,21 @@ def _rows(
     memory: dict[str, int | None] = {}
     exact = {}
     for name, method in methods.items():  # compiled, warm, and with the right count
-        memory[name] = extra_bytes(partial(method, given[name]))
-        kept = sum(int(m.count_nonzero()) for m in method(given[name]).values())
+        memory[name], masks = extra_bytes(partial(method, given[name]))
+        kept = sum(int(m.count_nonzero()) for m in masks.values())
         exact[name] = kept == _expected(name, size)
+        del masks
     steps: list[Callable[[], object]] = [
         partial(read, tensors),
         *(partial(methods[n], given[n]) for n in methods),
     ]
-    times = take_turns(steps, repeats=repeats)
+    # What was zeroed is restored: among zeros nothing is left to decide.
+    restore = {
+        column: partial(_restore, given[name], tensors)
+        for column, name in enumerate(methods, start=1)
+        if given[name] is not tensors
+    }
+    times = take_turns(steps, repeats=repeats, prepare=restore)
     return [
         {
             "method": name,
@@ -190,6 +197,11 @@ def _rows(
 
 def _copies(tensors: Tensors) -> Tensors:
     return {name: weight.clone() for name, weight in tensors.items()}
+
+
+def _restore(copies: Tensors, tensors: Tensors) -> None:
+    for name, weight in tensors.items():
+        copies[name].copy_(weight)
 
 
 def _expected(method: str, size: int) -> int:

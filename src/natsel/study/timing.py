@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,12 @@ LEAST = 1e-9
 
 
 def take_turns(
-    steps: Sequence[Callable[[], object]], *, repeats: int, block: int = 1, warm_up: int = 0
+    steps: Sequence[Callable[[], object]],
+    *,
+    repeats: int,
+    block: int = 1,
+    warm_up: int = 0,
+    prepare: Mapping[int, Callable[[], object]] | None = None,
 ) -> np.ndarray:
     """Take the processor time of steps, block by block in turn, there and back.
 
@@ -23,6 +28,7 @@ def take_turns(
         repeats: blocks of each.
         block: calls in a block.
         warm_up: calls of each before anything is timed.
+        prepare: by the number of a step what is done, untimed, before each of its blocks.
 
     Returns:
         Seconds a call, ``[repeats, steps]``.
@@ -34,6 +40,8 @@ def take_turns(
     for row in range(repeats):
         columns = range(len(steps))
         for column in columns if row % 2 == 0 else reversed(columns):
+            if prepare is not None and column in prepare:
+                prepare[column]()
             start = time.process_time()
             for _ in range(block):
                 step_result = steps[column]()

@@ -60,15 +60,15 @@ def reading_pass() -> tuple[str, Callable[[Tensors], object]]:
     @numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
     def magnitudes(values: Any) -> Any:
         total = np.float32(0)
-        for value in values:
-            total += abs(value)
+        for place in range(values.size):  # iterating over values does not vectorise
+            total += abs(values[place])
         return total
 
     @numba.njit  # type: ignore[untyped-decorator]
     def patterns(values: Any) -> Any:
         total = 0
-        for value in values:
-            total += value & 0x7FFF
+        for place in range(values.size):
+            total += values[place] & 0x7FFF
         return total
 
     def sums(tensors: Tensors) -> float:
