@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,8 @@ def test_the_smallest_slice_of_the_paper_preset_runs_on_the_processor(
         return replace(found, **parts)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reproduce_plateau, "load_splits", few)
+    # The searches of the adaptive pruner, hundreds of passes, would take most of the time.
+    monkeypatch.setattr(plateau_cell, "adapt", partial(plateau_cell.adapt, search=False))
     rows, summary = reproduce_plateau.reproduce_plateau(
         "paper", tmp_path / "out", device="cpu", epochs=1, workers=1
     )
