@@ -351,6 +351,11 @@ def test_the_smallest_slice_of_the_paper_preset_runs_on_the_processor(
     monkeypatch.setattr(reproduce_plateau, "load_splits", few)
     # The searches of the adaptive pruner, hundreds of passes, would take most of the time.
     monkeypatch.setattr(plateau_cell, "adapt", partial(plateau_cell.adapt, search=False))
+    # So would two thousand calibration images, which every scorer reads.
+    whole = plateau_cell.calibration
+    monkeypatch.setattr(
+        plateau_cell, "calibration", lambda splits, seed: whole(splits, seed, batch_size=2)
+    )
     rows, summary = reproduce_plateau.reproduce_plateau(
         "paper", tmp_path / "out", device="cpu", epochs=1, workers=1
     )
