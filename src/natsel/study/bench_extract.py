@@ -21,7 +21,7 @@ from natsel.fitness import score
 from natsel.models import build
 from natsel.selection import MACs, select
 from natsel.study import environment
-from natsel.study.timing import quartiles, take_turns
+from natsel.study.timing import one_thread, quartiles, take_turns
 from natsel.study.training import Progress, silent
 
 SHARE = 0.5
@@ -274,9 +274,7 @@ def bench_extract(
         progress("bench extract", done, total)
         done += 1
 
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         latency = latency_rows(
             networks,
             repeats=passes,
@@ -286,8 +284,6 @@ def bench_extract(
         )
         csr = csr_rows(size=64 if quick else 1024, repeats=passes, step=step)
         depth = [] if quick else depth_rows(repeats=deep_repeats, step=step)
-    finally:
-        torch.set_num_threads(num_threads)
     progress("bench extract", total, total)
     return {
         "bench": "extract",

@@ -20,7 +20,7 @@ from natsel.fitness.parts import PartsReader, input_axis
 from natsel.models import build
 from natsel.study import environment
 from natsel.study.bench_step import peak_memory
-from natsel.study.timing import quartiles, take_turns
+from natsel.study.timing import one_thread, quartiles, take_turns
 from natsel.study.training import Progress, silent
 
 SCORERS = ("wanda", "variance", "taylor", "contribution", "joint")
@@ -171,9 +171,7 @@ def bench_score(
     if quick:
         repeats, batches = 2, 1
     rows: list[dict[str, Any]] = []
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for network, (name, shape, batch_size, options) in NETWORKS.items():
             model = build(name, in_shape=shape, num_classes=10, **options)
             generator = torch.Generator().manual_seed(0)
@@ -190,8 +188,6 @@ def bench_score(
                 row: dict[str, Any] = {"network": network, "scorer": scorer}
                 row |= {"batch_size": batch_size, "batches": batches}
                 rows.append(row | _measured(communities, scorer, data, repeats))
-    finally:
-        torch.set_num_threads(num_threads)
     progress("bench score", len(rows), len(rows))
     return {
         "bench": "score",

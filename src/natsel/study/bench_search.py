@@ -23,6 +23,7 @@ from natsel.selection.race import race
 from natsel.study import environment
 from natsel.study.plateau_cell import only, predictions
 from natsel.study.prune import open_for
+from natsel.study.timing import one_thread
 from natsel.study.training import Progress, silent
 
 CLASS = "A5_Log6"
@@ -65,10 +66,8 @@ def bench_search(
     inputs, labels = (t[:images] for t in splits.validation)
     communities = only(discover(opened.model, (inputs[:2],)), ("neuron",))
     phi = matrices(score(communities, STATISTIC), feature_class(CLASS).features)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     rows = []
-    try:
+    with one_thread():
         for repeat in range(repeats):
             generator = torch.Generator().manual_seed(repeat)
             weights = uniform(population, len(feature_class(CLASS).features), generator)
@@ -77,8 +76,6 @@ def bench_search(
             ]
             rows.append(_generation(communities, candidates, inputs, labels))
             progress("search", repeat + 1, repeats)
-    finally:
-        torch.set_num_threads(num_threads)
     ratios = [r["plain_seconds"] / r["race_seconds"] for r in rows]
     middle = int(np.argsort(ratios)[len(ratios) // 2])
     return {

@@ -16,7 +16,7 @@ import torch
 from natsel.common.errors import choose, refuse
 from natsel.selection import Sparsity, Weights, select
 from natsel.study import environment
-from natsel.study.timing import quartiles, take_turns
+from natsel.study.timing import one_thread, quartiles, take_turns
 from natsel.study.training import Progress, silent
 from natsel.study.ways_to_select import (
     PEERS,
@@ -121,10 +121,8 @@ def bench_select(
     named, read = reading_pass()
     cases = [(size, name) for name in dtypes for size in sizes]
     cases += [(HUGE, "bfloat16")] if huge and not quick else []
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    try:
+    with one_thread():
         for number, (size, name) in enumerate(cases):
             progress("bench select", number, len(cases))
             tensors = make_weights(size, TYPES[name])
@@ -137,8 +135,6 @@ def bench_select(
             if peers and size < HUGE:
                 few = 1 if size >= SLOW_AT else repeats
                 rows += _rows(tensors, name, PEERS, read, few)
-    finally:
-        torch.set_num_threads(num_threads)
     progress("bench select", len(cases), len(cases))
     return {
         "bench": "select",

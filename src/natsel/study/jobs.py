@@ -20,6 +20,7 @@ import torch
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.files import read_json, sweep, write_json
+from natsel.study.timing import one_thread
 from natsel.study.training import Progress
 
 
@@ -100,14 +101,10 @@ def default_workers() -> int:
 
 def _in_turn(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
     """Run tasks in this process, which is one worker."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for task in tasks:
             _run_one(task)
             yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _side_by_side(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
