@@ -19,7 +19,8 @@ from natsel.selection.budget import nearest_count
 from natsel.selection.streaming import threshold as room
 from natsel.selection.streaming.engines import NumpyEngine, TorchEngine
 from natsel.selection.streaming.keys import KEY_TYPES, ordered
-from natsel.selection.streaming.source import Source, magnitude, parts
+from natsel.selection.streaming.masks import BitMasks, BoolMasks
+from natsel.selection.streaming.source import Source, cut, magnitude, parts
 
 ENGINES = ["numpy", "torch"] + (["numba"] if importlib.util.find_spec("numba") else [])
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -438,12 +439,44 @@ def test_streaming_needs_no_copy_of_the_weights() -> None:
     peak = tracemalloc.get_traced_memory()[1]  # numpy's arrays, the masks among them
     tracemalloc.stop()
     assert sum(m.numel() for m in found.values()) == size
-    buffers = 131072 * (4 + 2)  # keys and two masks of one part
+    buffers = 131072 * (4 + 1) + 65536 * (8 + 4)  # keys and a mask of a part; held places and keys
     assert peak <= 1.2 * size + buffers
 
 
-def test_engines_are_called_for_the_devices_that_they_know() -> None:
-    source = Source("w", torch.randn(5), magnitude, KEY_TYPES[torch.float32])
-    for engine in (NumpyEngine(source.kind, False), TorchEngine(source.kind, False)):
-        found = room.find_threshold([source], 2, engine)
-        assert found.key == int(source.weight.abs().sort(descending=True)[0].view(torch.int32)[1])
+def test_masks_are_written_for_some_of_many_sources() -> None:
+    weights = torch.tensor([[3.0, 1.0, 2.0], [0.5, 4.0, 2.0]])
+    kind = KEY_TYPES[torch.float32]
+    sources = [Source("a", weights[0], magnitude, kind)]
+    sources.append(Source("b", weights[1], magnitude, kind, start=3))
+    for engine in (NumpyEngine(kind, False), TorchEngine(kind, False)):
+        for masks in (BoolMasks(sources, engine), BitMasks(sources, engine)):
+            for source in sources:
+                room.keep_fittest([source], 2, engine, masks)
+            room.keep_fittest(sources[1:], 1, engine, masks)
+            (a, b), _ = *cut(sources, 8), None
+            assert [bool(x) for x in (*masks.read(a), *masks.read(b))] == [1, 0, 1, 0, 1, 0]
+            room.keep_fittest(sources[:1], 0, engine, masks)
+            assert masks.is_empty(sources[0])
+            assert not masks.is_empty(sources[1])
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 6), max_size=3), min_size=1, max_size=5),
+    limit=st.integers(1, 30),
+)
+def test_stretches_cover_the_weights_of_all_sources_once_and_in_order(
+    sizes: list[list[int]], limit: int
+) -> None:
+    sources, start = [], 0
+    for size in sizes:
+        weight = torch.zeros(size)
+        kind = KEY_TYPES[torch.float32]
+        sources.append(Source("w", weight, magnitude, kind, start=start))
+        start += weight.numel()
+    done = 0
+    for pieces in cut(sources, limit):
+        assert sum(p.size for p in pieces) <= limit
+        for piece in pieces:
+            assert piece.start == done
+            done += piece.size
+    assert done == start

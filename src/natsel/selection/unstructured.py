@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+import itertools
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.selection.budget import Sparsity
 from natsel.selection.sequence import Scope
-from natsel.selection.streaming.blocks import block_scores, check_shape, kept_blocks
+from natsel.selection.streaming.blocks import block_scores, check_shape, keep_blocks, num_blocks
 from natsel.selection.streaming.engines import Engine, NumpyEngine, TorchEngine
 from natsel.selection.streaming.keys import KEY_TYPES, KeyType
-from natsel.selection.streaming.masks import BitMask, Mask, Parted, bool_masks, kept_by
-from natsel.selection.streaming.n_of_m import check_groups, kept_of_groups
-from natsel.selection.streaming.source import UNSIGNED, Source, identity, magnitude
-from natsel.selection.streaming.threshold import NonFinite, Threshold, find_threshold, walk
+from natsel.selection.streaming.masks import BitMasks, BoolMasks, Masks
+from natsel.selection.streaming.n_of_m import check_groups, keep_of_groups
+from natsel.selection.streaming.source import UNSIGNED, Source, cut, identity, magnitude
+from natsel.selection.streaming.threshold import NonFinite, keep_fittest
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import PackedSurvivors, Survivors
 from natsel.selection.weights import Weights
 
-Write = Callable[[Mapping[str, Mask]], Iterator[Parted]]
-"""Writes masks, and yields each part when its mask is written."""
+ZEROED = 1 << 17
+"""Weights that are set to zero at once."""
 WORTH_COMPILING = 1 << 26
 """Weights from which on "auto" takes numba, if it is installed: it compiles for seconds."""
 
@@ -59,45 +59,43 @@ def select_weights(
         refuse("floor", floor, "0 or 1 for weights: whether a tensor may be emptied")
     sources = _sources(weights)
     engine = _engine(weights, sources)
+    masks: BoolMasks | BitMasks
     try:
-        write = _decide(sources, budget, scope, floor, engine)
-        if zero and isinstance(budget, NM):
-            # It decides as it writes: weights change only when all are known to be finite.
-            deque(write(bool_masks(sources, engine)), maxlen=0)
-        whole = {} if packed else bool_masks(sources, engine)
-        bits = {s.name: BitMask(s, engine) for s in sources} if packed else {}
-        for source, part, mask in write({**whole, **bits}):
-            if zero:
-                engine.silence(source, part, mask)
+        if isinstance(budget, Blocks):
+            chosen = _chosen_blocks(sources, budget, scope, floor, engine)
+            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            for source, blocks in zip(sources, chosen, strict=True):
+                keep_blocks(source, blocks, budget.shape, engine, masks)
+        elif isinstance(budget, NM):
+            check_groups(sources, budget.num_all)
+            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            keep_of_groups(sources, budget.num_kept, budget.num_all, engine, masks)
+        else:
+            counts = _counts(sources, budget, scope, floor)
+            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            _keep_share(counts, budget, floor, engine, masks)
     except NonFinite as error:
         raise NonFiniteError(f"the scores of {str(error)!r} hold NaN or infinity") from None
-    owner = weights.owner
+    if zero:
+        for pieces in cut(sources, ZEROED):
+            for piece in pieces:
+                engine.silence(piece, masks.read(piece))
+    owned = {s.name: masks.of(s) for s in sources}
+    found = {name: owned[weights.owner[name]] for name in weights}
     if packed:
-        return PackedSurvivors({n: (bits[owner[n]].bits, bits[owner[n]].shape) for n in weights})
-    return Survivors({n: whole[owner[n]].mask for n in weights})
-
-
-def _decide(
-    sources: list[Source],
-    budget: Sparsity | NM | Blocks,
-    scope: Scope,
-    floor: int,
-    engine: Engine,
-) -> Write:
-    """Return how the masks are to be written; what can be refused has been."""
-    if isinstance(budget, NM):
-        check_groups(sources, budget.num_all)
-        return partial(kept_of_groups, sources, budget.num_kept, budget.num_all, engine)
-    if isinstance(budget, Blocks):
-        return _blocks(sources, budget, scope, floor, engine)
-    return _share(sources, budget, scope, floor, engine)
+        return PackedSurvivors({n: (bits, weights[n].shape) for n, bits in found.items()})
+    return Survivors(found)
 
 
 def _sources(weights: Weights) -> list[Source]:
     names = list(dict.fromkeys(weights.owner.values()))
     types = {weights[name].dtype for name in names}
     kind = _kind(types, native=weights.scorer is magnitude)
-    return [Source(n, weights[n], weights.scorer, kind, weights.second[n]) for n in names]
+    starts = itertools.accumulate((weights[n].numel() for n in names), initial=0)
+    return [
+        Source(n, weights[n], weights.scorer, kind, weights.second[n], start)
+        for n, start in zip(names, starts, strict=False)
+    ]
 
 
 def _kind(types: set[torch.dtype], *, native: bool) -> KeyType:
@@ -128,71 +126,73 @@ def _engine(weights: Weights, sources: Sequence[Source]) -> Engine:
     return NumpyEngine(kind, signed) if name == "numpy" else TorchEngine(kind, signed)
 
 
-def _share(
-    sources: Sequence[Source],
-    budget: Sparsity | Blocks,
-    scope: Scope,
-    floor: int,
-    engine: Engine,
-) -> Write:
-    """Find the thresholds that remove a share."""
+def _counts(
+    sources: Sequence[Source], budget: Sparsity | Blocks, scope: Scope, floor: int
+) -> list[tuple[list[Source], int]]:
+    """Return who competes, and how many stay.
+
+    Raises:
+        ValueError: if none would.
+    """
     groups = [list(sources)] if scope == "global" else [[s] for s in sources]
-    found: list[tuple[list[Source], Threshold]] = []
+    found = []
     for group in groups:
         size = sum(s.size for s in group)
         num_kept = size - Sparsity(budget.value).count(size)
         if num_kept == 0 and floor:
             given = f"{size} of {size} in {group[0].name!r}"
             refuse("sparsity", given, "a share that leaves one; floor=0 lets all go")
-        threshold = find_threshold(group, max(num_kept, 1), engine)
-        if num_kept == 0:
-            threshold = Threshold(group[0].kind.infinity, 0, 0, threshold.largest)
-        elif floor and len(group) > 1:
-            _refuse_empty(group, threshold, budget, engine)
-        found.append((group, threshold))
-
-    def write(masks: Mapping[str, Mask]) -> Iterator[Parted]:
-        for group, threshold in found:
-            yield from kept_by(threshold, group, engine, masks)
-
-    return write
+        found.append((group, num_kept))
+    return found
 
 
-def _refuse_empty(
-    sources: list[Source], threshold: Threshold, budget: Sparsity | Blocks, engine: Engine
+def _keep_share(
+    counts: Sequence[tuple[list[Source], int]],
+    budget: Sparsity | Blocks,
+    floor: int,
+    engine: Engine,
+    masks: Masks,
 ) -> None:
-    if all(top > threshold.key for top in threshold.largest):
-        return
-    at_edge = list(walk(sources, engine, threshold))
-    for source, top, ties in zip(sources, threshold.largest, at_edge, strict=True):
-        if top < threshold.key or (top == threshold.key and ties == 0):
-            allowed = (
-                f"a share that leaves something of {source.name!r}; floor=0 lets it go, "
-                "scope='community' takes the same share of each tensor"
-            )
-            refuse("sparsity", budget.value, allowed)
+    """Write masks that keep so many of each group.
+
+    Raises:
+        ValueError: if a tensor would be emptied and may not.
+    """
+    for group, num_kept in counts:
+        keep_fittest(group, num_kept, engine, masks)
+        for source in group:
+            if floor and masks.is_empty(source):
+                allowed = (
+                    f"a share that leaves something of {source.name!r}; floor=0 lets it go, "
+                    "scope='community' takes the same share of each tensor"
+                )
+                refuse("sparsity", budget.value, allowed)
 
 
-def _blocks(
+def _chosen_blocks(
     sources: Sequence[Source], budget: Blocks, scope: Scope, floor: int, engine: Engine
-) -> Write:
-    """Choose whole blocks as single weights are chosen, by the mean of their scores."""
+) -> list[Tensor]:
+    """Choose whole blocks as single weights are chosen, by the mean of their scores.
+
+    Returns:
+        A mask of blocks for each source, bool ``[num_blocks]``.
+    """
     for source in sources:
         check_shape(source, budget.shape)
-    means = []
-    for source in sources:
-        scores = block_scores(source, budget.shape, engine)
+    first = sources[0]
+    wide = first.kind.score if first.kind.score == torch.float64 else torch.float32
+    sizes = [num_blocks(source, budget.shape) for source in sources]
+    memory = torch.empty(sum(sizes), dtype=wide, device=first.weight.device)
+    means: list[Source] = []
+    start = 0
+    for source, scores in zip(sources, torch.split(memory, sizes), strict=True):
+        block_scores(source, budget.shape, engine, scores)
         # Means of what is never negative are their own magnitude, and need no sign.
         scorer = identity if engine.signed else magnitude
-        means.append(Source(source.name, scores, scorer, KEY_TYPES[scores.dtype]))
+        means.append(Source(source.name, scores, scorer, KEY_TYPES[wide], start=start))
+        start += len(scores)
     plain = TorchEngine if isinstance(engine, TorchEngine) else NumpyEngine
-    small: Engine = plain(means[0].kind, engine.signed)
-    chosen = bool_masks(means, small)
-    deque(_share(means, budget, scope, floor, small)(chosen), maxlen=0)
-
-    def write(masks: Mapping[str, Mask]) -> Iterator[Parted]:
-        for source in sources:
-            mask = chosen[source.name].mask
-            yield from kept_blocks(source, mask, budget.shape, engine, masks[source.name])
-
-    return write
+    small: Engine = plain(KEY_TYPES[wide], engine.signed)
+    chosen = BoolMasks(means, small)
+    _keep_share(_counts(means, budget, scope, floor), budget, floor, small, chosen)
+    return [chosen.of(source) for source in means]

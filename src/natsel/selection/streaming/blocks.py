@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
-from natsel.selection.streaming.engines import CHUNK, Engine, Groups, Part
-from natsel.selection.streaming.masks import Mask, Parted
-from natsel.selection.streaming.source import Source
+from natsel.selection.streaming.engines import CHUNK, Engine, Groups
+from natsel.selection.streaming.masks import Masks
+from natsel.selection.streaming.source import Piece, Source
 
 Shape = tuple[int, int]
 
@@ -29,47 +28,49 @@ def check_shape(source: Source, shape: Shape) -> None:
         refuse("shape", shape, f"a shape that divides the {size[0]} x {size[1]} of {source.name!r}")
 
 
-def block_scores(source: Source, shape: Shape, engine: Engine) -> Tensor:
-    """Return the mean score of each block, ``[outputs / rows, inputs / columns]``.
+def num_blocks(source: Source, shape: Shape) -> int:
+    """Return how many blocks a tensor has."""
+    lines, _, blocks, _ = _grouped(source, shape)
+    return lines * blocks
+
+
+def block_scores(source: Source, shape: Shape, engine: Engine, out: Tensor) -> None:
+    """Write the mean score of each block.
 
     Args:
         source: weights ``[outputs, inputs, ...]``.
         shape: rows and columns of a block.
         engine: sums.
-
-    Returns:
-        float32, or float64 where the weights are.
+        out: float ``[num_blocks]``, row by row of blocks.
     """
-    wide = source.kind.score if source.kind.score == torch.float64 else torch.float32
     lines, rows, blocks, columns = _grouped(source, shape)
-    found = torch.empty(lines, blocks, dtype=wide, device=source.weight.device)
-    out = engine.native(found)
+    means = out.view(lines, blocks)
+    native = engine.native(means)
     for first, last in _steps(source, shape):
-        scores = source.scores((slice(first * rows, last * rows),)).to(wide).view(-1)
-        out[first:last] = engine.block_sums(scores, (last - first, rows, blocks, columns))
-    return found.div_(rows * columns)
+        scores = source.scores((slice(first * rows, last * rows),)).to(out.dtype).view(-1)
+        native[first:last] = engine.block_sums(scores, (last - first, rows, blocks, columns))
+    means.div_(rows * columns)
 
 
-def kept_blocks(
-    source: Source, chosen: Tensor, shape: Shape, engine: Engine, mask: Mask
-) -> Iterator[Parted]:
-    """Write the mask of weights that a mask of blocks means, and yield each part.
+def keep_blocks(source: Source, chosen: Tensor, shape: Shape, engine: Engine, masks: Masks) -> None:
+    """Write the mask of weights that a mask of blocks means.
 
     Args:
         source: the weights.
-        chosen: bool, one per block.
+        chosen: bool ``[num_blocks]``.
         shape: of the blocks.
         engine: writes.
-        mask: what is written.
+        masks: what is written.
     """
-    _, rows, blocks, columns = _grouped(source, shape)
-    native = engine.native(chosen)
+    lines, rows, blocks, columns = _grouped(source, shape)
+    native = engine.native(chosen.view(lines, blocks))
     row = blocks * columns
     for first, last in _steps(source, shape):
-        out = mask.room((last - first) * rows * row)
+        where = (slice(first * rows, last * rows),)
+        piece = Piece(source, where, first * rows * row, (last - first) * rows * row)
+        out = masks.room((piece,))
         engine.spread(native[first:last], (last - first, rows, blocks, columns), out)
-        mask.commit(out)
-        yield source, Part((slice(first * rows, last * rows),), first * rows * row, None), out
+        masks.commit((piece,), out)
 
 
 def _grouped(source: Source, shape: Shape) -> Groups:

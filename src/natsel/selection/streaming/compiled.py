@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from natsel.common.extras import require
 from natsel.selection.streaming.engines import CHUNK, Groups, NumpyEngine, Survey
 from natsel.selection.streaming.keys import KeyType
-from natsel.selection.streaming.source import Index, Source
+from natsel.selection.streaming.source import Piece
 
 RUN = 1024
 """Keys that are counted together: so few that a 16-bit number holds the count."""
@@ -25,92 +25,115 @@ class NumbaEngine(NumpyEngine):
 
     def __init__(self, kind: KeyType, signed: bool) -> None:
         super().__init__(kind, signed)
-        self._survey, self._keep = _compiled()
-        self._inside = np.empty(CHUNK, kind.array)
+        self._loops = _compiled()
+        self._flags = np.empty(RUN, np.uint8)
+        self._places = np.empty(CHUNK, np.int64)
+        self._found = np.empty(CHUNK, kind.array)
         self._bits = kind.array(-1 if signed else kind.magnitude)
 
-    def keys(self, source: Source, where: Index, start: int, count: int) -> np.ndarray:
-        """Return the keys of one part, flat, those of plain weights with their sign."""
-        if source.plain:
-            return source.bits[start : start + count]
-        return super().keys(source, where, start, count)
+    def keys(self, pieces: tuple[Piece, ...]) -> np.ndarray:
+        """Return the keys of some pieces, those of one plain piece with their sign."""
+        if len(pieces) == 1 and pieces[0].source.plain:
+            return pieces[0].bits
+        return super().keys(pieces)
 
-    def survey(self, keys: np.ndarray, low: int, high: int) -> Survey:
-        """Compare keys with a range, both ends included."""
+    def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
+        """Write which keys are at least ``low``, and say which lie up to ``high``."""
         of = self.kind.array
-        flags = self._masks[0, : len(keys)] if len(keys) <= CHUNK else np.empty(len(keys), bool)
-        if len(self._inside) < len(keys):
-            self._inside = np.empty(len(keys), of)
-        above, largest, smallest, count = self._survey(
-            keys, self._bits, of(low), of(high), flags.view(np.uint8), self._inside, self.signed
+        if len(self._found) < len(keys):
+            self._places, self._found = np.empty(len(keys), np.int64), np.empty(len(keys), of)
+        above, smallest, largest, count = self._loops.survey(
+            keys,
+            self._bits,
+            of(low),
+            of(high),
+            self.signed,
+            out,
+            self._flags,
+            self._places,
+            self._found,
         )
-        return Survey(int(above), int(largest), int(smallest), self._inside[:count].copy())
+        places, found = self._places[:count].copy(), self._found[:count].copy()
+        return Survey(int(above), int(smallest), int(largest), places, found)
 
     def extremes(self, keys: np.ndarray) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""
         return super().extremes(keys & self._bits)
 
-    def num_equal(self, keys: np.ndarray, key: int) -> int:
-        """Count the keys that equal one."""
-        return super().num_equal(keys & self._bits, key)
+    def keep(self, keys: np.ndarray, least: int, num_equal: int, out: np.ndarray) -> int:
+        """Write which keys are above some key, and the first ones that equal it."""
+        return super().keep(keys & self._bits, least, num_equal, out)
 
-    def keep(
-        self, keys: np.ndarray, least: int, out: np.ndarray, *, first_equal: int | None = None
-    ) -> None:
-        """Write which keys are at least some key."""
-        if first_equal is not None:
-            super().keep(keys & self._bits, least, out, first_equal=first_equal)
+    def silence(self, piece: Piece, mask: np.ndarray) -> None:
+        """Set the weights of a piece that a mask does not keep to zero."""
+        if piece.source.contiguous:
+            self._loops.silence(piece.bits, mask)
         else:
-            self._keep(keys, self._bits, self.kind.array(least), out)
+            super().silence(piece, mask)
 
     def n_of_m(self, keys: np.ndarray, num_kept: int, shape: Groups, out: np.ndarray) -> None:
         """Write which keys are among the largest of their group; the first ones of equals."""
         super().n_of_m(keys & self._bits, num_kept, shape, out)
 
 
+class Loops(NamedTuple):
+    """Compiled functions of arrays."""
+
+    survey: Callable[..., Any]
+    silence: Callable[..., Any]
+
+
 @cache
-def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled() -> Loops:
     numba: Any = require("numba", "fast")
 
     @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
     def survey(
-        keys: Any, bits: Any, low: Any, high: Any, flags: Any, inside: Any, signed: Any
+        keys: Any,
+        bits: Any,
+        low: Any,
+        high: Any,
+        signed: Any,
+        out: Any,
+        flags: Any,
+        places: Any,
+        found: Any,
     ) -> Any:
         above = 0
         largest = keys[0] & bits
         smallest = low - low
+        count = 0
+        words = flags.view(np.uint64)
         for start in range(0, keys.size, RUN):
-            stop = min(start + RUN, keys.size)
+            # Slices from their own beginning: their indices cannot be negative.
+            some, mask = keys[start : start + RUN], out[start : start + RUN]
             over = low - low
             top = largest
-            for place in range(start, stop):
-                key = keys[place] & bits
-                beyond = key > high
+            for place in range(some.size):
+                key = some[place] & bits
+                beyond, within = key > high, key >= low
                 over += beyond
                 top = max(top, key)
-                flags[place] = (key >= low) ^ beyond
+                mask[place] = within
+                flags[place] = within ^ beyond
             above += over
             largest = top
             if signed:
-                for place in range(start, stop):
-                    smallest = min(smallest, keys[place])
-        count = 0
-        words = flags[: keys.size >> 3 << 3].view(np.uint64)
-        for word in range(words.size):
-            if words[word]:
-                for place in range(word << 3, (word + 1) << 3):
-                    if flags[place]:
-                        inside[count] = keys[place] & bits
-                        count += 1
-        for place in range(words.size << 3, keys.size):
-            if flags[place]:
-                inside[count] = keys[place] & bits
-                count += 1
-        return above, largest, smallest, count
+                for place in range(some.size):
+                    smallest = min(smallest, some[place])
+            flags[some.size :] = 0
+            for word in range(words.size):
+                if words[word]:
+                    for place in range(word << 3, (word + 1) << 3):
+                        if flags[place]:
+                            places[count] = start + place
+                            found[count] = some[place] & bits
+                            count += 1
+        return above, smallest, largest, count
 
     @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
-    def keep(keys: Any, bits: Any, least: Any, mask: Any) -> None:
-        for place in range(keys.size):
-            mask[place] = (keys[place] & bits) >= least
+    def silence(weights: Any, mask: Any) -> None:
+        for place in range(weights.size):
+            weights[place] = weights[place] if mask[place] else 0
 
-    return survey, keep
+    return Loops(survey, silence)

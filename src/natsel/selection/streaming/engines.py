@@ -6,7 +6,7 @@ same memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from natsel.selection.streaming.keys import KeyType, ordered
-from natsel.selection.streaming.source import Index, Source, parts
+from natsel.selection.streaming.source import Piece, Source, cut
 
 CHUNK = 1 << 17
 """Keys at once on a processor: so many fit its caches together with their masks."""
@@ -26,17 +26,20 @@ Groups = tuple[int, int, int, int]
 
 
 class Part(NamedTuple):
-    """The keys of some neighbouring weights.
+    """The keys of some neighbouring weights, of one source or of several.
 
     Attributes:
-        where: their index in the (flattened) weights.
-        start: of the first one among all weights of its source.
-        keys: whole numbers; the memory is used again for the next part.
+        pieces: whose they are.
+        keys: whole numbers, flat; the memory is used again for the next part.
     """
 
-    where: Index
-    start: int
+    pieces: tuple[Piece, ...]
     keys: Any
+
+    @property
+    def start(self) -> int:
+        """Of the first one among the weights of all sources."""
+        return self.pieces[0].start
 
 
 class Survey(NamedTuple):
@@ -44,14 +47,16 @@ class Survey(NamedTuple):
 
     Attributes:
         above: how many keys are above the range.
-        largest: the largest key.
         smallest: the smallest key, or 0 where no key is negative.
-        inside: the keys in the range.
+        largest: the largest key.
+        places: which keys are in the range, int64, rising.
+        inside: those keys.
     """
 
     above: int
-    largest: int
     smallest: int
+    largest: int
+    places: np.ndarray
     inside: np.ndarray
 
 
@@ -60,46 +65,45 @@ class Engine(Protocol):
 
     signed: bool
 
-    def keys(self, source: Source, where: Index, start: int, count: int) -> Any:
-        """Return the keys of one part, flat.
+    def keys(self, pieces: tuple[Piece, ...]) -> Any:
+        """Return the keys of some pieces, one behind the other."""
+        ...
+
+    def read(self, sources: Iterable[Source]) -> Iterator[Part]:
+        """Yield the keys of all weights of some sources, part by part, in their order."""
+        ...
+
+    def survey(self, keys: Any, low: int, high: int, out: Any) -> Survey:
+        """Write which keys are at least ``low``, and say which lie up to ``high``.
 
         Args:
-            source: whose weights they are.
-            where: the part's index in the weights.
-            start: of its first weight among all, in their order.
-            count: how many weights it has.
+            keys: of a part.
+            low: the least key of the range.
+            high: its largest key, included.
+            out: bool, as long as the part.
         """
-        ...
-
-    def read(self, source: Source) -> Iterator[Part]:
-        """Yield the keys of all weights of a source, part by part, in their order."""
-        ...
-
-    def survey(self, keys: Any, low: int, high: int) -> Survey:
-        """Compare keys with a range, both ends included."""
         ...
 
     def extremes(self, keys: Any) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""
         ...
 
-    def num_equal(self, keys: Any, key: int) -> int:
-        """Count the keys that equal one."""
-        ...
-
-    def keep(self, keys: Any, least: int, out: Any, *, first_equal: int | None = None) -> None:
-        """Write which keys are at least some key.
+    def keep(self, keys: Any, least: int, num_equal: int, out: Any) -> int:
+        """Write which keys are above some key, and the first ones that equal it.
 
         Args:
             keys: of a part.
             least: the key.
+            num_equal: of those that equal it, at most so many from the front.
             out: bool, as long as the part.
-            first_equal: of those that equal it, only so many from the front; None for all.
+
+        Returns:
+            How many of those that equal it are kept.
         """
         ...
 
-    def silence(self, source: Source, part: Part, mask: Any) -> None:
-        """Set the weights of a part that a mask does not keep to zero."""
+    def silence(self, piece: Piece, mask: Any) -> None:
+        """Set the weights of a piece that a mask does not keep to zero."""
         ...
 
     def n_of_m(self, keys: Any, num_kept: int, shape: Groups, out: Any) -> None:
@@ -145,61 +149,68 @@ class NumpyEngine:
         self.kind = kind
         self.signed = signed
         self._keys = np.empty(CHUNK, kind.array)
-        self._masks = np.empty((2, CHUNK), bool)
+        self._inside = np.empty(CHUNK, bool)
 
-    def keys(self, source: Source, where: Index, start: int, count: int) -> np.ndarray:
-        """Return the keys of one part, flat; their memory is used again for the next one."""
-        if not source.plain:
-            scores = source.scores(where).reshape(-1)
-            whole = ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
-            return whole.numpy()
+    def keys(self, pieces: tuple[Piece, ...]) -> np.ndarray:
+        """Return the keys of some pieces, one behind the other; the next ones overwrite them."""
+        if len(pieces) == 1 and not pieces[0].source.plain:
+            return self._computed(pieces[0])
+        count = sum(p.size for p in pieces)
         if len(self._keys) < count:
             self._keys = np.empty(count, self.kind.array)
-        keys = self._keys[:count]
-        bits = source.bits[start : start + count]
-        np.bitwise_and(bits, self.kind.array(self.kind.magnitude), out=keys)
-        return keys
+        done = 0
+        for piece in pieces:
+            out = self._keys[done : done + piece.size]
+            if piece.source.plain:
+                np.bitwise_and(piece.bits, self.kind.array(self.kind.magnitude), out=out)
+            else:
+                out[:] = self._computed(piece)
+            done += piece.size
+        return self._keys[:count]
 
-    def read(self, source: Source) -> Iterator[Part]:
-        """Yield the keys of all weights of a source, part by part, in their order."""
-        source = source.flat
-        for where, start, count in parts(source.shape, CHUNK):
-            yield Part(where, start, self.keys(source, where, start, count))
+    def _computed(self, piece: Piece) -> np.ndarray:
+        scores = piece.source.scores(piece.where).reshape(-1)
+        whole = ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
+        found: np.ndarray = whole.numpy()
+        return found
 
-    def survey(self, keys: np.ndarray, low: int, high: int) -> Survey:
-        """Compare keys with a range, both ends included."""
-        inside, above = self._masks[:, : len(keys)]
-        np.greater_equal(keys, self.kind.array(low), out=inside)
-        np.greater(keys, self.kind.array(high), out=above)
-        np.not_equal(inside, above, out=inside)
-        smallest, largest = self.extremes(keys)
-        return Survey(int(np.count_nonzero(above)), largest, smallest, keys[inside])
+    def read(self, sources: Iterable[Source]) -> Iterator[Part]:
+        """Yield the keys of all weights of some sources, part by part, in their order."""
+        for pieces in cut(sources, CHUNK):
+            yield Part(pieces, self.keys(pieces))
+
+    def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
+        """Write which keys are at least ``low``, and say which lie up to ``high``."""
+        if len(self._inside) < len(keys):
+            self._inside = np.empty(len(keys), bool)
+        inside = self._inside[: len(keys)]
+        np.greater_equal(keys, self.kind.array(low), out=out)
+        np.greater(keys, self.kind.array(high), out=inside)
+        above = int(np.count_nonzero(inside))
+        np.not_equal(inside, out, out=inside)
+        places = np.flatnonzero(inside)
+        return Survey(above, *self.extremes(keys), places, keys[places])
 
     def extremes(self, keys: np.ndarray) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""
         return int(keys.min()) if self.signed else 0, int(keys.max())
 
-    def num_equal(self, keys: np.ndarray, key: int) -> int:
-        """Count the keys that equal one."""
-        return int(np.count_nonzero(keys == self.kind.array(key)))
-
-    def keep(
-        self, keys: np.ndarray, least: int, out: np.ndarray, *, first_equal: int | None = None
-    ) -> None:
-        """Write which keys are at least some key."""
-        if first_equal is None:
-            np.greater_equal(keys, self.kind.array(least), out=out)
-            return
+    def keep(self, keys: np.ndarray, least: int, num_equal: int, out: np.ndarray) -> int:
+        """Write which keys are above some key, and the first ones that equal it."""
         np.greater(keys, self.kind.array(least), out=out)
-        out[np.flatnonzero(keys == self.kind.array(least))[:first_equal]] = True
+        if not num_equal:
+            return 0
+        equal = np.flatnonzero(keys == self.kind.array(least))[:num_equal]
+        out[equal] = True
+        return len(equal)
 
-    def silence(self, source: Source, part: Part, mask: np.ndarray) -> None:
-        """Set the weights of a part that a mask does not keep to zero."""
-        if source.contiguous:
-            bits = source.bits[part.start : part.start + len(mask)]
-            np.multiply(bits, mask, out=bits)  # all bits of those that stay, none of the others
+    def silence(self, piece: Piece, mask: np.ndarray) -> None:
+        """Set the weights of a piece that a mask does not keep to zero."""
+        if piece.source.contiguous:
+            # All bits of those that stay, none of the others.
+            np.multiply(piece.bits, mask, out=piece.bits)
         else:
-            weight = source.weight[part.where]
+            weight = piece.source.weight[piece.where]
             weight.masked_fill_(torch.from_numpy(~mask).view(weight.shape), 0)
 
     def n_of_m(self, keys: np.ndarray, num_kept: int, shape: Groups, out: np.ndarray) -> None:
@@ -245,48 +256,44 @@ class TorchEngine:
         self.kind = kind
         self.signed = signed
 
-    def keys(self, source: Source, where: Index, start: int, count: int) -> Tensor:
-        """Return the keys of one part, flat."""
-        scores = source.scores(where).reshape(-1)
+    def keys(self, pieces: tuple[Piece, ...]) -> Tensor:
+        """Return the keys of some pieces, one behind the other."""
+        found = [self._computed(piece) for piece in pieces]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _computed(self, piece: Piece) -> Tensor:
+        scores = piece.source.scores(piece.where).reshape(-1)
         return ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
 
-    def read(self, source: Source) -> Iterator[Part]:
-        """Yield the keys of all weights of a source, part by part, in their order."""
-        source = source.flat
-        for where, start, count in parts(source.shape, DEVICE_CHUNK):
-            yield Part(where, start, self.keys(source, where, start, count))
+    def read(self, sources: Iterable[Source]) -> Iterator[Part]:
+        """Yield the keys of all weights of some sources, part by part, in their order."""
+        for pieces in cut(sources, DEVICE_CHUNK):
+            yield Part(pieces, self.keys(pieces))
 
-    def survey(self, keys: Tensor, low: int, high: int) -> Survey:
-        """Compare keys with a range, both ends included."""
+    def survey(self, keys: Tensor, low: int, high: int, out: Tensor) -> Survey:
+        """Write which keys are at least ``low``, and say which lie up to ``high``."""
         above = keys > high
-        inside = keys[(keys >= low) & ~above]
-        smallest, largest = self.extremes(keys)
-        return Survey(int(above.sum()), largest, smallest, inside.cpu().numpy())
+        torch.ge(keys, low, out=out)
+        places = (out ^ above).nonzero().flatten()
+        inside = keys[places].cpu().numpy()
+        return Survey(int(above.sum()), *self.extremes(keys), places.cpu().numpy(), inside)
 
     def extremes(self, keys: Tensor) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""
         return int(keys.min()) if self.signed else 0, int(keys.max())
 
-    def num_equal(self, keys: Tensor, key: int) -> int:
-        """Count the keys that equal one."""
-        return int((keys == key).sum())
-
-    def keep(
-        self, keys: Tensor, least: int, out: Tensor, *, first_equal: int | None = None
-    ) -> None:
-        """Write which keys are at least some key."""
-        if first_equal is None:
-            torch.ge(keys, least, out=out)
-            return
+    def keep(self, keys: Tensor, least: int, num_equal: int, out: Tensor) -> int:
+        """Write which keys are above some key, and the first ones that equal it."""
         torch.gt(keys, least, out=out)
-        out[(keys == least).nonzero().flatten()[:first_equal]] = True
+        if not num_equal:
+            return 0
+        equal = (keys == least).nonzero().flatten()[:num_equal]
+        out[equal] = True
+        return len(equal)
 
-    def silence(self, source: Source, part: Part, mask: Tensor) -> None:
-        """Set the weights of a part that a mask does not keep to zero."""
-        if source.contiguous:
-            weight = source.weight.view(-1)[part.start : part.start + len(mask)]
-        else:
-            weight = source.weight[part.where]
+    def silence(self, piece: Piece, mask: Tensor) -> None:
+        """Set the weights of a piece that a mask does not keep to zero."""
+        weight = piece.source.weight[piece.where]
         weight.masked_fill_(~mask.view(weight.shape), 0)
 
     def n_of_m(self, keys: Tensor, num_kept: int, shape: Groups, out: Tensor) -> None:

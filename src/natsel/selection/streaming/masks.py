@@ -2,141 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from natsel.selection.streaming.engines import Engine, Part
-from natsel.selection.streaming.source import Source
-from natsel.selection.streaming.threshold import Threshold
-
-ALIGNED = 64
-"""Masks begin at multiples of so many bytes."""
-
-Parted = tuple[Source, Part, Any]
-"""A source, one of its parts, and which of its weights stay, as the engine has it."""
+from natsel.selection.streaming.engines import Engine
+from natsel.selection.streaming.source import Piece, Source
 
 
-class Mask(Protocol):
-    """Takes the masks of the parts of one source in their order."""
+class Masks(Protocol):
+    """Holds a mask for each of some sources, that lie one behind the other."""
 
-    def room(self, count: int) -> Any:
-        """Return where the mask of the next part is to be written, bool ``[count]``."""
+    def room(self, pieces: tuple[Piece, ...]) -> Any:
+        """Return where the mask of some neighbouring pieces is to be written, bool, flat."""
         ...
 
-    def commit(self, written: Any) -> None:
-        """Take what was written there."""
+    def commit(self, pieces: tuple[Piece, ...], written: Any) -> None:
+        """Take what was written there; earlier pieces of a source come before later ones."""
+        ...
+
+    def drop(self, places: np.ndarray) -> None:
+        """Let some weights go that are kept so far.
+
+        Args:
+            places: among the weights of all sources, int64, rising.
+        """
+        ...
+
+    def read(self, piece: Piece) -> Any:
+        """Return the mask of a piece, bool, flat."""
+        ...
+
+    def is_empty(self, source: Source) -> bool:
+        """Say whether nothing of a source stays."""
         ...
 
 
-class BoolMask:
-    """A mask of one byte a weight.
-
-    Args:
-        mask: bool, of the shape of the weights; what it holds does not matter.
-        engine: that writes.
-    """
-
-    def __init__(self, mask: Tensor, engine: Engine) -> None:
-        self.mask = mask
-        self._flat = engine.native(mask.view(-1))
-        self._done = 0
-
-    def room(self, count: int) -> Any:
-        """Return where the mask of the next part is to be written, bool ``[count]``."""
-        return self._flat[self._done : self._done + count]
-
-    def commit(self, written: Any) -> None:
-        """Go on behind what was written."""
-        self._done += len(written)
-
-
-def bool_masks(sources: Sequence[Source], engine: Engine) -> dict[str, BoolMask]:
-    """Return masks to write for some sources, all in one piece of memory.
+class BoolMasks:
+    """Masks of one byte a weight, all in one piece of memory.
 
     On a processor numpy asks for it in huge pages, which saves half the time of writing into
     memory that is new.
-    """
-    device = sources[0].weight.device
-    starts = np.cumsum([0, *(-(-s.size // ALIGNED) * ALIGNED for s in sources)])
-    total = int(starts[-1])
-    if device.type == "cpu":
-        memory = torch.from_numpy(np.empty(total, bool))
-    else:
-        memory = torch.empty(total, dtype=torch.bool, device=device)
-    return {
-        s.name: BoolMask(memory[start : start + s.size].view(s.weight.shape), engine)
-        for s, start in zip(sources, starts.tolist(), strict=False)
-    }
-
-
-class BitMask:
-    """A mask of one bit a weight, the first weight in the lowest bit of the first byte.
 
     Args:
-        source: whose weights it is for.
+        sources: in their order, the first one at 0.
         engine: that writes.
     """
 
-    def __init__(self, source: Source, engine: Engine) -> None:
-        self.shape = source.weight.shape
-        self.bits = torch.zeros((source.size + 7) // 8, dtype=torch.uint8)
-        self._engine = engine
-        self._device = source.weight.device
-        self._room = torch.empty(0, dtype=torch.bool, device=self._device)
-        self._array = self.bits.numpy()
-        self._done = 0
-        self._rest = np.empty(0, bool)
+    def __init__(self, sources: Sequence[Source], engine: Engine) -> None:
+        total = sum(s.size for s in sources)
+        device = sources[0].weight.device
+        if device.type == "cpu":
+            self._memory = torch.from_numpy(np.empty(total, bool))
+        else:
+            self._memory = torch.empty(total, dtype=torch.bool, device=device)
+        self._flat = engine.native(self._memory)
 
-    def room(self, count: int) -> Any:
-        """Return where the mask of the next part is to be written, bool ``[count]``."""
+    def room(self, pieces: tuple[Piece, ...]) -> Any:
+        """Return where the mask of some neighbouring pieces is to be written, bool, flat."""
+        return self._flat[pieces[0].start : pieces[-1].start + pieces[-1].size]
+
+    def commit(self, pieces: tuple[Piece, ...], written: Any) -> None:
+        """Do nothing: it stands where it belongs."""
+
+    def drop(self, places: np.ndarray) -> None:
+        """Let some weights go that are kept so far."""
+        if isinstance(self._flat, np.ndarray):
+            self._flat[places] = False
+        else:
+            self._memory[torch.from_numpy(places).to(self._memory.device)] = False
+
+    def read(self, piece: Piece) -> Any:
+        """Return the mask of a piece, bool, flat."""
+        return self._flat[piece.start : piece.start + piece.size]
+
+    def is_empty(self, source: Source) -> bool:
+        """Say whether nothing of a source stays."""
+        return not self._flat[source.start : source.start + source.size].any()
+
+    def of(self, source: Source) -> Tensor:
+        """Return the mask of a source, of the shape of its weights."""
+        mask = self._memory[source.start : source.start + source.size]
+        return mask.view(source.weight.shape)
+
+
+class BitMasks:
+    """Masks of one bit a weight, the first weight in the lowest bit of the first byte.
+
+    Args:
+        sources: in their order, the first one at 0.
+        engine: that writes.
+    """
+
+    def __init__(self, sources: Sequence[Source], engine: Engine) -> None:
+        self._engine = engine
+        self._device = sources[0].weight.device
+        self._room = torch.empty(0, dtype=torch.bool, device=self._device)
+        self._starts = np.array([s.start for s in sources])
+        sizes = [(s.size + 7) // 8 for s in sources]
+        self._bytes = np.cumsum([0, *sizes])
+        self._first = dict(zip(self._starts.tolist(), self._bytes.tolist(), strict=False))
+        self._bits = np.zeros(self._bytes[-1], np.uint8)
+
+    def room(self, pieces: tuple[Piece, ...]) -> Any:
+        """Return where the mask of some neighbouring pieces is to be written, bool, flat."""
+        count = sum(p.size for p in pieces)
         if len(self._room) < count:
             self._room = torch.empty(count, dtype=torch.bool, device=self._device)
         return self._engine.native(self._room[:count])
 
-    def commit(self, written: Any) -> None:
-        """Pack what was written; what fills no byte waits for the next part."""
+    def commit(self, pieces: tuple[Piece, ...], written: Any) -> None:
+        """Pack what was written there; earlier pieces of a source come before later ones."""
         given = written if isinstance(written, np.ndarray) else written.cpu().numpy()
-        if len(self._rest):
-            given = np.concatenate((self._rest, given))
-        last = self._done + len(given) == self.shape.numel()
-        whole = len(given) if last else len(given) // 8 * 8
-        packed = np.packbits(given[:whole], bitorder="little")
-        self._array[self._done // 8 : self._done // 8 + len(packed)] = packed
-        self._done += whole
-        self._rest = given[whole:].copy()
-        if last:
-            del self._room
+        done = 0
+        for piece in pieces:
+            self._pack(piece, given[done : done + piece.size])
+            done += piece.size
 
+    def _pack(self, piece: Piece, mask: np.ndarray) -> None:
+        first, ahead = self._byte(piece)
+        if ahead:  # the byte is shared with the piece before
+            before = np.unpackbits(self._bits[first : first + 1], count=ahead, bitorder="little")
+            mask = np.concatenate((before.view(bool), mask))
+        packed = np.packbits(mask, bitorder="little")
+        self._bits[first : first + len(packed)] = packed
 
-def kept_by(
-    threshold: Threshold, sources: Sequence[Source], engine: Engine, masks: Mapping[str, Mask]
-) -> Iterator[Parted]:
-    """Write the masks of some sources that share a threshold, and yield each part.
+    def _byte(self, piece: Piece) -> tuple[int, int]:
+        """Return in which byte a piece begins, and at which of its bits."""
+        return self._first[piece.source.start] + piece.offset // 8, piece.offset % 8
 
-    Of weights that equal the threshold the first ones stay, in the order of the sources.
-    """
-    left, equal = threshold.num_kept, threshold.num_equal
-    known = iter(threshold.equal_by_part) if threshold.equal_by_part is not None else None
-    for source in sources:
-        for part in engine.read(source):
-            out = masks[source.name].room(len(part.keys))
-            # What equals the threshold is counted only while some of it stays and some goes.
-            undecided = 0 < left < equal
-            if known is not None:
-                here = next(known)
-            else:
-                here = engine.num_equal(part.keys, threshold.key) if undecided else 0
-            if left == 0:
-                engine.keep(part.keys, threshold.key + 1, out)
-            elif undecided and here > left:
-                engine.keep(part.keys, threshold.key, out, first_equal=left)
-            else:
-                engine.keep(part.keys, threshold.key, out)
-            if undecided:
-                left, equal = max(left - here, 0), equal - here
-            masks[source.name].commit(out)
-            yield source, part, out
+    def drop(self, places: np.ndarray) -> None:
+        """Let some weights go that are kept so far."""
+        if not len(places):
+            return
+        source = np.searchsorted(self._starts, places, side="right") - 1
+        local = places - self._starts[source]
+        byte = self._bytes[source] + (local >> 3)
+        firsts = np.flatnonzero(np.diff(byte, prepend=-1))
+        gone = np.add.reduceat(np.left_shift(1, local & 7), firsts)
+        self._bits[byte[firsts]] -= gone.astype(np.uint8)
+
+    def read(self, piece: Piece) -> Any:
+        """Return the mask of a piece, bool, flat."""
+        first, ahead = self._byte(piece)
+        last = first + (ahead + piece.size + 7) // 8
+        bits = np.unpackbits(self._bits[first:last], bitorder="little")
+        mask = torch.from_numpy(bits[ahead : ahead + piece.size].view(bool))
+        return self._engine.native(mask.to(self._device))
+
+    def is_empty(self, source: Source) -> bool:
+        """Say whether nothing of a source stays."""
+        first = self._first[source.start]
+        return not self._bits[first : first + (source.size + 7) // 8].any()
+
+    def of(self, source: Source) -> Tensor:
+        """Return the bits of a source, uint8."""
+        first = self._first[source.start]
+        return torch.from_numpy(self._bits[first : first + (source.size + 7) // 8])

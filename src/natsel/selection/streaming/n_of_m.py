@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from natsel.common.errors import refuse
 from natsel.selection.streaming.engines import CHUNK, Engine, Groups, Part
-from natsel.selection.streaming.masks import Mask, Parted
-from natsel.selection.streaming.source import Index, Source
+from natsel.selection.streaming.masks import Masks
+from natsel.selection.streaming.source import Piece, Source, cut
 from natsel.selection.streaming.threshold import check_finite
 
 
@@ -25,14 +26,10 @@ def check_groups(sources: Sequence[Source], num_all: int) -> None:
             refuse("num_all", num_all, allowed)
 
 
-def kept_of_groups(
-    sources: Sequence[Source],
-    num_kept: int,
-    num_all: int,
-    engine: Engine,
-    masks: Mapping[str, Mask],
-) -> Iterator[Parted]:
-    """Write the mask of every part, and yield it.
+def keep_of_groups(
+    sources: Sequence[Source], num_kept: int, num_all: int, engine: Engine, masks: Masks
+) -> None:
+    """Write the masks that keep N of each M.
 
     Args:
         sources: of weights; the input dimension is the second one, or the only one.
@@ -44,34 +41,34 @@ def kept_of_groups(
     Raises:
         NonFinite: if a score is NaN or infinite.
     """
-    for source in sources:
-        for where, start, shape in row_parts(source, num_all):
-            count = math.prod(shape)
-            keys = engine.keys(source, where, start, count)
-            check_finite(*engine.extremes(keys), source)
-            out = masks[source.name].room(count)
-            engine.n_of_m(keys, num_kept, shape, out)
-            masks[source.name].commit(out)
-            yield source, Part(where, start, keys), out
+    for pieces, shape in stretches(sources, num_all):
+        part = Part(pieces, engine.keys(pieces))
+        check_finite(part, engine, *engine.extremes(part.keys))
+        out = masks.room(pieces)
+        engine.n_of_m(part.keys, num_kept, shape, out)
+        masks.commit(pieces, out)
 
 
-def row_parts(source: Source, num_all: int) -> Iterator[tuple[Index, int, Groups]]:
-    """Cut weights into whole rows, or a single row into whole groups.
+def stretches(
+    sources: Sequence[Source], num_all: int
+) -> Iterator[tuple[tuple[Piece, ...], Groups]]:
+    """Cut weights into stretches of whole groups.
 
     Yields:
-        (index, where the part begins, its ``[rows, groups, M, behind]``).
+        (pieces, their ``[rows, groups, M, behind]``).
     """
-    size = source.shape or (1,)
-    if len(size) == 1:
-        step = max(1, CHUNK // num_all) * num_all
-        for start in range(0, size[0], step):
-            stop = min(start + step, size[0])
-            yield (slice(start, stop),), start, (1, (stop - start) // num_all, num_all, 1)
-        return
-    behind = math.prod(size[2:])
-    row = size[1] * behind
-    step = max(1, CHUNK // row)
-    for first in range(0, size[0], step):
-        rows = min(step, size[0] - first)
-        shape = (rows, size[1] // num_all, num_all, behind)
-        yield (slice(first, first + rows),), first * row, shape
+    for in_line, some in itertools.groupby(sources, key=lambda s: math.prod(s.shape[2:]) == 1):
+        if in_line:  # groups lie one behind the other
+            for pieces in cut(some, max(1, CHUNK // num_all) * num_all):
+                count = sum(p.size for p in pieces)
+                yield pieces, (1, count // num_all, num_all, 1)
+            continue
+        for source in some:
+            outputs, inputs, *window = source.shape
+            row = inputs * math.prod(window)
+            step = max(1, CHUNK // row)
+            for first in range(0, outputs, step):
+                rows = min(step, outputs - first)
+                where = (slice(first, first + rows),)
+                piece = Piece(source, where, first * row, rows * row)
+                yield (piece,), (rows, inputs // num_all, num_all, math.prod(window))

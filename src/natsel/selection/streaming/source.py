@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ class Source:
         scorer: makes scores of weights.
         kind: how scores become keys; the weights' own type, or a wider one.
         second: of the shape of the weights, or None.
+        start: of its first weight among those of all sources.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Source:
     scorer: Scorer
     kind: KeyType
     second: Tensor | None = None
+    start: int = 0
 
     @property
     def size(self) -> int:
@@ -96,7 +99,7 @@ class Source:
         if not self.contiguous or (second is not None and not second.is_contiguous()):
             return self
         second = second.view(-1) if second is not None else None
-        return Source(self.name, self.weight.view(-1), self.scorer, self.kind, second)
+        return Source(self.name, self.weight.view(-1), self.scorer, self.kind, second, self.start)
 
     def scores(self, where: Index | tuple[Tensor, ...]) -> Tensor:
         """Return the scores at an index, contiguous, in the type of the keys."""
@@ -109,6 +112,49 @@ class Source:
         if self.flat.weight.dim() == 1:
             return self.flat.scores((places,))
         return self.scores(torch.unravel_index(places, self.weight.shape))
+
+
+class Piece(NamedTuple):
+    """Some neighbouring weights of one source.
+
+    Attributes:
+        source: whose they are.
+        where: their index in its weights.
+        offset: of the first one in its flattened weights.
+        size: how many they are.
+    """
+
+    source: Source
+    where: Index
+    offset: int
+    size: int
+
+    @property
+    def start(self) -> int:
+        """Of the first one among the weights of all sources."""
+        return self.source.start + self.offset
+
+    @property
+    def bits(self) -> np.ndarray:
+        """Their memory, where the source is contiguous."""
+        return self.source.bits[self.offset : self.offset + self.size]
+
+
+def cut(sources: Iterable[Source], limit: int) -> Iterator[tuple[Piece, ...]]:
+    """Cut the weights of some sources, in their order, into stretches of at most so many.
+
+    A stretch holds pieces of several sources where they are small.
+    """
+    held: list[Piece] = []
+    size = 0
+    for source in sources:
+        for where, offset, count in parts(source.flat.shape, limit):
+            if held and size + count > limit:
+                yield tuple(held)
+                held, size = [], 0
+            held.append(Piece(source.flat, where, offset, count))
+            size += count
+    yield tuple(held)
 
 
 def parts(shape: tuple[int, ...], limit: int) -> Iterator[tuple[Index, int, int]]:

@@ -1,112 +1,115 @@
-"""The k-th largest of very many keys, exactly, in one pass over them in nearly all cases.
+"""Keep the k largest of very many keys, exactly, in one pass over them in nearly all cases.
 
-A sample says between which two keys the k-th lies, almost surely. One pass counts what is above
-and collects what is between; the k-th is found there. If the sample was wrong, or too many keys lie
-between (ties), the range moves or narrows and another pass is made: the result is always exact.
+A sample says between which two keys the k-th lies, almost surely. One pass writes who is above
+that range, and holds the few that are in it; the k-th is found among those, and decides about them.
+If the sample was wrong, or too many keys lie in the range (ties), it moves or narrows and another
+pass is made: the result is always exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from natsel.selection.streaming.engines import Engine
+from natsel.selection.streaming.engines import Engine, Part
 from natsel.selection.streaming.keys import KeyType, ordered
+from natsel.selection.streaming.masks import Masks
 from natsel.selection.streaming.source import Source
 
 SAMPLES = (1 << 11, 1 << 18)
 """Keys in the sample: at least, and at most."""
 SHARE = 128
 """One key in so many is in the sample."""
-RUN = 8
-"""Neighbours that are looked at together: a cache line of 32-bit keys holds two such runs."""
-SURE = 4.0
+RUN = 16
+"""Neighbours that are looked at together: a cache line of 32-bit keys."""
+SURE = 3.0
 """How many standard errors of the sample's quantile lie in the range on each side."""
 BINS = 16
 """Two to the power of this many bins count keys where too many lie in the range."""
-ROOM = (1 << 16, 32)
+ROOM = (1 << 16, 64)
 """So many keys, or one in so many, are held as they are; beyond that they are counted in bins."""
-
-
-class Threshold(NamedTuple):
-    """Who stays: all above a key, and some of those that equal it, in their order.
-
-    Attributes:
-        key: the k-th largest.
-        num_kept: how many that equal it stay, at least 1.
-        num_equal: how many equal it.
-        largest: the largest key of each source.
-        equal_by_part: how many equal it in each part of each source, in the order in which an
-            engine reads them; None where that is not known.
-    """
-
-    key: int
-    num_kept: int
-    num_equal: int
-    largest: tuple[int, ...]
-    equal_by_part: tuple[int, ...] | None = None
 
 
 class NonFinite(Exception):
     """A key that is no finite score; holds the name of its source."""
 
 
-def find_threshold(sources: Sequence[Source], num_kept: int, engine: Engine) -> Threshold:
-    """Find the key that keeps exactly so many.
+def keep_fittest(sources: Sequence[Source], num_kept: int, engine: Engine, masks: Masks) -> None:
+    """Write masks that keep exactly so many; of equals the first ones, in the order of the sources.
 
     Args:
-        sources: whose weights compete; all keys are of one kind.
-        num_kept: k, from 1 to the number of weights.
+        sources: whose weights compete, one behind the other; all keys are of one kind.
+        num_kept: k, from 0 to the number of weights.
         engine: reads them.
-
-    Returns:
-        The threshold.
+        masks: of these sources, and perhaps of others.
 
     Raises:
         NonFinite: if a score is NaN or infinite.
     """
     kind = sources[0].kind
     size = sum(s.size for s in sources)
+    if not num_kept:
+        keep_first(sources, kind.infinity, 0, engine, masks)
+        return
     low, high = bracket(sample(sources, size), num_kept / size, kind)
     while True:
         above = 0
-        tally = Tally(low, high, max(ROOM[0], size // ROOM[1]))
-        largest = []
-        for source in sources:
-            top = -kind.magnitude - 1
-            for part in engine.read(source):
-                found = engine.survey(part.keys, low, high)
-                check_finite(found.smallest, found.largest, source)
-                top = max(top, found.largest)
-                above += found.above
-                tally.add(found.inside)
-            largest.append(top)
+        tally = Tally(low, high, kind, min(size, max(ROOM[0], size // ROOM[1])))
+        for part in engine.read(sources):
+            out = masks.room(part.pieces)
+            found = engine.survey(part.keys, low, high, out)
+            check_finite(part, engine, found.smallest, found.largest)
+            masks.commit(part.pieces, out)
+            above += found.above
+            tally.add(found.places + part.start, found.inside)
         rank = num_kept - above
         if rank < 1:
             low, high = high + 1, kind.infinity
         elif rank > tally.total:
             low, high = -kind.infinity, low - 1
+        elif tally.holds:
+            masks.drop(tally.losers(rank))
+            return
         else:
-            low, high, before, equal = tally.locate(rank)
+            low, high, before = tally.locate(rank)
             if low == high:
-                return Threshold(
-                    low, rank - before, equal, tuple(largest), tally.equal_by_part(low)
-                )
+                keep_first(sources, low, rank - before, engine, masks)
+                return
 
 
-def check_finite(smallest: int, largest: int, source: Source) -> None:
+def keep_first(
+    sources: Sequence[Source], key: int, num_equal: int, engine: Engine, masks: Masks
+) -> None:
+    """Write masks of all above a key and of the first ones that equal it.
+
+    Raises:
+        NonFinite: if a score is NaN or infinite.
+    """
+    for part in engine.read(sources):
+        check_finite(part, engine, *engine.extremes(part.keys))
+        out = masks.room(part.pieces)
+        num_equal -= engine.keep(part.keys, key, num_equal, out)
+        masks.commit(part.pieces, out)
+
+
+def check_finite(part: Part, engine: Engine, smallest: int, largest: int) -> None:
     """Refuse scores that are NaN or infinite.
 
     Raises:
         NonFinite: with the name of the source.
     """
-    infinity = source.kind.infinity
-    if largest >= infinity or smallest <= -infinity:
-        raise NonFinite(source.name)
+    infinity = part.pieces[0].source.kind.infinity
+    if -infinity < smallest and largest < infinity:
+        return
+    done = 0
+    for piece in part.pieces:
+        least, most = engine.extremes(part.keys[done : done + piece.size])
+        if least <= -infinity or most >= infinity:
+            raise NonFinite(piece.source.name)
+        done += piece.size
 
 
 def sample(sources: Sequence[Source], size: int) -> np.ndarray:
@@ -115,22 +118,28 @@ def sample(sources: Sequence[Source], size: int) -> np.ndarray:
     Neighbours come from memory together; the runs lie at random, one in each stretch of equal
     length. Sources shorter than a run are not looked at.
     """
+    kind = sources[0].kind
     least, most = SAMPLES
-    wanted = min(max(size // SHARE, least), most) // RUN
+    runs = np.cumsum([0, *(s.size // RUN for s in sources)])
+    total = int(runs[-1])
+    count = min(total, min(max(size // SHARE, least), most) // RUN)
+    if not count:
+        return np.empty((0, RUN), np.int64)
     random = np.random.default_rng(0)
-    found = [np.empty((0, RUN), sources[0].kind.array)]
-    for source in sources:
-        places = source.size // RUN
-        count = min(places, math.ceil(wanted * source.size / size))
-        if not count:
+    chosen = ((np.arange(count) + random.random(count)) * (total / count)).astype(np.int64)
+    cuts = np.searchsorted(chosen, runs)
+    found = []
+    for source, before, first, last in zip(sources, runs, cuts, cuts[1:], strict=False):
+        if first == last:
             continue
-        runs = ((np.arange(count) + random.random(count)) * (places / count)).astype(np.int64)
-        flat = (np.minimum(runs, places - 1) * RUN)[:, None] + np.arange(RUN)
+        mine = chosen[first:last] - before
         if source.plain and source.weight.device.type == "cpu":
-            found.append(source.bits[flat] & source.kind.array(source.kind.magnitude))
+            bits = source.bits[: source.size // RUN * RUN].reshape(-1, RUN)[mine]
+            found.append(bits & kind.array(kind.magnitude))
         else:
-            where = torch.from_numpy(flat.reshape(-1)).to(source.weight.device)
-            keys = ordered(source.at(where), source.kind)
+            flat = (mine[:, None] * RUN + np.arange(RUN)).reshape(-1)
+            where = torch.from_numpy(flat).to(source.weight.device)
+            keys = ordered(source.at(where), kind)
             found.append(keys.cpu().numpy().reshape(-1, RUN))
     return np.concatenate(found)
 
@@ -152,16 +161,24 @@ def bracket(keys: np.ndarray, share: float, kind: KeyType) -> tuple[int, int]:
     num = keys.size
     if not num:
         return -kind.infinity, kind.infinity
-    flat = keys.reshape(-1)
+    flat = sortable(keys.reshape(-1))
     middle = min(max(num - 1 - math.floor(num * share), 0), num - 1)
-    above = (keys > np.partition(flat, middle)[middle]).mean(1)
-    margin = SURE * float(above.std()) / math.sqrt(len(above)) * num + 3
+    # What is below the middle stands before it then, and what is above behind it.
+    flat = np.partition(flat, middle)
+    above = np.count_nonzero(keys > flat[middle], axis=1)
+    margin = SURE * float(above.std()) / RUN / math.sqrt(len(above)) * num + 3
     upper, lower = math.floor(num * share - margin), math.ceil(num * share + margin)
-    places = [num - 1 - r for r in (upper, lower) if 0 <= r < num]
-    parted = np.partition(flat, places) if places else flat
-    high = int(parted[num - 1 - upper]) if 0 <= upper < num else kind.infinity
-    low = int(parted[num - 1 - lower]) if 0 <= lower < num else -kind.infinity
+    low, high = -kind.infinity, kind.infinity
+    if upper >= 0:
+        high = int(np.partition(flat[middle:], num - 1 - upper - middle)[num - 1 - upper - middle])
+    if lower < num:
+        low = int(np.partition(flat[: middle + 1], num - 1 - lower)[num - 1 - lower])
     return low, high
+
+
+def sortable(keys: np.ndarray) -> np.ndarray:
+    """Return keys in a type that numpy partitions fast: 16 bits are slower than 32."""
+    return keys.astype(np.int32) if keys.itemsize < 4 else keys
 
 
 class Tally:
@@ -170,55 +187,71 @@ class Tally:
     Args:
         low: least key.
         high: largest key.
+        kind: of the keys.
         room: how many keys are held as they are.
     """
 
-    def __init__(self, low: int, high: int, room: int) -> None:
-        self.low, self.high, self.room = low, high, room
+    def __init__(self, low: int, high: int, kind: KeyType, room: int) -> None:
+        self.low, self.high = low, high
         self.shift = max(0, (high - low).bit_length() - BINS)
         self.total = 0
-        self._held: list[np.ndarray] = []
+        self._places = np.empty(room, np.int64)
+        self._keys = np.empty(room, kind.array)
         self._bins: np.ndarray | None = None
 
-    def add(self, keys: np.ndarray) -> None:
-        """Count some keys, all in the range."""
-        self.total += len(keys)
-        if self._bins is None:
-            self._held.append(keys)
-            if self.total > self.room:
-                self._bins = np.zeros(((self.high - self.low) >> self.shift) + 1, np.int64)
-                for held in self._held:
-                    self._count(held)
-                self._held = []
-        else:
-            self._count(keys)
+    @property
+    def holds(self) -> bool:
+        """Whether the keys are held as they are."""
+        return self._bins is None
 
-    def locate(self, rank: int) -> tuple[int, int, int, int]:
+    def add(self, places: np.ndarray, keys: np.ndarray) -> None:
+        """Count some keys, all in the range.
+
+        Args:
+            places: of the keys among all, rising, behind those of earlier additions.
+            keys: as many.
+        """
+        before = self.total
+        self.total += len(keys)
+        if self._bins is None and self.total <= len(self._keys):
+            self._places[before : self.total] = places
+            self._keys[before : self.total] = keys
+            return
+        if self._bins is None:
+            self._bins = np.zeros(((self.high - self.low) >> self.shift) + 1, np.int64)
+            self._count(self._keys[:before])
+        self._count(keys)
+
+    def losers(self, rank: int) -> np.ndarray:
+        """Return the places of all held keys but the largest ones; of equals the first ones stay.
+
+        Args:
+            rank: how many stay, from 1 to the total.
+        """
+        places, keys = self._places[: self.total], sortable(self._keys[: self.total])
+        key = np.partition(keys, len(keys) - rank)[len(keys) - rank]
+        lose = keys <= key
+        equal = np.flatnonzero(keys == key)
+        lose[equal[: rank - (len(keys) - int(np.count_nonzero(lose)))]] = False
+        found: np.ndarray = places[lose]
+        return found
+
+    def locate(self, rank: int) -> tuple[int, int, int]:
         """Return where the key of a rank lies, the largest being of rank 1.
 
         Args:
             rank: from 1 to the total.
 
         Returns:
-            (least, largest key that it may be, how many are larger than that, how many lie there).
+            (least, largest key that it may be, how many are larger than that).
         """
-        if self._bins is None:
-            keys = np.concatenate(self._held)
-            key = int(np.partition(keys, len(keys) - rank)[len(keys) - rank])
-            return key, key, int(np.count_nonzero(keys > key)), int(np.count_nonzero(keys == key))
+        assert self._bins is not None
         down = np.cumsum(self._bins[::-1])
         place = int(np.searchsorted(down, rank))
         bin_ = len(down) - 1 - place
-        before = int(down[place - 1]) if place else 0
         low = self.low + (bin_ << self.shift)
         high = min(low + (1 << self.shift) - 1, self.high)
-        return low, high, before, int(self._bins[bin_])
-
-    def equal_by_part(self, key: int) -> tuple[int, ...] | None:
-        """Return how many keys of each addition equal one; None if they are only counted."""
-        if self._bins is not None:
-            return None
-        return tuple(int(np.count_nonzero(held == key)) for held in self._held)
+        return low, high, int(down[place - 1]) if place else 0
 
     def _count(self, keys: np.ndarray) -> None:
         assert self._bins is not None
@@ -226,12 +259,3 @@ class Tally:
         steps = keys.astype(np.int64).view(np.uint64) - np.uint64(self.low & (2**64 - 1))
         steps >>= np.uint64(self.shift)
         self._bins += np.bincount(steps.view(np.int64), minlength=len(self._bins))
-
-
-def walk(sources: Sequence[Source], engine: Engine, threshold: Threshold) -> Iterator[int]:
-    """Yield how many of those that equal the threshold stay in each source."""
-    left = threshold.num_kept
-    for source in sources:
-        equal = sum(engine.num_equal(p.keys, threshold.key) for p in engine.read(source))
-        yield min(equal, left)
-        left -= min(equal, left)
