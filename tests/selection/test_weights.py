@@ -192,21 +192,27 @@ def test_n_of_m_keeps_the_largest_of_each_group_along_the_inputs(engine: str) ->
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 4),
-    num_all=st.integers(2, 9),
+    num_all=st.integers(2, 19),
+    window=st.sampled_from([(), (1,), (2, 2)]),
     data=st.data(),
     engine=st.sampled_from(ENGINES),
 )
 def test_n_of_any_m_against_a_sort_of_each_group(
-    rows: int, groups: int, num_all: int, data: st.DataObject, engine: str
+    rows: int,
+    groups: int,
+    num_all: int,
+    window: tuple[int, ...],
+    data: st.DataObject,
+    engine: str,
 ) -> None:
     num_kept = data.draw(st.integers(1, num_all - 1))
     seed = data.draw(st.integers(0, 99))
     weight = torch.randint(
-        -3, 4, (rows, groups * num_all), generator=torch.Generator().manual_seed(seed)
+        -3, 4, (rows, groups * num_all, *window), generator=torch.Generator().manual_seed(seed)
     ).float()
     found = select(Weights({"w": weight}, engine=engine), NM(num_kept, num_all))["w"]
-    grouped = weight.abs().view(rows, groups, num_all)
-    order = grouped.argsort(dim=2, descending=True, stable=True)[..., :num_kept]
+    grouped = weight.abs().view(rows, groups, num_all, -1)
+    order = grouped.argsort(dim=2, descending=True, stable=True)[:, :, :num_kept]
     expected = torch.zeros_like(grouped, dtype=torch.bool).scatter_(2, order, True)
     assert torch.equal(found, expected.view_as(weight))
 

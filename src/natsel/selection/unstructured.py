@@ -160,8 +160,9 @@ def _keep_share(
     """
     for group, num_kept in counts:
         keep_fittest(group, num_kept, engine, masks)
-        for source in group:
-            if floor and masks.is_empty(source):
+        # A group of one keeps at least one.
+        for source in group if floor and len(group) > 1 else ():
+            if masks.is_empty(source):
                 allowed = (
                     f"a share that leaves something of {source.name!r}; floor=0 lets it go, "
                     "scope='community' takes the same share of each tensor"

@@ -254,14 +254,15 @@ def _owners(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     owner = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage().data_ptr()
-        last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        steps = list(zip(tensor.shape, tensor.stride(), strict=True))
+        last = sum((n - 1) * s for n, s in steps)
         first = int(tensor.storage_offset()) * tensor.element_size()
         span = (first, first + (int(last) + 1) * tensor.element_size())
-        key = (storage, span, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        key = (storage, span, tensor.dtype, *steps)
         owner[name] = seen.setdefault(key, name)
         if owner[name] != name:
             continue
-        if any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True)):
+        if (0 in tensor.stride()) and any(n > 1 and s == 0 for n, s in steps):
             refuse(f"tensors[{name!r}]", "an expanded tensor", "one with memory for each weight")
         for start, stop, other in spans.setdefault(storage, []):
             if start < span[1] and span[0] < stop:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from natsel.common.errors import refuse
-from natsel.selection.streaming.engines import CHUNK, Engine, Groups
+from natsel.selection.streaming.engines import Engine, Groups
 from natsel.selection.streaming.masks import Masks
-from natsel.selection.streaming.source import Piece, Source
+from natsel.selection.streaming.source import Source, rows_of
+
+AT_ONCE = 1 << 18
+"""Weights at once."""
 
 Shape = tuple[int, int]
 
@@ -44,12 +47,11 @@ def block_scores(source: Source, shape: Shape, engine: Engine, out: Tensor) -> N
         out: float ``[num_blocks]``, row by row of blocks.
     """
     lines, rows, blocks, columns = _grouped(source, shape)
-    means = out.view(lines, blocks)
-    native = engine.native(means)
+    native = engine.native(out.view(lines, blocks))
     for first, last in _steps(source, shape):
-        scores = source.scores((slice(first * rows, last * rows),)).to(out.dtype).view(-1)
-        native[first:last] = engine.block_sums(scores, (last - first, rows, blocks, columns))
-    means.div_(rows * columns)
+        scores = rows_of(source, first * rows, last * rows).scores().to(out.dtype)
+        shape_here = (last - first, rows, blocks, columns)
+        engine.block_means(scores, shape_here, native[first:last])
 
 
 def keep_blocks(source: Source, chosen: Tensor, shape: Shape, engine: Engine, masks: Masks) -> None:
@@ -64,10 +66,8 @@ def keep_blocks(source: Source, chosen: Tensor, shape: Shape, engine: Engine, ma
     """
     lines, rows, blocks, columns = _grouped(source, shape)
     native = engine.native(chosen.view(lines, blocks))
-    row = blocks * columns
     for first, last in _steps(source, shape):
-        where = (slice(first * rows, last * rows),)
-        piece = Piece(source, where, first * rows * row, (last - first) * rows * row)
+        piece = rows_of(source, first * rows, last * rows)
         out = masks.room((piece,))
         engine.spread(native[first:last], (last - first, rows, blocks, columns), out)
         masks.commit((piece,), out)
@@ -83,6 +83,6 @@ def _grouped(source: Source, shape: Shape) -> Groups:
 def _steps(source: Source, shape: Shape) -> Iterator[tuple[int, int]]:
     """Yield the lines of blocks that fit a cache together."""
     lines, rows, blocks, columns = _grouped(source, shape)
-    step = max(1, CHUNK // (rows * blocks * columns))
+    step = max(1, AT_ONCE // (rows * blocks * columns))
     for first in range(0, lines, step):
         yield first, min(first + step, lines)

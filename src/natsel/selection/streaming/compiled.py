@@ -9,10 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natsel.common.extras import require
-from natsel.selection.streaming.engines import CHUNK, Groups, NumpyEngine, Survey
+from natsel.selection.streaming.engines import Groups, NumpyEngine, Survey
 from natsel.selection.streaming.keys import KeyType
 from natsel.selection.streaming.source import Piece
 
+CHUNK = 1 << 20
+"""Keys at once: the loops need no cache for them, and each call costs."""
+JOINED = 1 << 16
+"""Keys of several tensors at once: to stand together they must be copied."""
+UNROLLED = 16
+"""The largest M for which the comparisons within a group are compiled one by one."""
 RUN = 1024
 """Keys that are counted together: so few that a 16-bit number holds the count."""
 
@@ -23,12 +29,17 @@ class NumbaEngine(NumpyEngine):
     Keys are the weights' own memory where they can be, sign included: each loop masks it off.
     """
 
+    chunk = CHUNK
+    joined = JOINED
+
     def __init__(self, kind: KeyType, signed: bool) -> None:
         super().__init__(kind, signed)
-        self._loops = _compiled()
+        self._whole = np.dtype(kind.array).name
+        self._loops = _compiled(self._whole)
         self._flags = np.empty(RUN, np.uint8)
-        self._places = np.empty(CHUNK, np.int64)
-        self._found = np.empty(CHUNK, kind.array)
+        # One more than can be found: the last one written may be none.
+        self._places = np.empty(self.chunk + 1, np.int64)
+        self._found = np.empty(self.chunk + 1, kind.array)
         self._bits = kind.array(-1 if signed else kind.magnitude)
 
     def keys(self, pieces: tuple[Piece, ...]) -> np.ndarray:
@@ -40,8 +51,9 @@ class NumbaEngine(NumpyEngine):
     def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
         """Write which keys are at least ``low``, and say which lie up to ``high``."""
         of = self.kind.array
-        if len(self._found) < len(keys):
-            self._places, self._found = np.empty(len(keys), np.int64), np.empty(len(keys), of)
+        if len(self._found) <= len(keys):
+            room = len(keys) + 1
+            self._places, self._found = np.empty(room, np.int64), np.empty(room, of)
         above, smallest, largest, count = self._loops.survey(
             keys,
             self._bits,
@@ -58,7 +70,8 @@ class NumbaEngine(NumpyEngine):
 
     def extremes(self, keys: np.ndarray) -> tuple[int, int]:
         """Return the smallest key (0 where none is negative) and the largest one."""
-        return super().extremes(keys & self._bits)
+        smallest, largest = self._loops.extremes(keys, self._bits)
+        return int(smallest) if self.signed else 0, int(largest)
 
     def keep(self, keys: np.ndarray, least: int, num_equal: int, out: np.ndarray) -> int:
         """Write which keys are above some key, and the first ones that equal it."""
@@ -73,19 +86,30 @@ class NumbaEngine(NumpyEngine):
 
     def n_of_m(self, keys: np.ndarray, num_kept: int, shape: Groups, out: np.ndarray) -> None:
         """Write which keys are among the largest of their group; the first ones of equals."""
-        super().n_of_m(keys & self._bits, num_kept, shape, out)
+        _, _, num_all, behind = shape
+        if behind == 1 and num_all <= UNROLLED:
+            _groups(self._whole, num_kept, num_all)(keys, self._bits, out)
+        else:
+            super().n_of_m(keys & self._bits, num_kept, shape, out)
 
 
 class Loops(NamedTuple):
     """Compiled functions of arrays."""
 
     survey: Callable[..., Any]
+    extremes: Callable[..., Any]
     silence: Callable[..., Any]
 
 
 @cache
-def _compiled() -> Loops:
+def _compiled(whole: str) -> Loops:
+    """Return the loops for keys of one type.
+
+    Sums of small numbers are large ones to the compiler, which then handles few at once: they are
+    made small again.
+    """
     numba: Any = require("numba", "fast")
+    narrow = getattr(numba, whole)
 
     @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
     def survey(
@@ -100,19 +124,19 @@ def _compiled() -> Loops:
         found: Any,
     ) -> Any:
         above = 0
-        largest = keys[0] & bits
-        smallest = low - low
+        largest = narrow(keys[0] & bits)
+        smallest = narrow(0)
         count = 0
         words = flags.view(np.uint64)
         for start in range(0, keys.size, RUN):
             # Slices from their own beginning: their indices cannot be negative.
             some, mask = keys[start : start + RUN], out[start : start + RUN]
-            over = low - low
+            over = narrow(0)
             top = largest
             for place in range(some.size):
-                key = some[place] & bits
+                key = narrow(some[place] & bits)
                 beyond, within = key > high, key >= low
-                over += beyond
+                over = narrow(over + beyond)
                 top = max(top, key)
                 mask[place] = within
                 flags[place] = within ^ beyond
@@ -124,16 +148,51 @@ def _compiled() -> Loops:
             flags[some.size :] = 0
             for word in range(words.size):
                 if words[word]:
-                    for place in range(word << 3, (word + 1) << 3):
-                        if flags[place]:
-                            places[count] = start + place
-                            found[count] = some[place] & bits
-                            count += 1
+                    for place in range(word << 3, min((word + 1) << 3, some.size)):
+                        # What is not in the range is overwritten: no branch to guess.
+                        places[count] = start + place
+                        found[count] = some[place] & bits
+                        count += flags[place]
         return above, smallest, largest, count
 
     @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
     def silence(weights: Any, mask: Any) -> None:
         for place in range(weights.size):
-            weights[place] = weights[place] if mask[place] else 0
+            weights[place] = narrow(weights[place] * mask[place])
 
-    return Loops(survey, silence)
+    @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+    def extremes(keys: Any, bits: Any) -> Any:
+        smallest = largest = narrow(keys[0] & bits)
+        for place in range(keys.size):
+            key = narrow(keys[place] & bits)
+            smallest, largest = min(smallest, key), max(largest, key)
+        return smallest, largest
+
+    return Loops(survey, extremes, silence)
+
+
+@cache
+def _groups(whole: str, num_kept: int, num_all: int) -> Callable[..., Any]:
+    """Return the loop that keeps the largest of each M keys.
+
+    N and M are known when it is compiled, so that the inner loops are unrolled, and many groups are
+    handled at once.
+    """
+    numba: Any = require("numba", "fast")
+    narrow = getattr(numba, whole)
+
+    @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+    def n_of_m(keys: Any, bits: Any, out: Any) -> None:
+        for group in range(keys.size // num_all):
+            start = group * num_all
+            for place in range(num_all):
+                key = narrow(keys[start + place] & bits)
+                ahead = narrow(0)
+                for other in range(num_all):
+                    rival = narrow(keys[start + other] & bits)
+                    wins = rival >= key if other < place else rival > key
+                    ahead = narrow(ahead + wins)
+                out[start + place] = ahead < num_kept
+
+    found: Callable[..., Any] = n_of_m
+    return found

@@ -117,13 +117,14 @@ class Engine(Protocol):
         """
         ...
 
-    def block_sums(self, scores: Tensor, shape: Groups) -> Any:
-        """Return the sums of scores over blocks, ``[lines, blocks]``.
+    def block_means(self, scores: Tensor, shape: Groups, out: Any) -> None:
+        """Write the means of scores over blocks.
 
         Args:
             scores: of a part, flat.
             shape: the part's ``[lines, rows, blocks, columns]``: a block is a rectangle of rows
                 and columns.
+            out: of the scores' type, ``[lines, blocks]``.
         """
         ...
 
@@ -143,13 +144,21 @@ class Engine(Protocol):
 
 
 class NumpyEngine:
-    """On a processor, with numpy on the tensors' own memory."""
+    """On a processor, with numpy on the tensors' own memory.
+
+    Attributes:
+        chunk: keys in a part at most.
+        joined: keys at most where a part holds those of several sources.
+    """
+
+    chunk = CHUNK
+    joined = CHUNK
 
     def __init__(self, kind: KeyType, signed: bool) -> None:
         self.kind = kind
         self.signed = signed
-        self._keys = np.empty(CHUNK, kind.array)
-        self._inside = np.empty(CHUNK, bool)
+        self._keys = np.empty(self.joined, kind.array)
+        self._inside = np.empty(self.joined, bool)
 
     def keys(self, pieces: tuple[Piece, ...]) -> np.ndarray:
         """Return the keys of some pieces, one behind the other; the next ones overwrite them."""
@@ -169,14 +178,14 @@ class NumpyEngine:
         return self._keys[:count]
 
     def _computed(self, piece: Piece) -> np.ndarray:
-        scores = piece.source.scores(piece.where).reshape(-1)
+        scores = piece.scores()
         whole = ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
         found: np.ndarray = whole.numpy()
         return found
 
     def read(self, sources: Iterable[Source]) -> Iterator[Part]:
         """Yield the keys of all weights of some sources, part by part, in their order."""
-        for pieces in cut(sources, CHUNK):
+        for pieces in cut(sources, self.chunk, joined=self.joined):
             yield Part(pieces, self.keys(pieces))
 
     def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
@@ -210,7 +219,7 @@ class NumpyEngine:
             # All bits of those that stay, none of the others.
             np.multiply(piece.bits, mask, out=piece.bits)
         else:
-            weight = piece.source.weight[piece.where]
+            weight = piece.weights
             weight.masked_fill_(torch.from_numpy(~mask).view(weight.shape), 0)
 
     def n_of_m(self, keys: np.ndarray, num_kept: int, shape: Groups, out: np.ndarray) -> None:
@@ -218,35 +227,54 @@ class NumpyEngine:
         num_all = shape[2]
         columns = np.ascontiguousarray(keys.reshape(shape).transpose(2, 0, 1, 3))
         # How many of its group are ahead of a key: at first all that come after it.
-        ahead = [np.full(columns[0].shape, num_all - 1 - at, np.uint8) for at in range(num_all)]
-        first = np.empty(columns[0].shape, bool)
-        for one in range(num_all):
-            for other in range(one + 1, num_all):
-                np.greater_equal(columns[one], columns[other], out=first)
-                ahead[other] += first.view(np.uint8)
-                ahead[one] -= first.view(np.uint8)
+        small = np.uint8 if num_all < 256 else np.int64
+        later: np.ndarray = np.arange(num_all - 1, -1, -1).astype(small)
+        ahead: np.ndarray = np.empty(columns.shape, small)
+        ahead[:] = later[:, None, None, None]
+        for one in range(num_all - 1):
+            first = (columns[one] >= columns[one + 1 :]).view(np.uint8)
+            ahead[one + 1 :] += first
+            mine = ahead[one]
+            for other in first:
+                mine -= other
+        stays = ahead < num_kept
         grouped = out.reshape(shape)
-        for at, count in enumerate(ahead):
-            np.less(count, num_kept, out=grouped[:, :, at])
+        for at in range(num_all):
+            grouped[:, :, at] = stays[at]
 
-    def block_sums(self, scores: Tensor, shape: Groups) -> np.ndarray:
-        """Return the sums of scores over blocks, ``[lines, blocks]``."""
+    def block_means(self, scores: Tensor, shape: Groups, out: np.ndarray) -> None:
+        """Write the means of scores over blocks."""
         lines, rows, blocks, columns = shape
         values = scores.numpy().reshape(lines, rows, blocks * columns)
         line = np.add.reduce(values, axis=1) if rows > 1 else values
         summed = line.reshape(lines * blocks, columns) @ np.ones(columns, values.dtype)
-        return np.asarray(summed.reshape(lines, blocks))
+        np.divide(summed.reshape(lines, blocks), rows * columns, out=out)
 
     def spread(self, blocks: np.ndarray, shape: Groups, out: np.ndarray) -> None:
         """Write the mask of weights that a mask of blocks means."""
         lines, rows, _, columns = shape
-        line = np.repeat(blocks, columns, axis=1)
-        out.reshape(lines, rows, -1)[:] = line[:, None]
+        out.reshape(lines, rows, -1)[:] = repeated(blocks, columns)[:, None]
 
     def native(self, tensor: Tensor) -> np.ndarray:
         """Return a tensor of booleans as an array on the same memory."""
         found: np.ndarray = tensor.numpy()
         return found
+
+
+def repeated(blocks: np.ndarray, columns: int) -> np.ndarray:
+    """Repeat each boolean of ``[lines, blocks]`` along its line.
+
+    Example:
+        >>> repeated(np.array([[True, False]]), 2).tolist()
+        [[True, True, False, False]]
+    """
+    if columns not in (2, 4, 8):
+        return np.repeat(blocks, columns, axis=1)
+    # One word with as many bytes, each of them the boolean: numpy repeats much slower.
+    word = np.dtype(f"u{columns}").type
+    ones = word(int.from_bytes(columns * b"\1", "little"))
+    words: np.ndarray = blocks.view(np.uint8).astype(word) * ones
+    return words.view(bool)
 
 
 class TorchEngine:
@@ -262,7 +290,7 @@ class TorchEngine:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _computed(self, piece: Piece) -> Tensor:
-        scores = piece.source.scores(piece.where).reshape(-1)
+        scores = piece.scores()
         return ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
 
     def read(self, sources: Iterable[Source]) -> Iterator[Part]:
@@ -293,7 +321,7 @@ class TorchEngine:
 
     def silence(self, piece: Piece, mask: Tensor) -> None:
         """Set the weights of a piece that a mask does not keep to zero."""
-        weight = piece.source.weight[piece.where]
+        weight = piece.weights
         weight.masked_fill_(~mask.view(weight.shape), 0)
 
     def n_of_m(self, keys: Tensor, num_kept: int, shape: Groups, out: Tensor) -> None:
@@ -302,9 +330,9 @@ class TorchEngine:
         out.zero_()
         out.view(shape).scatter_(2, order[:, :, :num_kept], True)
 
-    def block_sums(self, scores: Tensor, shape: Groups) -> Tensor:
-        """Return the sums of scores over blocks, ``[lines, blocks]``."""
-        return scores.view(shape).sum((1, 3))
+    def block_means(self, scores: Tensor, shape: Groups, out: Tensor) -> None:
+        """Write the means of scores over blocks."""
+        torch.div(scores.view(shape).sum((1, 3)), shape[1] * shape[3], out=out)
 
     def spread(self, blocks: Tensor, shape: Groups, out: Tensor) -> None:
         """Write the mask of weights that a mask of blocks means."""

@@ -138,12 +138,14 @@ class BitMasks:
         """Let some weights go that are kept so far."""
         if not len(places):
             return
-        source = np.searchsorted(self._starts, places, side="right") - 1
-        local = places - self._starts[source]
-        byte = self._bytes[source] + (local >> 3)
-        firsts = np.flatnonzero(np.diff(byte, prepend=-1))
-        gone = np.add.reduceat(np.left_shift(1, local & 7), firsts)
-        self._bits[byte[firsts]] -= gone.astype(np.uint8)
+        # From places among weights to places among bits: each source begins at a byte.
+        cuts = np.searchsorted(places, [*self._starts, np.iinfo(np.int64).max])
+        place = places + np.repeat(8 * self._bytes[:-1] - self._starts, np.diff(cuts))
+        byte = place >> 3
+        firsts = np.flatnonzero(byte[1:] != byte[:-1]) + 1
+        firsts = np.concatenate(([0], firsts))
+        gone = np.left_shift(np.uint8(1), (place & 7).astype(np.uint8))
+        self._bits[byte[firsts]] -= np.add.reduceat(gone, firsts, dtype=np.uint8)
 
     def read(self, piece: Piece) -> Any:
         """Return the mask of a piece, bool, flat."""

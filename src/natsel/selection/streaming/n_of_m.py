@@ -7,10 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 from natsel.common.errors import refuse
-from natsel.selection.streaming.engines import CHUNK, Engine, Groups, Part
+from natsel.selection.streaming.engines import Engine, Groups, Part
 from natsel.selection.streaming.masks import Masks
-from natsel.selection.streaming.source import Piece, Source, cut
+from natsel.selection.streaming.source import Piece, Source, cut, rows_of
 from natsel.selection.streaming.threshold import check_finite
+
+AT_ONCE = 1 << 18
+"""Weights at once: more than fit the nearest caches, for each of many small operations costs."""
 
 
 def check_groups(sources: Sequence[Source], num_all: int) -> None:
@@ -59,16 +62,14 @@ def stretches(
     """
     for in_line, some in itertools.groupby(sources, key=lambda s: math.prod(s.shape[2:]) == 1):
         if in_line:  # groups lie one behind the other
-            for pieces in cut(some, max(1, CHUNK // num_all) * num_all):
+            for pieces in cut(some, max(1, AT_ONCE // num_all) * num_all):
                 count = sum(p.size for p in pieces)
                 yield pieces, (1, count // num_all, num_all, 1)
             continue
         for source in some:
             outputs, inputs, *window = source.shape
-            row = inputs * math.prod(window)
-            step = max(1, CHUNK // row)
+            step = max(1, AT_ONCE // (inputs * math.prod(window)))
             for first in range(0, outputs, step):
                 rows = min(step, outputs - first)
-                where = (slice(first, first + rows),)
-                piece = Piece(source, where, first * row, rows * row)
+                piece = rows_of(source, first, first + rows)
                 yield (piece,), (rows, inputs // num_all, num_all, math.prod(window))

@@ -89,16 +89,22 @@ class Source:
     @cached_property
     def bits(self) -> np.ndarray:
         """The memory of contiguous weights as whole numbers of their own width, flat."""
-        width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.weight.element_size()]
-        return np.asarray(self.weight.view(-1).view(width).numpy())
+        weight = self.weight
+        if weight.dtype == torch.bfloat16:  # numpy has no such numbers
+            weight = weight.view(torch.int16)
+        return weight.numpy().reshape(-1).view(f"i{weight.element_size()}")
+
+    @cached_property
+    def in_line(self) -> bool:
+        """Whether weights, and what they are multiplied with, lie in memory in their order."""
+        return self.contiguous and (self.second is None or self.second.is_contiguous())
 
     @cached_property
     def flat(self) -> Source:
         """The source as one row, where that needs no copy; else as it is."""
-        second = self.second
-        if not self.contiguous or (second is not None and not second.is_contiguous()):
+        if self.weight.dim() == 1 or not self.in_line:
             return self
-        second = second.view(-1) if second is not None else None
+        second = self.second.view(-1) if self.second is not None else None
         return Source(self.name, self.weight.view(-1), self.scorer, self.kind, second, self.start)
 
     def scores(self, where: Index | tuple[Tensor, ...]) -> Tensor:
@@ -119,7 +125,7 @@ class Piece(NamedTuple):
 
     Attributes:
         source: whose they are.
-        where: their index in its weights.
+        where: their index in its weights, or in those of ``source.flat`` if it is in line.
         offset: of the first one in its flattened weights.
         size: how many they are.
     """
@@ -135,24 +141,48 @@ class Piece(NamedTuple):
         return self.source.start + self.offset
 
     @property
+    def weights(self) -> Tensor:
+        """They themselves."""
+        return self.source.flat.weight[self.where]
+
+    def scores(self) -> Tensor:
+        """Return their scores, flat."""
+        return self.source.flat.scores(self.where).reshape(-1)
+
+    @property
     def bits(self) -> np.ndarray:
         """Their memory, where the source is contiguous."""
         return self.source.bits[self.offset : self.offset + self.size]
 
 
-def cut(sources: Iterable[Source], limit: int) -> Iterator[tuple[Piece, ...]]:
-    """Cut the weights of some sources, in their order, into stretches of at most so many.
+def rows_of(source: Source, first: int, last: int) -> Piece:
+    """Return the weights of some neighbouring outputs."""
+    row = math.prod(source.shape[1:])
+    where = slice(first * row, last * row) if source.in_line else slice(first, last)
+    return Piece(source, (where,), first * row, (last - first) * row)
 
-    A stretch holds pieces of several sources where they are small.
+
+def cut(
+    sources: Iterable[Source], limit: int, *, joined: int | None = None
+) -> Iterator[tuple[Piece, ...]]:
+    """Cut the weights of some sources, in their order, into stretches.
+
+    Args:
+        sources: not empty.
+        limit: weights in a stretch at most.
+        joined: weights at most where a stretch holds pieces of several sources; None for
+            as many as the limit.
     """
+    joined = limit if joined is None else joined
     held: list[Piece] = []
     size = 0
     for source in sources:
-        for where, offset, count in parts(source.flat.shape, limit):
-            if held and size + count > limit:
+        shape = (source.size,) if source.in_line else source.shape
+        for where, offset, count in parts(shape, limit):
+            if held and size + count > joined:
                 yield tuple(held)
                 held, size = [], 0
-            held.append(Piece(source.flat, where, offset, count))
+            held.append(Piece(source, where, offset, count))
             size += count
     yield tuple(held)
 

@@ -21,7 +21,7 @@ from natsel.selection.streaming.source import Source
 
 SAMPLES = (1 << 11, 1 << 18)
 """Keys in the sample: at least, and at most."""
-SHARE = 128
+SHARE = 64
 """One key in so many is in the sample."""
 RUN = 16
 """Neighbours that are looked at together: a cache line of 32-bit keys."""
