@@ -57,9 +57,11 @@ def some_tensors(dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("few", [0, 10**9])
 def test_the_fittest_weights_stay_exactly_as_a_stable_sort_says(
-    engine: str, dtype: torch.dtype, together: bool
+    engine: str, dtype: torch.dtype, together: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(room, "FEW", few)
     tensors = some_tensors(dtype)
     options = {"scope": "global", "normalize": None} if together else {}
     for share in (0.0, 0.3, 0.7, 0.97):
@@ -84,6 +86,7 @@ def test_the_fittest_weights_stay_exactly_as_a_stable_sort_says(
     dtype=st.sampled_from(TYPES),
     engine=st.sampled_from(ENGINES),
     together=st.booleans(),
+    few=st.sampled_from([0, 10**9]),
     seed=st.integers(0, 99),
 )
 def test_any_ties_in_any_tensors_leave_the_exact_count(
@@ -93,6 +96,7 @@ def test_any_ties_in_any_tensors_leave_the_exact_count(
     dtype: torch.dtype,
     engine: str,
     together: bool,
+    few: int,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -101,7 +105,9 @@ def test_any_ties_in_any_tensors_leave_the_exact_count(
         for i, n in enumerate(sizes)
     }
     options = {"scope": "global", "normalize": None} if together else {}
-    found = select(Weights(tensors, engine=engine), Sparsity(share), floor=0, **options)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "FEW", few)
+        found = select(Weights(tensors, engine=engine), Sparsity(share), floor=0, **options)  # type: ignore[arg-type]
     expected = by_sorting({n: t.abs() for n, t in tensors.items()}, share, together=together)
     assert all(torch.equal(found[n], expected[n]) for n in tensors)
 
@@ -112,6 +118,7 @@ def test_a_sample_that_misleads_costs_passes_and_never_exactness(
 ) -> None:
     tensors = some_tensors(torch.float32)
     expected = by_sorting({n: t.abs() for n, t in tensors.items()}, 0.5, together=True)
+    monkeypatch.setattr(room, "FEW", 0)
     everywhere = [(0, 0), (2**30, 2**30 + 5), (-(2**31) + 1, 2**31 - 1), (0, 2**30)]
     for low, high in everywhere:
         monkeypatch.setattr(room, "bracket", lambda *_, ends=(low, high): ends)
@@ -397,9 +404,11 @@ def test_parts_of_one_memory_are_refused() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("budget", [Sparsity(0.5), NM(2, 4), Blocks(0.5, (2, 2))])
+@pytest.mark.parametrize("few", [0, 10**9])
 def test_nan_and_infinity_are_refused_and_nothing_has_changed(
-    engine: str, bad: float, budget: object
+    engine: str, bad: float, budget: object, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(room, "FEW", few)
     weight = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
     weight[39, 7] = bad
     for dtype in TYPES:

@@ -48,6 +48,11 @@ class NumbaEngine(NumpyEngine):
             return pieces[0].bits
         return super().keys(pieces)
 
+    def copied(self, keys: np.ndarray) -> np.ndarray:
+        """Return the keys of a part in memory of their own."""
+        found: np.ndarray = keys & self._bits
+        return found
+
     def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
         """Write which keys are at least ``low``, and say which lie up to ``high``."""
         of = self.kind.array

@@ -73,6 +73,10 @@ class Engine(Protocol):
         """Yield the keys of all weights of some sources, part by part, in their order."""
         ...
 
+    def copied(self, keys: Any) -> np.ndarray:
+        """Return the keys of a part in memory of their own."""
+        ...
+
     def survey(self, keys: Any, low: int, high: int, out: Any) -> Survey:
         """Write which keys are at least ``low``, and say which lie up to ``high``.
 
@@ -188,6 +192,10 @@ class NumpyEngine:
         for pieces in cut(sources, self.chunk, joined=self.joined):
             yield Part(pieces, self.keys(pieces))
 
+    def copied(self, keys: np.ndarray) -> np.ndarray:
+        """Return the keys of a part in memory of their own."""
+        return keys.copy()
+
     def survey(self, keys: np.ndarray, low: int, high: int, out: np.ndarray) -> Survey:
         """Write which keys are at least ``low``, and say which lie up to ``high``."""
         if len(self._inside) < len(keys):
@@ -297,6 +305,11 @@ class TorchEngine:
         """Yield the keys of all weights of some sources, part by part, in their order."""
         for pieces in cut(sources, DEVICE_CHUNK):
             yield Part(pieces, self.keys(pieces))
+
+    def copied(self, keys: Tensor) -> np.ndarray:
+        """Return the keys of a part in memory of their own."""
+        found: np.ndarray = keys.cpu().numpy()
+        return found
 
     def survey(self, keys: Tensor, low: int, high: int, out: Tensor) -> Survey:
         """Write which keys are at least ``low``, and say which lie up to ``high``."""

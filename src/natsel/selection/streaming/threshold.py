@@ -1,9 +1,9 @@
-"""Keep the k largest of very many keys, exactly, in one pass over them in nearly all cases.
+"""Keep the k largest of many keys, exactly, in one pass over them in nearly all cases.
 
-A sample says between which two keys the k-th lies, almost surely. One pass writes who is above
-that range, and holds the few that are in it; the k-th is found among those, and decides about them.
-If the sample was wrong, or too many keys lie in the range (ties), it moves or narrows and another
-pass is made: the result is always exact.
+Few keys are copied and partitioned. Of very many, a sample says between which two the k-th lies,
+almost surely. One pass writes who is above that range, and holds the few that are in it; the k-th
+is found among those, and decides about them. If the sample was wrong, or too many keys lie in the
+range (ties), it moves or narrows and another pass is made: the result is always exact.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from natsel.selection.streaming.keys import KeyType, ordered
 from natsel.selection.streaming.masks import Masks
 from natsel.selection.streaming.source import Source
 
-SAMPLES = (1 << 11, 1 << 18)
-"""Keys in the sample: at least, and at most."""
-SHARE = 64
-"""One key in so many is in the sample."""
+FEW = 1 << 18
+"""So many keys are copied, and the k-th of them looked for directly."""
+SAMPLED = 3.0
+"""Keys in the sample, times the number of all to the power of 2/3: reading the sample then costs
+about as much as what lies between the keys that it gives."""
 RUN = 16
 """Neighbours that are looked at together: a cache line of 32-bit keys."""
 SURE = 3.0
@@ -53,6 +54,12 @@ def keep_fittest(sources: Sequence[Source], num_kept: int, engine: Engine, masks
     size = sum(s.size for s in sources)
     if not num_kept:
         keep_first(sources, kind.infinity, 0, engine, masks)
+        return
+    if size <= FEW:
+        keys = sortable(np.concatenate([engine.copied(p.keys) for p in engine.read(sources)]))
+        key = int(np.partition(keys, size - num_kept)[size - num_kept])
+        num_above = int(np.count_nonzero(keys > key))
+        keep_first(sources, key, num_kept - num_above, engine, masks)
         return
     low, high = bracket(sample(sources, size), num_kept / size, kind)
     while True:
@@ -119,10 +126,9 @@ def sample(sources: Sequence[Source], size: int) -> np.ndarray:
     length. Sources shorter than a run are not looked at.
     """
     kind = sources[0].kind
-    least, most = SAMPLES
     runs = np.cumsum([0, *(s.size // RUN for s in sources)])
     total = int(runs[-1])
-    count = min(total, min(max(size // SHARE, least), most) // RUN)
+    count = min(total, math.ceil(SAMPLED * size ** (2 / 3) / RUN))
     if not count:
         return np.empty((0, RUN), np.int64)
     random = np.random.default_rng(0)
