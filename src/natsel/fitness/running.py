@@ -8,6 +8,7 @@ those cancel where the mean is large.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -76,12 +77,14 @@ class Running(Observer):
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Take one batch in."""
         x = inputs[0]
-        if not x.numel() or (self.training and not torch.is_grad_enabled()):
+        grad = torch.is_grad_enabled()
+        if not x.numel() or (self.training and not grad):
             return
         self.seen = True
-        with torch.no_grad():
+        with torch.no_grad() if grad else nullcontext():
             for piece in pieces(x, self.axis):
-                self._take(piece if piece.dtype == torch.float64 else piece.float())
+                wide = piece.dtype in (torch.float32, torch.float64)
+                self._take(piece if wide else piece.float())
 
     def value(self) -> Tensor:
         """Return the statistic of all batches since the last reset, in their precision."""
@@ -150,7 +153,7 @@ def pieces(x: Tensor, axis: int) -> Sequence[Tensor]:
         >>> [tuple(piece.shape) for piece in pieces(torch.zeros(2, 300, 512), -1)]
         [(512, 512), (88, 512)]
     """
-    if axis == -1 and x.is_contiguous():
+    if axis == -1 and x.dim() != 2 and x.is_contiguous():
         x = x.view(-1, x.shape[-1])
     if not x.is_cpu or x.numel() <= PIECE or axis == -x.dim():
         return (x,)
@@ -219,13 +222,19 @@ def merged(parts: Sequence[Moments]) -> Moments:
         >>> merged([ones, twos])
         Moments(count=4, mean=tensor([2.], dtype=torch.float64), variance=tensor([3.], dtype=torch.float64))
     """  # noqa: E501
-    means = torch.stack([in_double(p.mean) for p in parts])
-    variances = torch.stack([in_double(p.variance) for p in parts])
+    means, variances = stacked([p.mean for p in parts]), stacked([p.variance for p in parts])
     counts = torch.tensor([p.count for p in parts], dtype=torch.float64, device=means.device)
     share = counts / counts.sum()
     mean = share @ means
     variance = share @ (variances + (means - mean).square())
     return Moments(sum(p.count for p in parts), mean, variance)
+
+
+def stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Stack tensors in float64; what was merged before may be on another device than the rest."""
+    if rows[0].device != rows[-1].device:
+        rows = [in_double(row) for row in rows]
+    return in_double(torch.stack(list(rows)))
 
 
 def in_double(x: Tensor) -> Tensor:
