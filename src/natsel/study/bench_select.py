@@ -29,6 +29,7 @@ from natsel.study.ways_to_select import (
     reading_pass,
     split,
     ways,
+    words_pass,
 )
 
 SIZES = (10**6, 10**7, 10**8)
@@ -132,6 +133,7 @@ def bench_select(
             methods = {k: f for engine in engines for k, f in ways(engine).items()}
             rounds = min(repeats, HUGE_ROUNDS) if size >= HUGE else repeats
             rows += _rows(tensors, name, methods, read, rounds)
+            rows += _memory_row(tensors, name, read, rounds)
             if peers and size < HUGE:
                 few = 1 if size >= SLOW_AT else repeats
                 rows += _rows(tensors, name, PEERS, read, few)
@@ -188,6 +190,30 @@ def _rows(
             "exact_count": exact[name],
         }
         for column, name in enumerate(methods, start=1)
+    ]
+
+
+def _memory_row(
+    tensors: Tensors, dtype: str, read: Callable[[Tensors], object], repeats: int
+) -> list[dict[str, Any]]:
+    """Return the row of a pass that is bound by memory alone, if there is one."""
+    words = words_pass()
+    if words is None:
+        return []
+    words(tensors)  # compiled
+    times = take_turns([partial(read, tensors), partial(words, tensors)], repeats=repeats)
+    return [
+        {
+            "method": "reading the same memory as 32-bit words",
+            "dtype": dtype,
+            "size": sum(w.numel() for w in tensors.values()),
+            **quartiles(times[:, 1] / times[:, 0]),
+            "seconds": float(np.median(times[:, 1])),
+            "pass_seconds": float(np.median(times[:, 0])),
+            "repeats": repeats,
+            "bytes_per_weight": 0.0,
+            "exact_count": None,
+        }
     ]
 
 

@@ -99,7 +99,7 @@ def _select(result: Result) -> Words:
             f"{r['size']:.0e}",
             *_spread(r, 1),
             "" if r["bytes_per_weight"] is None else f"{r['bytes_per_weight']:.2f}",
-            "yes" if r["exact_count"] else "no",
+            {True: "yes", False: "no", None: ""}[r["exact_count"]],
         ]
         for r in result["rows"]
     ]
