@@ -365,17 +365,37 @@ def test_inputs_are_for_single_weights_only():
         natsel.extract(nn.Linear(2, 2), {}, example_inputs=torch.zeros(1, 2))
 
 
-def test_a_pretrained_model_is_not_saved_with_layers_that_transformers_cannot_read(clock, tmp_path):
-    pytest.importorskip("transformers")
+@pytest.mark.parametrize("first", ["weights alone", "populations first"])
+def test_a_pretrained_model_is_read_by_transformers_and_by_natsel(first, clock, tmp_path):
+    transformers = pytest.importorskip("transformers")
     model = natsel.models.build("bert", in_shape=(8,), num_classes=9).eval()
-    name = next(n for n, p in model.named_parameters() if n.endswith("query.weight"))
-    masks = {name: keep(dict(model.named_parameters())[name].shape, 0.1)}
-    small = natsel.extract(model, masks, format="csr")
     x = torch.randint(9, (2, 8))
-    loaded = natsel.load(natsel.save(small, tmp_path / "named"))  # by its name, which natsel knows
-    with torch.no_grad():
-        assert torch.equal(loaded(x).logits, small(x).logits)
+    if first == "populations first":  # a layer has other sizes than its configuration says then
+        scores = natsel.score(natsel.discover(model, x), "magnitude")
+        model = natsel.extract(model, natsel.select(scores, natsel.Sparsity(0.25)))
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    names = [n for n in shapes if n.endswith(("query.weight", "output.dense.weight"))]
+    small = natsel.extract(model, {n: keep(shapes[n], 0.1) for n in names}, format="csr")
+    assert len(natsel.conversion_of(small).converted) == len(names) > 1
     del small.constructor
-    with pytest.raises(ValueError, match=r"small='BertForMaskedLM'.*from_pretrained"):
-        natsel.save(small, tmp_path / "hub")
-    assert not (tmp_path / "hub").exists()
+    folder = natsel.save(small, tmp_path / "hub")
+    with torch.no_grad():
+        expected = small(x).logits
+        assert torch.equal(natsel.load(folder)(x).logits, expected)
+    kind = transformers.AutoModelForMaskedLM
+    read, told = kind.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    assert not any(told.values())
+    with torch.no_grad():
+        assert torch.equal(read.eval()(x).logits, expected)
+    base = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    hidden = small.bert(x).last_hidden_state
+    with torch.no_grad():
+        assert torch.equal(base(x).last_hidden_state, hidden)
+    # Without its code a class would fill the missing layers with noise.
+    for plain in (kind, transformers.BertForMaskedLM, transformers.AutoModel):
+        with pytest.raises(RuntimeError, match="mismatch"):
+            plain.from_pretrained(folder)
+    assert read.state_dict().keys() == small.state_dict().keys()
+    again = natsel.save(natsel.load(folder), tmp_path / "again")
+    with torch.no_grad():
+        assert torch.equal(natsel.load(again)(x).logits, expected)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
@@ -55,6 +56,7 @@ def write_model(
     companions: Mapping[str, bytes] | None = None,
     left_out: Collection[str] = (),
     repeated: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> Path:
     """Write an extracted model: ``model.safetensors``, ``plan.json`` and companions, no pickle.
 
@@ -66,6 +68,7 @@ def write_model(
         companions: further files, name to content.
         left_out: tensors that the constructor restores.
         repeated: names of shared tensors under which they are stored once more.
+        absent: names under which an empty tensor says that the model has none.
 
     Returns:
         The folder.
@@ -80,6 +83,7 @@ def write_model(
     kept = tensors_of(small)
     tensors = {name: t for name, t in kept.items() if name not in left_out}
     copies = {name: kept[tied[name]].detach().clone() for name in repeated}
+    copies |= {name: torch.zeros(0) for name in absent}
     plan = replace(
         plan_of(small),
         constructor=constructor,

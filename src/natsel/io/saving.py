@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.extraction import conversion_of, plan_of, write_model
+from natsel.extraction import plan_of, write_model
 from natsel.integrations.transformers import pretrained
 
 
@@ -24,8 +24,8 @@ def save(
 
     A model of the transformers library, unless it is a reference network of natsel, gets its
     configuration too, so that ``from_pretrained`` reads the folder: a plain one where all layers
-    have the same width, else with a small module beside it that ``trust_remote_code=True`` allows;
-    without, ``from_pretrained`` refuses.
+    have the same width, else, and where layers hold compressed rows, with a small module beside it
+    that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses.
 
     The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
     old model or the new one. Other files in the folder stay.
@@ -58,10 +58,6 @@ def save(
     # A reference network is rebuilt by its name, whatever library its parts are from.
     is_named = isinstance(getattr(small, "constructor", None), dict)
     known = pretrained(small) if constructor is None and not is_named else None
-    conversion = conversion_of(small)
-    if known is not None and conversion is not None and conversion.converted:
-        # from_pretrained would take these layers for missing ones and fill them with noise.
-        refuse("small", type(small).__name__, "dense layers: from_pretrained cannot read CSR ones")
     if known is not None:
         return write_model(
             small,
@@ -70,6 +66,7 @@ def save(
             companions=known.companions,
             left_out=known.left_out,
             repeated=known.repeated,
+            absent=known.absent,
         )
     return write_model(small, folder, constructor=_constructor(small, constructor))
 

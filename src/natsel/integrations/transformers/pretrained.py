@@ -13,8 +13,9 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.common.files import read_json
 from natsel.communities.tensors import tied_names
-from natsel.extraction.plan import plan_of
+from natsel.extraction.plan import conversion_of, plan_of
 from natsel.extraction.store import Stored
+from natsel.extraction.unstructured import with_skeletons
 from natsel.integrations.transformers import facts
 from natsel.integrations.transformers.library import (
     build,
@@ -40,12 +41,15 @@ class Pretrained:
         companions: the configurations, and code where the class alone is not enough.
         left_out: buffers that the class computes.
         repeated: shared tensors that the class does not share by itself.
+        absent: weights of which only the survivors are stored, under other names. The class of the
+            library would take them for missing and make them up.
     """
 
     constructor: dict[str, Any]
     companions: dict[str, bytes]
     left_out: set[str]
     repeated: set[str]
+    absent: set[str]
 
 
 def pretrained(small: nn.Module) -> Pretrained | None:
@@ -53,7 +57,8 @@ def pretrained(small: nn.Module) -> Pretrained | None:
 
     Where all layers have the same width, the configuration is a plain one of the original class.
     Else it is the dense one, which plain ``from_pretrained`` refuses because the shapes differ;
-    with ``trust_remote_code=True`` it works, by a module that is saved beside.
+    with ``trust_remote_code=True`` it works, by a module that is saved beside. So it is where
+    layers hold only surviving weights, in compressed rows.
 
     Args:
         small: a model returned by :func:`natsel.extract`.
@@ -78,13 +83,24 @@ def pretrained(small: nn.Module) -> Pretrained | None:
     data["model_type"] = kind.config_class.model_type
     data["dtype"] = str(model.dtype).removeprefix("torch.")
     fresh = build(kind, data, like=like)
+    conversion = conversion_of(small)
+    compressed = {} if conversion is None else {c.name: c for c in conversion.converted}
+    if conversion is not None:
+        fresh = with_skeletons(fresh, conversion)
     left_out = facts.computed(small, fresh, exact=True)
-    plain = plain_config(small, kind, data, plan_of(small).attributes, like)
+    plain = None
+    if not compressed:
+        plain = plain_config(small, kind, data, plan_of(small).attributes, like)
     companions = {}
     if plain is None:
-        config = {**data, "natsel": _record(small, fresh)}
-        adapts = facts.classes(small) != facts.classes(fresh)
-        config["auto_map"], companions[CODE_FILE] = _code(kind, adapts)
+        sizes = {n: (c.in_features, c.out_features, c.kept) for n, c in compressed.items()}
+        config = {**data, "natsel": {**_record(small, fresh), "compressed": sizes}}
+        needed = {}
+        if facts.classes(small) != facts.classes(fresh):
+            needed["natsel_adapt"] = ("natsel.communities.adapters", "adapt")
+        if compressed:
+            needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
+        config["auto_map"], companions[CODE_FILE] = _code(kind, needed)
         config["architectures"] = [f"Natsel{kind.__name__}"]
     else:
         config = {**plain, "architectures": [kind.__name__]}
@@ -95,7 +111,8 @@ def pretrained(small: nn.Module) -> Pretrained | None:
     if getattr(small, "generation_config", None) is not None and model.can_generate():
         companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
     repeated = tied_names(small).keys() - tied_names(fresh).keys()
-    return Pretrained(like, companions, left_out, repeated)
+    absent = {f"{name}.weight" for name in compressed}
+    return Pretrained(like, companions, left_out, repeated, absent)
 
 
 def dense_model(stored: Stored) -> nn.Module:
@@ -143,8 +160,13 @@ def _record(small: nn.Module, fresh: nn.Module) -> dict[str, Any]:
     }
 
 
-def _code(kind: Any, adapts: bool) -> tuple[dict[str, str], bytes]:
-    """Return where the automatic classes find theirs, and the module that holds them."""
+def _code(kind: Any, needed: Mapping[str, tuple[str, str]]) -> tuple[dict[str, str], bytes]:
+    """Return where the automatic classes find theirs, and the module that holds them.
+
+    Args:
+        kind: the class of the library.
+        needed: what of natsel the classes hold: module and name, by attribute.
+    """
     auto = library().models.auto.modeling_auto
     served: dict[str, Any] = {}
     for name in dir(auto):
@@ -160,13 +182,12 @@ def _code(kind: Any, adapts: bool) -> tuple[dict[str, str], bytes]:
     source = resources.files("natsel.integrations.transformers").joinpath("reshaped.py")
     kinds = sorted({kind, *served.values()}, key=lambda k: str(k.__name__))
     lines = [source.read_text(), "", f"from transformers import {', '.join(_names(kinds))}  # noqa"]
-    if adapts:
-        lines.append("from natsel.communities.adapters import adapt  # noqa")
+    lines += [f"from {module} import {name}  # noqa" for module, name in needed.values()]
     for one in kinds:
         lines += ["", "", f"class Natsel{one.__name__}(Reshaped, {one.__name__}):"]
         lines.append(f'    """{one.__name__} with the shapes that its configuration records."""')
-        if adapts:
-            lines += ["", "    natsel_adapt = adapt"]
+        lines += [""] if needed else []
+        lines += [f"    {attribute} = {name}" for attribute, (_, name) in needed.items()]
     module = CODE_FILE.removesuffix(".py")
     auto_map = {name: f"{module}.Natsel{one.__name__}" for name, one in served.items()}
     return auto_map, ("\n".join(lines) + "\n").encode()

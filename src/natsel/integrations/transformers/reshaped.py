@@ -1,18 +1,25 @@
 """A model of the transformers library in which every layer has a width of its own.
 
-natsel copies this file beside a saved model, so it needs nothing but torch and transformers. The
+natsel copies this file beside a saved model, so it needs nothing but torch and transformers; what
+it needs of natsel is added where a model cannot do without. The
 configuration is that of the dense model, with what the small one has otherwise in ``natsel``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 
-def reshape(model: Any, record: dict[str, Any], adapt: Callable[[Any], None] | None = None) -> None:
+def reshape(
+    model: Any,
+    record: dict[str, Any],
+    adapt: Callable[[Any], None] | None = None,
+    compressed: Callable[..., nn.Module] | None = None,
+) -> None:
     """Give a dense model the shapes and numbers of a small one; values are read afterwards.
 
     Args:
@@ -20,7 +27,13 @@ def reshape(model: Any, record: dict[str, Any], adapt: Callable[[Any], None] | N
         record: ``shapes`` of tensors and ``numbers`` in modules by name, and the ``buffers`` that
             are saved although the dense model computes them.
         adapt: replaces the code of modules that cannot run with their new shapes.
+        compressed: makes a layer of compressed rows where the record names one.
     """
+    for owner, attribute, sizes in _places(model, record.get("compressed", {}).items()):
+        linear = getattr(owner, attribute)
+        if compressed is not None:
+            layer = compressed(*sizes, bias=linear.bias is not None, like=linear.weight)
+            setattr(owner, attribute, layer)
     smaller: dict[int, Tensor] = {}
     for owner, attribute, shape in _places(model, record["shapes"].items()):
         old = getattr(owner, attribute)
@@ -52,7 +65,21 @@ class Reshaped(nn.Module):
     """What a class of the transformers library inherits first to have the recorded shapes."""
 
     natsel_adapt: ClassVar[Callable[[Any], None] | None] = None
+    natsel_compressed: ClassVar[Callable[..., nn.Module] | None] = None
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        reshape(self, config.natsel, type(self).natsel_adapt)
+        kind = type(self)
+        reshape(self, config.natsel, kind.natsel_adapt, kind.natsel_compressed)
+        # In their place stand empty tensors, so that the class alone refuses the file.
+        model: Any = self
+        ours = (name.removeprefix(f"{model.base_model_prefix}.") for name in _compressed(config))
+        ignored = {re.escape(f"{name}.weight") + "$" for name in ours}
+        known = model._keys_to_ignore_on_load_unexpected or ()
+        model._keys_to_ignore_on_load_unexpected = {*known, *ignored}
+
+
+def _compressed(config: Any) -> dict[str, Any]:
+    """Return the sizes of the layers that hold only their surviving weights."""
+    found: dict[str, Any] = config.natsel.get("compressed", {})
+    return found
