@@ -16,6 +16,7 @@ import natsel.extraction.unstructured as room
 from natsel.extraction import Conversion, CsrLinear
 from natsel.extraction.conversion import is_gain
 from natsel.extraction.plan import _checksum, plan_of
+from natsel.extraction.unstructured import with_dense
 
 # The layer.
 
@@ -399,3 +400,25 @@ def test_a_pretrained_model_is_read_by_transformers_and_by_natsel(first, clock, 
     again = natsel.save(natsel.load(folder), tmp_path / "again")
     with torch.no_grad():
         assert torch.equal(natsel.load(again)(x).logits, expected)
+
+
+def test_what_knows_no_sparse_matrices_gets_dense_ones(clock, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4, bias=False)).eval()
+    masks = {"0.weight": keep((8, 6), 0.2), "2.weight": keep((4, 8), 0.1)}
+    small = natsel.extract(model, masks, format="csr")
+    assert isinstance(small[0], CsrLinear)
+    x = torch.randn(3, 6)
+    dense = with_dense(small)
+    assert [type(layer) for layer in dense] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert torch.equal(dense[0].weight, small[0].weight)
+    assert isinstance(small[0], CsrLinear)
+    assert with_dense(model) is model
+    with torch.no_grad():
+        torch.testing.assert_close(dense(x), small(x))
+        exported = torch.export.export(small, (x,))
+        torch.testing.assert_close(exported.module()(x), small(x))
+    # The populations of a compressed layer cannot be told apart by its tensors: none are offered.
+    assert not natsel.discover(small, (x,))
+    pytest.importorskip("onnxruntime")
+    assert natsel.export_onnx(small, tmp_path / "small.onnx", (x,)) < 1e-6

@@ -93,6 +93,15 @@ class CsrLinear(nn.Module):
         """The weight as a dense matrix, for code that reads it instead of calling the layer."""
         return self._matrix().to_dense()
 
+    def dense(self) -> nn.Linear:
+        """Return the same layer as a Linear, with zeros where no weight survived."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        weight = self._matrix().detach().to_dense()
+        linear.weight = nn.Parameter(weight, self.values.requires_grad)
+        if self.bias is not None:
+            linear.bias = self.bias
+        return linear.train(self.training)
+
     def check(self, name: str) -> None:
         """Make sure that the indices are those of a matrix: what was loaded may hold any numbers.
 
@@ -106,6 +115,8 @@ class CsrLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product with the weight, plus the bias."""
+        if torch.compiler.is_exporting():  # which knows no sparse matrices
+            return nn.functional.linear(x, self._scattered(), self.bias)
         columns = x.reshape(-1, self.in_features).T
         matrix = self._matrix()
         if self.bias is None:
@@ -120,6 +131,14 @@ class CsrLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"num_weights={self.num_weights}, bias={self.bias is not None}"
         )
+
+    def _scattered(self) -> Tensor:
+        """Return the dense weight by operations that a graph can hold."""
+        lengths = self.crow_indices.diff()
+        rows = torch.arange(self.out_features, device=lengths.device)
+        rows = rows.repeat_interleave(lengths, output_size=self.num_weights)
+        empty = self.values.new_zeros(self.out_features, self.in_features)
+        return empty.index_put((rows, self.col_indices.long()), self.values)
 
     def _matrix(self, *, check: bool = False) -> Tensor:
         return torch.sparse_csr_tensor(

@@ -141,6 +141,23 @@ def with_skeletons(model: nn.Module, conversion: Conversion) -> nn.Module:
     return result
 
 
+def with_dense(model: nn.Module) -> nn.Module:
+    """Return a model with a dense Linear for every compressed layer: where no other is known.
+
+    Args:
+        model: it is not changed; returned itself if it has no such layer.
+    """
+    compressed = [n for n, m in model.named_modules() if isinstance(m, CsrLinear)]
+    if not compressed:
+        return model
+    result = copied(model, {id(t): t for t in all_tensors(model).values()})
+    for path in compressed:
+        layer = result.get_submodule(path)
+        assert isinstance(layer, CsrLinear)
+        result = _put(result, path, layer.dense())
+    return result
+
+
 def _is_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear
 
