@@ -70,7 +70,7 @@ class NumbaEngine(NumpyEngine):
             self._places,
             self._found,
         )
-        places, found = self._places[:count].copy(), self._found[:count].copy()
+        places, found = self._places[:count], self._found[:count]
         return Survey(int(above), int(smallest), int(largest), places, found)
 
     def extremes(self, keys: np.ndarray) -> tuple[int, int]:

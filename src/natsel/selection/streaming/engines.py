@@ -49,8 +49,8 @@ class Survey(NamedTuple):
         above: how many keys are above the range.
         smallest: the smallest key, or 0 where no key is negative.
         largest: the largest key.
-        places: which keys are in the range, int64, rising.
-        inside: those keys.
+        places: which keys are in the range, int64, rising; the memory is used again.
+        inside: those keys; the memory is used again.
     """
 
     above: int
