@@ -495,3 +495,10 @@ def test_stretches_cover_the_weights_of_all_sources_once_and_in_order(
             assert piece.start == done
             done += piece.size
     assert done == start
+
+
+def test_masks_of_weights_stay_where_the_weights_are() -> None:
+    masks = {"w": torch.ones(3, dtype=torch.bool, device="meta")}
+    assert natsel.Survivors(masks, device=None)["w"].device.type == "meta"
+    found = select(Weights({"w": torch.arange(4.0)}), Sparsity(0.5))
+    assert natsel.Survivors(dict(found))["w"].device.type == "cpu"

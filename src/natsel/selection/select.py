@@ -135,7 +135,8 @@ def select(
     if many and plain and compared and communities is None and isinstance(budget, Sparsity):
         # What cannot be streamed is refused below, or has to be sorted.
         with suppress(ValueError):
-            return select_weights(Weights(scores, scorer=identity), budget, scope=scope)
+            found = select_weights(Weights(scores, scorer=identity), budget, scope=scope)
+            return Survivors(found)
     flat = {name: _flat(name, value) for name, value in scores.items()}
     if communities is not None:
         for name, values in flat.items():

@@ -20,6 +20,7 @@ class Survivors(Mapping[str, Tensor]):
         masks: ``{community: tensor}``.
         communities: what they belong to, if it is known; extraction needs it.
         rounding: the multiple of which kept counts are, where it was measured.
+        device: where the masks are; None leaves each where it is.
 
     Raises:
         ValueError: if a mask is not a boolean tensor.
@@ -30,13 +31,17 @@ class Survivors(Mapping[str, Tensor]):
         masks: Mapping[str, Tensor],
         communities: Communities | None = None,
         rounding: Rounding | None = None,
+        *,
+        device: torch.device | str | None = "cpu",
     ) -> None:
         for name, mask in masks.items():
             # A number is no decision: scores given by mistake would keep whatever is not 0.
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
                 found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 refuse(f"survivors[{name!r}]", found, "a tensor of booleans")
-        self._masks = {name: mask.detach().cpu() for name, mask in masks.items()}
+        self._masks = {
+            n: m.detach().to(m.device if device is None else device) for n, m in masks.items()
+        }
         self.communities = communities
         self.rounding = rounding
 

@@ -84,7 +84,7 @@ def select_weights(
     found = {name: owned[weights.owner[name]] for name in weights}
     if packed:
         return PackedSurvivors({n: (bits, weights[n].shape) for n, bits in found.items()})
-    return Survivors(found)
+    return Survivors(found, device=None)  # as many as the weights: they stay where those are
 
 
 def _sources(weights: Weights) -> list[Source]:
