@@ -177,14 +177,22 @@ def cut(
     held: list[Piece] = []
     size = 0
     for source in sources:
-        shape = (source.size,) if source.in_line else source.shape
-        for where, offset, count in parts(shape, limit):
-            if held and size + count > joined:
+        for piece in _pieces(source, limit):
+            if held and size + piece.size > joined:
                 yield tuple(held)
                 held, size = [], 0
-            held.append(Piece(source, where, offset, count))
-            size += count
+            held.append(piece)
+            size += piece.size
     yield tuple(held)
+
+
+def _pieces(source: Source, limit: int) -> Iterable[Piece]:
+    size = source.size
+    if not source.in_line:
+        return (Piece(source, *part) for part in parts(source.shape, limit))
+    starts = range(0, size, limit)
+    stops = (*starts[1:], size)
+    return [Piece(source, (slice(a, b),), a, b - a) for a, b in zip(starts, stops, strict=True)]
 
 
 def parts(shape: tuple[int, ...], limit: int) -> Iterator[tuple[Index, int, int]]:
