@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import natsel
 from natsel.common.errors import NonFiniteError
-from natsel.selection import NM, Blocks, PackedSurvivors, Sparsity, Weights, select
+from natsel.selection import NM, Blocks, PackedSurvivors, Sparsity, Weights, select, unstructured
 from natsel.selection.budget import nearest_count
+from natsel.selection.streaming import blocks, engines, n_of_m
 from natsel.selection.streaming import threshold as room
 from natsel.selection.streaming.engines import NumpyEngine, TorchEngine
 from natsel.selection.streaming.keys import KEY_TYPES, ordered
@@ -502,3 +503,76 @@ def test_masks_of_weights_stay_where_the_weights_are() -> None:
     assert natsel.Survivors(masks, device=None)["w"].device.type == "meta"
     found = select(Weights({"w": torch.arange(4.0)}), Sparsity(0.5))
     assert natsel.Survivors(dict(found))["w"].device.type == "cpu"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.lists(
+        st.sampled_from([(3,), (16, 8), (40, 24), (8, 4, 3, 3), (300,), (8, 64)]),
+        min_size=1,
+        max_size=5,
+    ),
+    turned=st.booleans(),
+    chunk=st.sampled_from([8, 24, 100, 1000]),
+    joined=st.sampled_from([8, 100]),
+    few=st.sampled_from([0, 200]),
+    engine=st.sampled_from(ENGINES),
+    dtype=st.sampled_from(TYPES),
+    together=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_parts_of_any_size_give_the_same_masks(
+    shapes: list[tuple[int, ...]],
+    turned: bool,
+    chunk: int,
+    joined: int,
+    few: int,
+    engine: str,
+    dtype: torch.dtype,
+    together: bool,
+    seed: int,
+) -> None:
+    """Where weights are cut into many parts, and where small tensors share one."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for number, shape in enumerate(shapes):
+        weight = torch.randn(shape, generator=generator).mul_(4).round_().to(dtype)
+        if turned and len(shape) > 1:
+            weight = weight.transpose(0, 1).contiguous().transpose(0, 1)
+        tensors[str(number)] = weight
+    options = {"scope": "global", "normalize": None} if together else {}
+    expected = by_sorting({n: t.abs() for n, t in tensors.items()}, 0.6, together=together)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "FEW", few)
+        patch.setattr(engines, "DEVICE_CHUNK", chunk)
+        kinds = [engines.NumpyEngine]
+        if engine == "numba":
+            from natsel.selection.streaming.compiled import NumbaEngine
+
+            kinds.append(NumbaEngine)
+        for kind in kinds:
+            patch.setattr(kind, "chunk", chunk)
+            patch.setattr(kind, "joined", joined)
+        for module in (n_of_m, blocks):
+            patch.setattr(module, "AT_ONCE", chunk)
+        patch.setattr(unstructured, "ZEROED", chunk)
+        weights = Weights(tensors, engine=engine)
+        found = select(weights, Sparsity(0.6), floor=0, **options)  # type: ignore[arg-type]
+        packed = select(weights, Sparsity(0.6), floor=0, packed=True, **options)  # type: ignore[arg-type]
+        for name in tensors:
+            assert torch.equal(found[name], expected[name])
+            assert torch.equal(packed[name], expected[name])
+        wide = {n: t for n, t in tensors.items() if t.dim() > 1}
+        if wide:
+            patterns = (NM(1, 4), Blocks(0.5, (2, 4)))
+            cut = [select(Weights(wide, engine=engine), p) for p in patterns]
+        copies = {n: t.clone() for n, t in tensors.items()}
+        select(Weights(copies, engine=engine), Sparsity(0.6), floor=0, zero=True, **options)  # type: ignore[arg-type]
+    for name, weight in copies.items():
+        assert torch.equal(
+            weight, tensors[name].where(expected[name], torch.zeros((), dtype=dtype))
+        )
+    if wide:
+        whole = [select(Weights(wide, engine=engine), p) for p in patterns]
+        for one, other in zip(cut, whole, strict=True):
+            assert all(torch.equal(one[n], other[n]) for n in wide)
