@@ -117,7 +117,7 @@ class CsrLinear(nn.Module):
         """Return the product with the weight, plus the bias."""
         if torch.compiler.is_exporting():  # which knows no sparse matrices
             return nn.functional.linear(x, self._scattered(), self.bias)
-        columns = x.reshape(-1, self.in_features).T
+        columns = x.reshape(-1, self.in_features).T.contiguous()  # MKL is slower on a view
         matrix = self._matrix()
         if self.bias is None:
             product = matrix @ columns
