@@ -59,20 +59,21 @@ def select_weights(
         refuse("floor", floor, "0 or 1 for weights: whether a tensor may be emptied")
     sources = _sources(weights)
     engine = _engine(weights, sources)
+    kind = BitMasks if packed else BoolMasks
     masks: BoolMasks | BitMasks
     try:
         if isinstance(budget, Blocks):
             chosen = _chosen_blocks(sources, budget, scope, floor, engine)
-            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            masks = kind(sources, engine)
             for source, blocks in zip(sources, chosen, strict=True):
                 keep_blocks(source, blocks, budget.shape, engine, masks)
         elif isinstance(budget, NM):
             check_groups(sources, budget.num_all)
-            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            masks = kind(sources, engine)
             keep_of_groups(sources, budget.num_kept, budget.num_all, engine, masks)
         else:
             counts = _counts(sources, budget, scope, floor)
-            masks = (BitMasks if packed else BoolMasks)(sources, engine)
+            masks = kind(sources, engine)
             _keep_share(counts, budget, floor, engine, masks)
     except NonFinite as error:
         raise NonFiniteError(f"the scores of {str(error)!r} hold NaN or infinity") from None
