@@ -53,6 +53,10 @@ def test_the_reading_pass_reads_all_weights() -> None:
     tensors = {"w": torch.tensor([[1.0, -2.0], [3.0, -4.0]])}
     expected = 30.0 if named == "numpy.dot" else 10.0
     assert read(tensors) == pytest.approx(expected)
+    words = them.words_pass()
+    if words is not None:
+        bits = tensors["w"].view(torch.int32).sum(dtype=torch.int32)
+        assert words(tensors) == int(bits)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ class Conversion:
         """The layers that hold only what survives."""
         return tuple(layer for layer in self.layers if not layer.reason)
 
+    @property
+    def absent(self) -> set[str]:
+        """The names of the weights in whose place only the survivors are stored."""
+        return {f"{layer.name}.weight" for layer in self.converted}
+
     def summary(self) -> str:
         """Return one line per layer: what it keeps, both times, and what became of it."""
         lines = [f"converted {len(self.converted)} of {len(self.layers)} to compressed rows (CSR)"]

@@ -96,8 +96,7 @@ class CsrLinear(nn.Module):
     def dense(self) -> nn.Linear:
         """Return the same layer as a Linear, with zeros where no weight survived."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        weight = self._matrix().detach().to_dense()
-        linear.weight = nn.Parameter(weight, self.values.requires_grad)
+        linear.weight = nn.Parameter(self.weight.detach(), self.values.requires_grad)
         if self.bias is not None:
             linear.bias = self.bias
         return linear.train(self.training)

@@ -36,8 +36,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
     conversion = Conversion.from_dict(plan.conversion) if plan.conversion is not None else None
     if conversion is not None:
         model = with_skeletons(model, conversion)
-        absent = {f"{layer.name}.weight" for layer in conversion.converted}
-        tensors = {name: t for name, t in tensors.items() if name not in absent}
+        tensors = {name: t for name, t in tensors.items() if name not in conversion.absent}
     wanted = {**tensors, **{name: tensors.get(first) for name, first in plan.tied.items()}}
     found = all_tensors(model)
     missing = sorted((model.state_dict(keep_vars=True).keys() | wanted) - (found.keys() & wanted))

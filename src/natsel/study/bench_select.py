@@ -120,6 +120,7 @@ def bench_select(
         sizes, repeats = (10**5,), 2
     engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
     named, read = reading_pass()
+    words = words_pass()
     cases = [(size, name) for name in dtypes for size in sizes]
     cases += [(HUGE, "bfloat16")] if huge and not quick else []
     rows: list[dict[str, Any]] = []
@@ -133,7 +134,8 @@ def bench_select(
             methods = {k: f for engine in engines for k, f in ways(engine).items()}
             rounds = min(repeats, HUGE_ROUNDS) if size >= HUGE else repeats
             rows += _rows(tensors, name, methods, read, rounds)
-            rows += _memory_row(tensors, name, read, rounds)
+            if words is not None:
+                rows.append(_memory_row(tensors, name, read, words, rounds))
             if peers and size < HUGE:
                 few = 1 if size >= SLOW_AT else repeats
                 rows += _rows(tensors, name, PEERS, read, few)
@@ -178,43 +180,47 @@ def _rows(
     }
     times = take_turns(steps, repeats=repeats, prepare=restore)
     return [
-        {
-            "method": name,
-            "dtype": dtype,
-            "size": size,
-            **quartiles(times[:, column] / times[:, 0]),
-            "seconds": float(np.median(times[:, column])),
-            "pass_seconds": float(np.median(times[:, 0])),
-            "repeats": repeats,
-            "bytes_per_weight": None if memory[name] is None else memory[name] / size,  # type: ignore[operator]
-            "exact_count": exact[name],
-        }
+        _row(
+            name,
+            dtype,
+            size,
+            times[:, [0, column]],
+            bytes_per_weight=None if memory[name] is None else memory[name] / size,  # type: ignore[operator]
+            exact_count=exact[name],
+        )
         for column, name in enumerate(methods, start=1)
     ]
 
 
+def _row(
+    method: str, dtype: str, size: int, times: np.ndarray, **found: float | bool | None
+) -> dict[str, Any]:
+    """Return a row; the times are those of the pass and of the method, side by side."""
+    return {
+        "method": method,
+        "dtype": dtype,
+        "size": size,
+        **quartiles(times[:, 1] / times[:, 0]),
+        "seconds": float(np.median(times[:, 1])),
+        "pass_seconds": float(np.median(times[:, 0])),
+        "repeats": len(times),
+        **found,
+    }
+
+
 def _memory_row(
-    tensors: Tensors, dtype: str, read: Callable[[Tensors], object], repeats: int
-) -> list[dict[str, Any]]:
-    """Return the row of a pass that is bound by memory alone, if there is one."""
-    words = words_pass()
-    if words is None:
-        return []
+    tensors: Tensors,
+    dtype: str,
+    read: Callable[[Tensors], object],
+    words: Callable[[Tensors], object],
+    repeats: int,
+) -> dict[str, Any]:
+    """Return the row of a pass that is bound by memory alone."""
     words(tensors)  # compiled
     times = take_turns([partial(read, tensors), partial(words, tensors)], repeats=repeats)
-    return [
-        {
-            "method": "reading the same memory as 32-bit words",
-            "dtype": dtype,
-            "size": sum(w.numel() for w in tensors.values()),
-            **quartiles(times[:, 1] / times[:, 0]),
-            "seconds": float(np.median(times[:, 1])),
-            "pass_seconds": float(np.median(times[:, 0])),
-            "repeats": repeats,
-            "bytes_per_weight": 0.0,
-            "exact_count": None,
-        }
-    ]
+    size = sum(w.numel() for w in tensors.values())
+    method = "reading the same memory as 32-bit words"
+    return _row(method, dtype, size, times, bytes_per_weight=0.0, exact_count=None)
 
 
 def _copies(tensors: Tensors) -> Tensors:

@@ -52,7 +52,7 @@ def reading_pass() -> tuple[str, Callable[[Tensors], object]]:
     if importlib.util.find_spec("numba") is None:
 
         def dot(tensors: Tensors) -> float:
-            return sum(float(np.dot(v, v)) for v in map(_as_float32, tensors.values()))
+            return sum(float(np.dot(v, v)) for v in map(_floats, tensors.values()))
 
         return "numpy.dot", dot
     numba: Any = require("numba", "bench")
@@ -75,9 +75,9 @@ def reading_pass() -> tuple[str, Callable[[Tensors], object]]:
         total = 0.0
         for weight in tensors.values():
             if weight.dtype == torch.float32:
-                total += float(magnitudes(weight.view(-1).numpy()))
+                total += float(magnitudes(_floats(weight)))
             else:
-                total += float(patterns(weight.view(torch.int16).view(-1).numpy()))
+                total += float(patterns(_memory(weight)))
         return total
 
     return "numba, sum of magnitudes", sums
@@ -100,16 +100,21 @@ def words_pass() -> Callable[[Tensors], object] | None:
         return total
 
     def read(tensors: Tensors) -> int:
-        return sum(int(added(_as_float32(w).view(np.int32))) for w in tensors.values())
+        return sum(int(added(_memory(w).view(np.int32))) for w in tensors.values())
 
     return read
 
 
-def _as_float32(weight: Tensor) -> np.ndarray:
-    """Return the memory of weights as float32 numbers, whatever they are: only reading counts."""
+def _memory(weight: Tensor) -> np.ndarray:
+    """Return the memory of weights as whole numbers, flat."""
     bits = weight.view(-1).view(torch.int16 if weight.element_size() == 2 else torch.int32)
-    found: np.ndarray = bits.numpy().view(np.float32)
+    found: np.ndarray = bits.numpy()
     return found
+
+
+def _floats(weight: Tensor) -> np.ndarray:
+    """Return the memory of weights as float32 numbers, whatever they are: only reading counts."""
+    return _memory(weight).view(np.float32)
 
 
 def global_unstructured(tensors: Tensors) -> Masks:

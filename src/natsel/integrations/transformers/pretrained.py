@@ -13,6 +13,7 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.common.files import read_json
 from natsel.communities.tensors import tied_names
+from natsel.extraction.conversion import Conversion
 from natsel.extraction.plan import conversion_of, plan_of
 from natsel.extraction.store import Stored
 from natsel.extraction.unstructured import with_skeletons
@@ -83,22 +84,21 @@ def pretrained(small: nn.Module) -> Pretrained | None:
     data["model_type"] = kind.config_class.model_type
     data["dtype"] = str(model.dtype).removeprefix("torch.")
     fresh = build(kind, data, like=like)
-    conversion = conversion_of(small)
-    compressed = {} if conversion is None else {c.name: c for c in conversion.converted}
-    if conversion is not None:
+    conversion = conversion_of(small) or Conversion(())
+    if conversion.converted:
         fresh = with_skeletons(fresh, conversion)
     left_out = facts.computed(small, fresh, exact=True)
     plain = None
-    if not compressed:
+    if not conversion.converted:
         plain = plain_config(small, kind, data, plan_of(small).attributes, like)
     companions = {}
     if plain is None:
-        sizes = {n: (c.in_features, c.out_features, c.kept) for n, c in compressed.items()}
+        sizes = {c.name: (c.in_features, c.out_features, c.kept) for c in conversion.converted}
         config = {**data, "natsel": {**_record(small, fresh), "compressed": sizes}}
         needed = {}
         if facts.classes(small) != facts.classes(fresh):
             needed["natsel_adapt"] = ("natsel.communities.adapters", "adapt")
-        if compressed:
+        if conversion.converted:
             needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
         config["auto_map"], companions[CODE_FILE] = _code(kind, needed)
         config["architectures"] = [f"Natsel{kind.__name__}"]
@@ -111,8 +111,7 @@ def pretrained(small: nn.Module) -> Pretrained | None:
     if getattr(small, "generation_config", None) is not None and model.can_generate():
         companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
     repeated = tied_names(small).keys() - tied_names(fresh).keys()
-    absent = {f"{name}.weight" for name in compressed}
-    return Pretrained(like, companions, left_out, repeated, absent)
+    return Pretrained(like, companions, left_out, repeated, conversion.absent)
 
 
 def dense_model(stored: Stored) -> nn.Module:

@@ -1,8 +1,8 @@
 """A model of the transformers library in which every layer has a width of its own.
 
 natsel copies this file beside a saved model, so it needs nothing but torch and transformers; what
-it needs of natsel is added where a model cannot do without. The
-configuration is that of the dense model, with what the small one has otherwise in ``natsel``.
+it needs of natsel is added where a model cannot do without. The configuration is that of the dense
+model, with what the small one has otherwise in ``natsel``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def reshape(
         adapt: replaces the code of modules that cannot run with their new shapes.
         compressed: makes a layer of compressed rows where the record names one.
     """
-    for owner, attribute, sizes in _places(model, record.get("compressed", {}).items()):
+    for owner, attribute, sizes in _places(model, _compressed(record).items()):
         linear = getattr(owner, attribute)
         if compressed is not None:
             layer = compressed(*sizes, bias=linear.bias is not None, like=linear.weight)
@@ -73,13 +73,15 @@ class Reshaped(nn.Module):
         reshape(self, config.natsel, kind.natsel_adapt, kind.natsel_compressed)
         # In their place stand empty tensors, so that the class alone refuses the file.
         model: Any = self
-        ours = (name.removeprefix(f"{model.base_model_prefix}.") for name in _compressed(config))
+        ours = (
+            name.removeprefix(f"{model.base_model_prefix}.") for name in _compressed(config.natsel)
+        )
         ignored = {re.escape(f"{name}.weight") + "$" for name in ours}
         known = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {*known, *ignored}
 
 
-def _compressed(config: Any) -> dict[str, Any]:
+def _compressed(record: dict[str, Any]) -> dict[str, Any]:
     """Return the sizes of the layers that hold only their surviving weights."""
-    found: dict[str, Any] = config.natsel.get("compressed", {})
+    found: dict[str, Any] = record.get("compressed", {})
     return found

@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from natsel.common.errors import refuse
-from natsel.selection.streaming.engines import Engine, Groups
+from natsel.selection.streaming.engines import AT_ONCE, Engine, Groups
 from natsel.selection.streaming.masks import Masks
 from natsel.selection.streaming.source import Source, rows_of
-
-AT_ONCE = 1 << 18
-"""Weights at once."""
 
 Shape = tuple[int, int]
 

@@ -18,6 +18,8 @@ from natsel.selection.streaming.source import Piece, Source, cut
 
 CHUNK = 1 << 17
 """Keys at once on a processor: so many fit its caches together with their masks."""
+AT_ONCE = 1 << 18
+"""Weights at once where many small operations follow each other: each call costs."""
 DEVICE_CHUNK = 1 << 24
 
 
@@ -147,6 +149,12 @@ class Engine(Protocol):
         ...
 
 
+def computed(piece: Piece, *, signed: bool) -> Tensor:
+    """Return the keys of a piece from its scores, flat; of unsigned scores they are the bits."""
+    scores, kind = piece.scores(), piece.source.kind
+    return ordered(scores, kind) if signed else scores.view(kind.whole)
+
+
 class NumpyEngine:
     """On a processor, with numpy on the tensors' own memory.
 
@@ -182,9 +190,7 @@ class NumpyEngine:
         return self._keys[:count]
 
     def _computed(self, piece: Piece) -> np.ndarray:
-        scores = piece.scores()
-        whole = ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
-        found: np.ndarray = whole.numpy()
+        found: np.ndarray = computed(piece, signed=self.signed).numpy()
         return found
 
     def read(self, sources: Iterable[Source]) -> Iterator[Part]:
@@ -294,12 +300,8 @@ class TorchEngine:
 
     def keys(self, pieces: tuple[Piece, ...]) -> Tensor:
         """Return the keys of some pieces, one behind the other."""
-        found = [self._computed(piece) for piece in pieces]
+        found = [computed(piece, signed=self.signed) for piece in pieces]
         return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _computed(self, piece: Piece) -> Tensor:
-        scores = piece.scores()
-        return ordered(scores, self.kind) if self.signed else scores.view(self.kind.whole)
 
     def read(self, sources: Iterable[Source]) -> Iterator[Part]:
         """Yield the keys of all weights of some sources, part by part, in their order."""

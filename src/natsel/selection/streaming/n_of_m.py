@@ -7,13 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from natsel.common.errors import refuse
-from natsel.selection.streaming.engines import Engine, Groups, Part
+from natsel.selection.streaming.engines import AT_ONCE, Engine, Groups, Part
 from natsel.selection.streaming.masks import Masks
 from natsel.selection.streaming.source import Piece, Source, cut, rows_of
 from natsel.selection.streaming.threshold import check_finite
-
-AT_ONCE = 1 << 18
-"""Weights at once: more than fit the nearest caches, for each of many small operations costs."""
 
 
 def check_groups(sources: Sequence[Source], num_all: int) -> None:
