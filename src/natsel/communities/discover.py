@@ -27,6 +27,7 @@ from natsel.communities.program import Program
 from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 from natsel.communities.quiet import without_words
+from natsel.communities.spread import spread
 from natsel.communities.tensors import canonical_names
 
 
@@ -83,8 +84,8 @@ def discover(
         communities, refused = collect(run)
         pricing = pricing_of(model, run, communities)
         if proof and communities:
-            few = first_samples(inputs, 2)
-            communities, failed = prove(model, communities, few, casts=_casts(program))
+            few = spread(first_samples(inputs, 2), program)
+            communities, failed = prove(model, communities, few)
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     return Communities(
@@ -136,12 +137,3 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             return decomposed
     return program
-
-
-def _casts(program: torch.export.ExportedProgram) -> bool:
-    """Tell whether forward names a floating-point type, so that float64 does not go through."""
-    return any(
-        isinstance(value, torch.dtype) and value.is_floating_point
-        for node in program.graph.nodes
-        for value in (*node.args, *node.kwargs.values())
-    )

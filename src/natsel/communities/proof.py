@@ -1,22 +1,27 @@
-"""The gate test: a community is offered only after removing from it was shown to be masking."""
+"""The gate test: a community is offered only after removing from it was shown to be masking.
+
+Everything is decided in float64 and relative to what the removal changes, whatever the size and
+the precision of the model. Structure is proven where it is: a community in the smallest part of
+the model that holds it, on weights and inputs on which a wrong removal shows, and once for all
+parts that are built alike. Then pairs that meet in a tensor, and all together in the whole model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from natsel.common.calls import Inputs, call, outputs_of
-from natsel.communities.broken import why_broken
+from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
+from natsel.communities.parts import Part, Parts, fingerprint, likeness
 from natsel.communities.program import Program
-from natsel.communities.rebinding import REBOUND, alike, attempts, candidates, conflict, guesses
-from natsel.communities.surgery import permute, reference, remove
-from natsel.communities.trials import choices, stand_in
+from natsel.communities.rebinding import attempts, candidates
+from natsel.communities.trial import MAX_DOUBLE_ELEMENTS, Outcome, Stage
+from natsel.communities.trials import alone, choices
 
 REMEDY = (
     "write sizes in forward as shapes of tensors, or as attributes of the module; or prune "
@@ -24,139 +29,11 @@ REMEDY = (
 )
 
 
-class Difference(NamedTuple):
-    """How far two models are apart on the same inputs.
-
-    Attributes:
-        max_abs: the largest absolute difference over all outputs.
-        max_rel: the same, relative to the largest absolute output.
-        finite: whether all outputs are finite.
-        same_shape: whether all outputs have the same shapes.
-        scale: the largest absolute output.
-    """
-
-    max_abs: float
-    max_rel: float
-    finite: bool
-    same_shape: bool
-    scale: float = 0.0
-
-    def within(self, tolerance: float) -> bool:
-        """Tell whether the two agree to a relative tolerance."""
-        return self.same_shape and self.finite and self.max_rel <= tolerance
-
-
-def difference(first: nn.Module, second: nn.Module, inputs: Inputs) -> Difference:
-    """Run two models on the same inputs and measure how far their outputs are apart."""
-    return apart(outputs(first, inputs), outputs(second, inputs))
-
-
-def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Return the tensors in what a model returns, without gradients."""
-    with torch.no_grad():
-        return outputs_of(call(model, inputs))
-
-
-def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Difference:
-    """Measure how far two lists of outputs are apart; the second is the scale."""
-    if [t.shape for t in ours] != [t.shape for t in theirs]:
-        return Difference(float("inf"), float("inf"), True, False)
-    max_abs, scale, finite = 0.0, 0.0, True
-    for a, b in zip(ours, theirs, strict=True):
-        if not a.numel():
-            continue
-        a, b = a.detach().double(), b.detach().double()
-        finite &= bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())
-        max_abs = max(max_abs, float((a - b).abs().max()))
-        scale = max(scale, float(b.abs().max()))
-    return Difference(max_abs, max_abs / max(scale, 1e-30) if max_abs else 0.0, finite, True, scale)
-
-
-def tolerance_for(model: nn.Module) -> float:
-    """Return the relative tolerance that a model's precision allows."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if dtypes & {torch.bfloat16, torch.float16}:
-        return 5e-2
-    return 1e-9 if dtypes == {torch.float64} else 1e-4
-
-
-NO_RUN = "the small model does not run"
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """What communities are tested on.
-
-    Attributes:
-        model: a copy of the model on which a wrong removal shows.
-        inputs: its inputs.
-        tolerance: how far outputs may be apart, relative to the largest.
-    """
-
-    model: nn.Module
-    inputs: Inputs
-    tolerance: float
-
-    @cached_property
-    def dense(self) -> list[Tensor]:
-        """What the model returns."""
-        return outputs(self.model, self.inputs)
-
-    def unfit(self) -> str | None:
-        """Return why nothing can be shown on this model, or None."""
-        found = apart(outputs(self.model, self.inputs), self.dense)
-        if not found.finite:
-            return "nothing can be proven: outputs are not finite on the example inputs"
-        if found.scale == 0:
-            return "nothing can be proven: the model returns no tensor, or only zeros"
-        if not found.within(self.tolerance):
-            return "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
-        return None
-
-    def failure(self, communities: Sequence[Community]) -> str | None:
-        """Return why removing is not masking, or None if it is."""
-        if (number := conflict(communities)) is not None:
-            return f"two communities would set the same number {number}"
-        for community in communities:
-            if not community.exact and (reason := self._mixing(community)) is not None:
-                return reason
-        scale = 0.0
-        for survivors in choices(communities):
-            try:
-                small = remove(self.model, communities, survivors, share=True)
-                ours = outputs(small, self.inputs)
-                masked = reference(self.model, communities, survivors, share=True)
-                found = apart(ours, outputs(masked, self.inputs))
-            except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-                return f"{NO_RUN}: {why_broken(error)}"
-            if not found.same_shape:
-                return "removing changes the shape of an output"
-            if not found.finite:
-                return "removing makes outputs infinite or NaN"
-            if not found.within(self.tolerance):
-                return f"removing is not masking: outputs differ by {found.max_abs:.3g}"
-            scale = max(scale, found.scale)
-        return None if scale else "removing leaves only zeros in the outputs: they show nothing"
-
-    def _mixing(self, community: Community) -> str | None:
-        """Return that populations are told apart by more than what they own, or None."""
-        order = torch.arange(community.size).roll(1)
-        found = apart(outputs(permute(self.model, community, order), self.inputs), self.dense)
-        if found.within(self.tolerance):
-            return None
-        return f"its populations cannot change places: outputs differ by {found.max_abs:.3g}"
-
-
 def prove(
-    model: nn.Module,
-    communities: Sequence[Community],
-    inputs: Inputs,
-    *,
-    casts: bool = False,
+    model: nn.Module, communities: Sequence[Community], inputs: Inputs
 ) -> tuple[list[Community], list[Refusal]]:
     """Keep the communities for which extracted equals masked; say why for the others.
 
-    Each community loses several choices of its populations, alone and together with the others.
     Where ``forward`` uses a Python number that holds a size (a head count, say), numbers of that
     value in the modules around are rebound, and the rebinding is proven by the same comparison.
 
@@ -164,80 +41,173 @@ def prove(
         model: the model, in evaluation mode.
         communities: what was collected.
         inputs: what the model runs on.
-        casts: whether ``forward`` names a floating-point type, which limits the precision.
 
     Returns:
         The proven communities, with the rebindings they need, and the refusals.
     """
-    trial_model, trial_inputs = stand_in(model, communities, inputs)
-    tolerance = tolerance_for(trial_model)
-    trial = Trial(trial_model, trial_inputs, max(tolerance, 1e-4) if casts else tolerance)
-    plain = list(communities)
-    found = {c.name: candidates(model, c) for c in plain}
-    # All at once first: that proves everything of most models.
-    for guess in guesses(plain, found):
-        failure = trial.failure(guess)
-        if failure is None:
-            return guess, []
-        if not failure.startswith(NO_RUN):
-            break
-    if (reason := trial.unfit()) is not None:
-        return [], [Refusal(c.name, c.size, reason) for c in communities]
-    # The layers of one model are mostly alike: one trial for all of a kind instead of one each.
-    likely: dict[str, Community] = {}
-    for kind in REBOUND:
-        members = [c for c in plain if c.kind == kind]
-        solved = _solve(trial, members[0], found[members[0].name]) if members else None
-        if isinstance(solved, Community):
-            likely |= {c.name: alike(c, found[c.name], solved) for c in members}
-    guess = [likely.get(c.name, c) for c in plain]
-    if likely and trial.failure(guess) is None:
-        return guess, []
-    proven: list[Community] = []
-    refused: list[Refusal] = []
-    for community in guess:
-        if community.name in likely and trial.failure([community]) is None:
-            proven.append(community)
-            continue
-        result = _solve(trial, community, found[community.name])
-        if isinstance(result, Community):
-            proven.append(result)
-        else:
-            refused.append(result)
-    together, clashing = _compatible(trial, proven)
-    return together, refused + clashing
+    return _Proof(model, communities, inputs).run()
 
 
-def _solve(trial: Trial, community: Community, found: tuple[Rebinding, ...]) -> Community | Refusal:
-    """Return a community with the rebindings that make its removal exact, or why none do."""
-    reason = ""
-    for attempt in attempts(community, found):
-        failure = trial.failure([attempt])
-        if failure is None:
-            return attempt
-        reason = reason or failure
-    remedy = "" if isinstance(trial.model, Program) else REMEDY
-    return Refusal(community.name, community.size, reason, remedy)
+class _Proof:
+    """What is known so far of the communities of one model."""
 
+    def __init__(self, model: nn.Module, communities: Sequence[Community], inputs: Inputs) -> None:
+        self._model = model
+        self._communities = list(communities)
+        self._parts = Parts(model, communities, inputs)
+        self._known: dict[tuple[Any, ...], tuple[Rebinding, ...] | str] = {}
+        self._fingerprints: dict[str, int] = {}
+        self._prints: dict[tuple[Any, ...], int] = {}
+        self._stages: dict[str, Stage] = {}
+        is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
+        whole = self._parts.whole
+        # Of a large model no copy is made: its parts were tried on loud weights.
+        self._whole = Stage(whole, communities, faithful=True) if is_large else self._stage(whole)
 
-def _compatible(
-    trial: Trial, communities: Sequence[Community]
-) -> tuple[list[Community], list[Refusal]]:
-    """Keep communities that are exact together, too: refuse each that breaks with those before."""
-    kept: list[Community] = []
-    rest = list(communities)
-    refused: list[Refusal] = []
-    while rest and trial.failure(kept + rest) is not None:
-        good, bad = 0, len(rest)
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            if trial.failure(kept + rest[:middle]) is None:
-                good = middle
+    def run(self) -> tuple[list[Community], list[Refusal]]:
+        """Return the proven communities and the refusals."""
+        solved = [(c, self._solved(c)) for c in self._communities]
+        proven, refused = self._sorted(solved)
+        proven, clashing = self._without_clashes(proven)
+        refused += clashing
+        if self._is_exact(proven):
+            return proven, refused
+        # A number outside its part may have to follow, or what is exact alone is not together.
+        proven, failed = self._sorted([(c, self._solved_whole(c)) for c in proven])
+        proven, clashing = self._compatible(proven)
+        return proven, refused + failed + clashing
+
+    def _sorted(
+        self, solved: Iterable[tuple[Community, Community | str]]
+    ) -> tuple[list[Community], list[Refusal]]:
+        proven: list[Community] = []
+        refused: list[Refusal] = []
+        remedy = "" if isinstance(self._model, Program) else REMEDY
+        for community, found in solved:
+            if isinstance(found, Community):
+                proven.append(found)
             else:
-                bad = middle
-        last = rest[good]
-        why = trial.failure([*kept, *rest[: good + 1]])
-        reason = f"removing it together with others is not masking ({why})"
-        refused.append(Refusal(last.name, last.size, reason))
-        kept, rest = kept + rest[:good], rest[good + 1 :]
-    return kept + rest, refused
+                refused.append(Refusal(community.name, community.size, found, remedy))
+        return proven, refused
+
+    # One community.
+
+    def _solved(self, community: Community) -> Community | str:
+        """Return a community with the rebindings that make its removal exact, or why none do."""
+        reason = ""
+        for part in self._parts.around(community):
+            local = part.local(community)
+            key = (self._fingerprint(part), likeness(local))
+            if key not in self._known:
+                self._known[key] = self._rebindings(part, local)
+            known = self._known[key]
+            if not isinstance(known, str):
+                return part.outer(replace(local, rebindings=known))
+            reason = known
+        return reason
+
+    def _solved_whole(self, community: Community) -> Community | str:
+        """The same in the whole model, where it is not exact as it is."""
+        if self._whole.outcome([community], alone(community)).reason is None:
+            return community
+        found = self._rebindings(self._parts.whole, replace(community, rebindings=()))
+        return found if isinstance(found, str) else replace(community, rebindings=found)
+
+    def _rebindings(self, part: Part, community: Community) -> tuple[Rebinding, ...] | str:
+        """Return the fewest numbers that have to follow in a part, or why none suffice."""
+        stage, reason = self._stage(part), ""
+        for tried in attempts(community, candidates(part.module, community)):
+            outcomes = [stage.outcome([attempt], alone(attempt)) for attempt in tried]
+            exact = [(_size(o), n) for n, o in enumerate(outcomes) if o.reason is None]
+            if exact:
+                return tried[min(exact)[1]].rebindings
+            reason = reason or next(o.reason for o in outcomes if o.reason is not None)
+        return reason
+
+    # Several communities.
+
+    def _without_clashes(
+        self, communities: Sequence[Community]
+    ) -> tuple[list[Community], list[Refusal]]:
+        """Refuse each that is not exact together with one before that owns places of its tensors.
+
+        Those that meet in the whole model alone are tried there, all together.
+        """
+        kept: list[Community] = []
+        refused: list[Refusal] = []
+        for community in communities:
+            mine = {s.tensor for s in community.slices}
+            met = (c for c in kept if mine & {s.tensor for s in c.slices})
+            reason = next((r for c in met if (r := self._clash(c, community)) is not None), None)
+            if reason is None:
+                kept.append(community)
+            else:
+                refused.append(_clashing(community, reason))
+        return kept, refused
+
+    def _clash(self, first: Community, second: Community) -> str | None:
+        part = self._parts.with_both(first, second)
+        if part is self._parts.whole:
+            return None
+        both = [part.local(first), part.local(second)]
+        key = (self._fingerprint(part), *(likeness(c) for c in both))
+        if key not in self._known:
+            self._known[key] = self._stage(part).outcome(both, choices(both)).reason or ()
+        found = self._known[key]
+        return found if isinstance(found, str) else None
+
+    def _is_exact(self, communities: Sequence[Community]) -> bool:
+        return not communities or self._together(communities).reason is None
+
+    def _together(self, communities: Sequence[Community]) -> Outcome:
+        return self._whole.outcome(communities, choices(communities))
+
+    def _compatible(
+        self, communities: Sequence[Community]
+    ) -> tuple[list[Community], list[Refusal]]:
+        """Keep communities that are exact together: refuse each that breaks with those before."""
+        kept: list[Community] = []
+        rest = list(communities)
+        refused: list[Refusal] = []
+        while rest and not self._is_exact(kept + rest):
+            good, bad = 0, len(rest)
+            while bad - good > 1:
+                middle = (good + bad) // 2
+                if self._is_exact(kept + rest[:middle]):
+                    good = middle
+                else:
+                    bad = middle
+            last = rest[good]
+            why = self._together([*kept, *rest[: good + 1]]).reason or "unknown"
+            refused.append(_clashing(last, why))
+            kept, rest = kept + rest[:good], rest[good + 1 :]
+        return kept + rest, refused
+
+    # Where they are tried.
+
+    def _stage(self, part: Part) -> Stage:
+        """Return the stage of a part; the last one is kept, and that of the whole model."""
+        if part.path not in self._stages:
+            whole = self._stages.get("")
+            self._stages = {} if whole is None else {"": whole}
+            local = [
+                part.local(c) for c in self._communities if part in self._parts.around(c)
+            ]
+            self._stages[part.path] = Stage(part, local)
+        return self._stages[part.path]
+
+    def _fingerprint(self, part: Part) -> int:
+        if part.path not in self._fingerprints:
+            found = fingerprint(part)
+            self._fingerprints[part.path] = self._prints.setdefault(found, len(self._prints))
+        return self._fingerprints[part.path]
+
+
+def _size(outcome: Outcome) -> float:
+    """Return the order of magnitude of an error: less than that is rounding."""
+    return round(math.log10(max(outcome.relative, 1e-13)))
+
+
+def _clashing(community: Community, why: str) -> Refusal:
+    reason = f"removing it together with others is not masking ({why})"
+    return Refusal(community.name, community.size, reason)

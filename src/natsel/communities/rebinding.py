@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,9 +14,6 @@ from natsel.communities.community import Community, Rebinding
 Item = TypeVar("Item")
 
 MAX_ATTEMPTS = 64
-MAX_GUESSES = 16
-REBOUND = ("head", "expert")
-"""Kinds of which the layers of a model mostly count the populations in the same way."""
 
 NUM_LEVELS = 3
 
@@ -59,13 +56,15 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
     return tuple(found)
 
 
-def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[Community]:
-    """Yield a community with no rebinding, then with more and more of them.
+def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[list[Community]]:
+    """Yield a community with no rebinding, then with more and more of them, those of a size at once.
 
     Numbers of one name follow together first, wherever they are: the layers of a model that share
-    their heads are alike. Then each is tried by itself. The fewest that make the model run are
-    taken: a number that forward does not use stays.
+    their heads are alike. Then each is tried by itself. The fewest that make the model exact are
+    taken: a number that forward does not use stays. Of as many, a number that is the count of the
+    populations comes first.
     """
+    found = tuple(sorted(found, key=lambda bound: bound.per_population != 1))
     names = list(dict.fromkeys((b.attribute, b.per_population) for b in found))
     together = (
         tuple(b for b in found if (b.attribute, b.per_population) in chosen)
@@ -73,8 +72,8 @@ def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[Com
     )
     tried = dict.fromkeys(itertools.islice(together, MAX_ATTEMPTS))
     tried |= dict.fromkeys(itertools.islice(_subsets(found), MAX_ATTEMPTS))
-    for subset in tried:
-        yield replace(community, rebindings=subset)
+    for _, subsets in itertools.groupby(sorted(tried, key=len), key=len):
+        yield [replace(community, rebindings=subset) for subset in subsets]
 
 
 def _subsets(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
@@ -89,28 +88,6 @@ def alike(community: Community, found: tuple[Rebinding, ...], solved: Community)
     names = {(bound.attribute, bound.per_population) for bound in solved.rebindings}
     same = tuple(b for b in found if (b.attribute, b.per_population) in names)
     return replace(community, rebindings=same)
-
-
-def guesses(
-    communities: Sequence[Community], found: Mapping[str, tuple[Rebinding, ...]]
-) -> Iterator[list[Community]]:
-    """Yield all communities with no rebinding, then with those that the first of a kind may need.
-
-    Args:
-        communities: of one model.
-        found: the candidates of each, by name.
-
-    Yields:
-        The communities, the members of a kind with numbers of the same names rebound.
-    """
-    firsts = {c.kind: c for c in reversed(communities) if c.kind in REBOUND}
-    tried = [list(enumerate(attempts(c, found[c.name]))) for c in firsts.values()]
-    together = sorted(itertools.product(*tried), key=lambda chosen: sum(i for i, _ in chosen))
-    for chosen in together[:MAX_GUESSES]:
-        solved = {community.kind: community for _, community in chosen}
-        yield [
-            alike(c, found[c.name], solved[c.kind]) if c.kind in solved else c for c in communities
-        ]
 
 
 def conflict(communities: Sequence[Community]) -> str | None:

@@ -1,92 +1,45 @@
-"""What a gate test runs on: weights and inputs on which a wrong removal shows, telling choices."""
+"""Which populations a trial removes: choices that tell a removal that is masking from others."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from natsel.common.calls import Inputs, call, in_double, tensors_of_inputs, with_tensors
 from natsel.communities.community import Community
-from natsel.communities.copies import copied
-from natsel.communities.tensors import tensors_of
-
-MAX_DOUBLE_ELEMENTS = 1 << 23
-"""Larger models are tested in their own precision: it takes half the time."""
 
 SHARES = (0.25, 0.4, 0.5, 0.6, 0.75)
 
 
-def stand_in(
-    model: nn.Module, communities: Iterable[Community], inputs: Inputs
-) -> tuple[nn.Module, Inputs]:
-    """Return a copy of a model, and inputs, on which a removal that is not masking shows.
+def alone(community: Community) -> Iterator[dict[str, Tensor]]:
+    """Yield selections of one community: about half of it stays, all but one, and few.
 
-    Whether a structure may be removed does not depend on the values of the weights, but a branch
-    that ends in zeros hides what happens in it, and a bias of zero what is added. So tensors whose
-    elements are all the same get seeded noise. It runs in float64 where the model can.
+    Both even and odd numbers stay where there are enough: a split into halves shows then.
 
     Args:
-        model: the model, in evaluation mode; it is not changed.
-        communities: their buffers get noise too.
-        inputs: what the model runs on.
+        community: to select in.
 
-    Returns:
-        The copy and its inputs.
+    Yields:
+        Its survivors by its name.
+
+    Example:
+        >>> from natsel.communities.community import Cost
+        >>> heads = Community("attention", "head", 6, Cost(1, 1.0), ())
+        >>> [int(survivors["attention"].sum()) for survivors in alone(heads)]
+        [4, 5, 1]
     """
-    generator = torch.Generator().manual_seed(0)
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    size = sum(p.numel() for p in model.parameters())
-    as_it_is = kinds == {torch.float64} or size > MAX_DOUBLE_ELEMENTS
-    # What gets no noise and keeps its precision stays as it is: a trial writes to no parameter.
-    shared = {id(p): p for p in model.parameters() if as_it_is and not _is_constant(p)}
-    double = copied(model, shared)
-    owned = {s.tensor for c in communities for s in c.slices}
-    parameters = dict(double.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors_of(double).items():
-            if id(tensor) in shared or not (name in owned or name in parameters):
-                continue
-            if _is_constant(tensor):
-                tensor.copy_(_noise(tensor, generator))
-    tensors = [_informative(x, generator) for x in tensors_of_inputs(inputs)]
-    inputs = with_tensors(inputs, tensors)
-    if as_it_is:
-        return double, inputs
-    single = copied(double, {})
-    exact = in_double(inputs)
-    try:
-        double.double()
-        with torch.no_grad():
-            call(double, exact)
-    except Exception:  # noqa: BLE001 - a model with a fixed precision is tested in that one
-        return single, inputs
-    return double, exact
-
-
-def _is_constant(x: Tensor) -> bool:
-    if not x.is_floating_point() or x.numel() < 2:
-        return False
-    flat = x.reshape(-1)
-    return bool(flat[0] == flat[1]) and bool((flat == flat[0]).all())
-
-
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    if x.dim() > 1:
-        scale = 1 / math.sqrt(x.numel() / x.shape[0])
-        return torch.randn(x.shape, generator=generator, dtype=torch.float64) * scale
-    # Positive: it may be a variance.
-    return 0.5 + torch.rand(x.shape, generator=generator, dtype=torch.float64)
-
-
-def _informative(x: Tensor, generator: torch.Generator) -> Tensor:
-    if not _is_constant(x):
-        return x
-    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    return noise.to(device=x.device, dtype=x.dtype)
+    generator = torch.Generator().manual_seed(2)
+    least, size = max(community.minimum, 1), community.size
+    middle = size // 2 + (size // 2) % 2
+    counts = dict.fromkeys(n for n in (middle, size - 1, least) if least <= n < size)
+    if len({n % 2 for n in counts}) == 1:
+        counts |= dict.fromkeys([n for n in (least + 1, size - 2) if least < n < size - 1][:1])
+    for num_alive in counts:
+        yield {community.name: _alive(size, num_alive, generator)}
+    if size == 2 and least == 1:
+        yield {community.name: torch.tensor([False, True])}
 
 
 def choices(communities: Sequence[Community]) -> Iterator[dict[str, Tensor]]:

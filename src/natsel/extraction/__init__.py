@@ -10,7 +10,8 @@ from natsel.extraction.plan import Plan, compensation_of, conversion_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.store import Stored, read_folder, write_model
-from natsel.extraction.verify import Verification, VerificationError, verify, with_masked_values
+from natsel.extraction.verification import Verification, VerificationError
+from natsel.extraction.verify import verify, with_masked_values
 
 __all__ = [
     "Absorbed",

@@ -122,6 +122,6 @@ def _compressed(
     masked = masked_weights(base, masks)
     small, conversion = convert(masked, masks, inputs)
     if verify and inputs is not None:
-        compare(small, masked, inputs).require()
+        compare(base, small, masked, inputs).require()
     attach_plan(small, Plan.describe_converted(model, small, conversion))
     return small

@@ -26,7 +26,7 @@ from natsel.common.calls import (
 from natsel.common.extras import require
 from natsel.communities.discover import evaluating
 from natsel.extraction.unstructured import with_dense
-from natsel.extraction.verify import VerificationError
+from natsel.extraction.verification import VerificationError
 
 TOLERANCE = 1e-4
 

@@ -4,66 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import Inputs, as_inputs, in_double
+from natsel.common.calls import Inputs, as_inputs
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
 from natsel.communities.gates import folded, ungated_name
-from natsel.communities.proof import Difference, difference
+from natsel.communities.gap import TOLERANCE
 from natsel.communities.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
+from natsel.extraction.decide import decide, decide_removal, stated, with_own
 from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights
+from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-COARSE_TOLERANCE = 5e-2
-
-
-class VerificationError(ArithmeticError):
-    """The extracted model does not compute what the masked one does."""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How far the extracted model is from the masked one.
-
-    Attributes:
-        max_abs_difference: largest absolute difference over all outputs, in the model's precision.
-        max_rel_difference: the same, relative to the largest absolute output.
-        max_abs_difference_float64: largest absolute difference when both run in float64; None
-            where the model cannot.
-        tolerance: what ``max_rel_difference`` may be.
-        passed: whether it is, with outputs of one shape and finite.
-        inexact_rel_difference: the same, to the network in which channels under a normalisation
-            are masked instead of removed: what removing them changes; None if there are none.
-    """
-
-    max_abs_difference: float
-    max_rel_difference: float
-    max_abs_difference_float64: float | None
-    tolerance: float
-    passed: bool
-    inexact_rel_difference: float | None = None
-
-    def require(self) -> Verification:
-        """Return itself.
-
-        Raises:
-            VerificationError: if it did not pass.
-        """
-        if not self.passed:
-            raise VerificationError(
-                f"the extracted model differs from the masked one by {self.max_abs_difference:.3g}"
-                f" (relative {self.max_rel_difference:.3g}, allowed {self.tolerance:.3g})"
-            )
-        return self
-
 
 def communities_of(
     survivors: Mapping[str, Tensor], communities: Communities | None
@@ -112,9 +70,9 @@ def verify(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     *,
     communities: Communities | None = None,
-    tolerance: float | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Verification:
-    """Compare an extracted model with the masked one, in its own precision and in float64.
+    """Compare an extracted model with the masked one, in float64, by what the removal changes.
 
     The masked model is ``model`` with the weights that read removed populations set to 0; of masks
     of single weights, keyed by parameter, with those set to 0. Both run in evaluation mode; neither
@@ -126,7 +84,7 @@ def verify(
         survivors: what it was extracted for.
         example_inputs: real or random inputs.
         communities: what the survivors belong to, where they do not know it themselves.
-        tolerance: relative; by default 1e-5 in float32, 1e-10 in float64, 5e-2 below.
+        tolerance: of the difference in float64, relative to the effect of the removal.
 
     Returns:
         The differences and whether they are within the tolerance.
@@ -136,28 +94,19 @@ def verify(
     """
     inputs = as_inputs(example_inputs)
     base = folded(unwrapped(model))
-    stated = None
     owner = communities if communities is not None else getattr(survivors, "communities", None)
     if owner is None and is_unstructured(base, survivors):
         masked = masked_weights(base, check_masks(base, survivors))
-    else:
-        checked, known = communities_of(survivors, communities)
-        check_model(base, known)
-        masked = reference(base, known.values(), checked)
-        if any(not known[n].exact and not bool(mask.all()) for n, mask in checked.items()):
-            stated = _compare(small, silence(base, known.values(), checked), inputs)
-    found = _compare(small, masked, inputs)
-    if tolerance is None:
-        tolerance = _tolerance_of(model)
-    exact = _in_float64(small, masked, inputs)
-    return Verification(
-        max_abs_difference=found.max_abs,
-        max_rel_difference=found.max_rel,
-        max_abs_difference_float64=exact.max_abs if exact is not None else None,
-        tolerance=tolerance,
-        passed=found.within(tolerance),
-        inexact_rel_difference=stated.max_rel if stated is not None else None,
-    )
+        decided = decide(base, masked, small, inputs, tolerance=tolerance)
+        return with_own(decided, small, masked, inputs)
+    checked, known = communities_of(survivors, communities)
+    check_model(base, known)
+    masked = reference(base, known.values(), checked, share=True)
+    decided = decide_removal(base, masked, small, checked, known, inputs, tolerance=tolerance)
+    if any(not known[n].exact and not bool(mask.all()) for n, mask in checked.items()):
+        silent = silence(base, known.values(), checked, share=True)
+        decided = replace(decided, inexact_rel_difference=stated(small, silent, inputs)[1])
+    return with_own(decided, small, masked, inputs)
 
 
 def with_masked_values(
@@ -203,29 +152,9 @@ def confirm(base: nn.Module, small: nn.Module, survivors: Survivors, known: Comm
         VerificationError: if the two differ on the communities' example inputs.
     """
     masked = reference(base, known.values(), survivors, share=True)
-    compare(small, masked, known.example_inputs).require()
+    decide_removal(base, masked, small, survivors, known, known.example_inputs).require()
 
 
-def compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Verification:
-    """Compare a small model with a masked one, in their own precision alone."""
-    found = _compare(small, masked, inputs)
-    tolerance = _tolerance_of(masked)
-    return Verification(found.max_abs, found.max_rel, None, tolerance, found.within(tolerance))
-
-
-def _tolerance_of(model: nn.Module) -> float:
-    precisions = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return max((TOLERANCE.get(d, COARSE_TOLERANCE) for d in precisions), default=1e-5)
-
-
-def _compare(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference:
-    with evaluating(small), evaluating(masked):
-        return difference(small, masked, inputs)
-
-
-def _in_float64(small: nn.Module, masked: nn.Module, inputs: Inputs) -> Difference | None:
-    try:
-        return _compare(copy.deepcopy(small).double(), masked.double(), in_double(inputs))
-    except RuntimeError:
-        # A model that fixes its own precision inside forward does not run in another one.
-        return None
+def compare(base: nn.Module, small: nn.Module, masked: nn.Module, inputs: Inputs) -> Verification:
+    """Compare a small model with a masked one in float64, by what masking changes."""
+    return decide(base, masked, small, inputs)
