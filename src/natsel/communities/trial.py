@@ -113,6 +113,14 @@ class _Copy:
     def outcome(
         self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
     ) -> Outcome:
+        found = self._outcome(communities, selections)
+        if found.reason is None or found.silent or self._repeats:
+            return found
+        return Outcome("nothing can be proven: two runs on the same inputs differ (dropout in eval?)")
+
+    def _outcome(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> Outcome:
         relative, effect, visible = 0.0, 0.0, False
         for survivors in selections:
             try:
@@ -123,13 +131,13 @@ class _Copy:
                 return Outcome("removing changes the shape of an output")
             if not found.finite:
                 return Outcome("removing makes outputs infinite or NaN")
-            if not found.within(TOLERANCE):
+            if not found.within():
                 return Outcome(
                     f"removing is not masking: outputs differ by {found.error:.3g}",
                     found.relative,
                 )
-            relative, visible = max(relative, found.relative), visible or found.visible
-            effect = max(effect, found.effect)
+            relative, effect = max(relative, found.relative), max(effect, found.effect)
+            visible |= found.visible
         if not visible:
             return Outcome(SILENT, silent=True)
         for community in communities:
@@ -150,17 +158,19 @@ class _Copy:
     def _unfit(self) -> str | None:
         self.__dict__.pop("_dense", None)
         try:
-            dense, again = self._dense, self._outputs(self._model)
+            dense = self._dense
         except Exception as error:  # noqa: BLE001 - whatever forward raises is the message
             return f"nothing can be proven in float64: {why_broken(error)}"
         if not dense or not any(bool(x.any()) for x in dense):
             return "nothing can be proven: the model returns no tensor, or only zeros"
-        found = gap(again, dense, dense)
-        if not found.finite:
+        if not gap(dense, dense, dense).finite:
             return "nothing can be proven: outputs are not finite on the example inputs"
-        if not found.within():
-            return "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
         return None
+
+    @cached_property
+    def _repeats(self) -> bool:
+        """Whether two runs on the same inputs give the same."""
+        return gap(self._outputs(self._model), self._dense, self._dense).within()
 
     def _loud_inputs(self) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(0)
