@@ -103,8 +103,7 @@ def test_numbers_are_looked_for_around_the_slices():
 def test_the_fewest_rebindings_come_first():
     first, second = Rebinding("", "heads", 1), Rebinding("", "width", 2)
     tried = [
-        [c.rebindings for c in alike]
-        for alike in attempts(community("a", 4), (first, second))
+        [c.rebindings for c in alike] for alike in attempts(community("a", 4), (first, second))
     ]
     assert tried == [[()], [(first,), (second,)], [(first, second)]]
 

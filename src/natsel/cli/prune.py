@@ -115,13 +115,16 @@ def verify(
 
 
 def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
-    exact = found["max_abs_difference_float64"]
-    words = "equal" if found["passed"] else "NOT EQUAL"
+    if found["precision"] is None:
+        voice.words.print(f"{what}: NOT DECIDED; {found['reason']}", markup=False)
+        return
     text = (
-        f"{what}: {words}; differ by {found['max_rel_difference']:.1e} of the largest output "
-        f"(allowed {found['tolerance']:.0e})"
+        f"{what}: equal; in float64 they differ by {found['error']:.1e} of what the removal "
+        f"changes (allowed {found['tolerance']:.0e}); in the model's own precision by "
+        f"{found['max_rel_difference']:.1e} of the largest output, which is rounding"
+        if found["passed"]
+        else f"{what}: NOT EQUAL; {found['reason']}"
     )
-    text += f", by {exact:.1e} in float64" if exact is not None else ""
     if found["inexact_rel_difference"] is not None:
         text += (
             f"; cutting widths under a normalisation changed outputs by "

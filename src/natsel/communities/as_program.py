@@ -24,12 +24,12 @@ from natsel.common.calls import (
 )
 from natsel.common.errors import first_line
 from natsel.communities.discover import evaluating, functional
+from natsel.communities.doubled import in_float64
+from natsel.communities.gap import TOLERANCE
 from natsel.communities.graph import operator_name, place_of_error
 from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
 from natsel.communities.program import Code, Program
-from natsel.communities.doubled import in_float64
-from natsel.communities.gap import TOLERANCE
 from natsel.communities.quiet import without_words
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.trace import TensorKind

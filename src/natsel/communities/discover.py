@@ -85,7 +85,7 @@ def discover(
         pricing = pricing_of(model, run, communities)
         if proof and communities:
             few = spread(first_samples(inputs, 2), program)
-            communities, failed = prove(model, communities, few)
+            communities, failed = prove(model, communities, few, program)
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     return Communities(

@@ -79,7 +79,7 @@ def in_float64() -> Iterator[None]:
 
 
 def _is_in_place(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__") or name == "__setitem__"
+    return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
 
 
 def _type(dtype: Any) -> Any:
@@ -117,7 +117,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if weight.dim() < 2 or weight.dtype == torch.float64 or weight.numel() <= MAX_CHUNK:
         return F.linear(input, _double(weight), bias)
     rows = max(MAX_CHUNK // weight.shape[1], 1)
-    found = torch.cat([F.linear(input, _double(part)) for part in weight.split(rows)], -1)
+    found = torch.cat([F.linear(input, _double(part)) for part in torch.split(weight, rows)], -1)
     return found if bias is None else found + bias
 
 
@@ -137,4 +137,3 @@ def _grouped(
             found[start:stop] = first[start:stop] @ second[number]
             start = stop
     return found if bias is None else found + bias
-

@@ -114,7 +114,7 @@ def is_constant(x: Tensor) -> bool:
 
 
 def _has_few_values(x: Tensor) -> bool:
-    return x.reshape(-1)[: 1 << 16].unique().numel() <= FEW_VALUES < x.numel()
+    return len(torch.unique(x.reshape(-1)[: 1 << 16])) <= FEW_VALUES < x.numel()
 
 
 def _fans(model: nn.Module) -> dict[int, int]:

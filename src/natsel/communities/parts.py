@@ -19,8 +19,6 @@ MAX_LEVELS = 3
 """How many modules around the tensors of a community are tried before the whole model."""
 
 PLAIN = (Tensor, int, float, bool, str, type(None), torch.dtype, torch.device)
-PLACES = ("idx", "index", "layer_id", "block_id", "layer_number", "layer_num")
-"""Names of numbers that say which of many equal layers a module is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +72,8 @@ class Parts:
 
     def __init__(self, model: nn.Module, communities: Iterable[Community], inputs: Inputs) -> None:
         self._model = model
-        named = isinstance(inputs, dict)
-        self.whole = Part(
-            "", model, () if named else tuple(inputs), dict(inputs) if named else {}
-        )
+        args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+        self.whole = Part("", model, args, kwargs)
         self._names: dict[str, list[str]] = {}
         first: dict[int, str] = {}
         for name, tensor in all_tensors(model).items():
@@ -135,50 +131,6 @@ class Parts:
             for handle in handles:
                 handle.remove()
         return {path: calls[0] for path, calls in seen.items() if len(calls) == 1 and calls[0]}
-
-
-def fingerprint(part: Part) -> tuple[Any, ...]:
-    """Return what two parts have in common if they are built alike and are called alike.
-
-    Their classes, the shapes of their tensors, the whole numbers and words in their modules but
-    for those that count layers, and the shapes that enter.
-    """
-    modules = tuple(
-        (path, type(module).__qualname__, _numbers(module), _shapes(module))
-        for path, module in part.module.named_modules()
-    )
-    leaves = tree_leaves((part.args, tuple(sorted(part.kwargs.items()))))
-    entering = tuple(
-        (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves
-    )
-    return modules, entering
-
-
-def likeness(community: Community) -> tuple[Any, ...]:
-    """Return what communities have in common that own the same places of like tensors."""
-    slices = tuple(
-        (s.tensor, s.axis, s.role, s.index.numpy().tobytes()) for s in community.slices
-    )
-    return community.kind, community.size, community.minimum, slices
-
-
-def _numbers(module: nn.Module) -> tuple[Any, ...]:
-    return tuple(
-        (name, value)
-        for name, value in sorted(vars(module).items())
-        if not name.startswith("_")
-        and (isinstance(value, int | str) or _is_shape(value))
-        and not any(word in name for word in PLACES)
-    )
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(x, int) for x in value)
-
-
-def _shapes(module: nn.Module) -> tuple[Any, ...]:
-    held = {**module._parameters, **module._buffers}
-    return tuple((n, None if t is None else (tuple(t.shape), t.dtype)) for n, t in held.items())
 
 
 def _copied(values: Any) -> Any:

@@ -14,10 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
-from natsel.communities.parts import Part, Parts, fingerprint, likeness
+from natsel.communities.likeness import Likeness, likeness
+from natsel.communities.parts import Part, Parts
 from natsel.communities.program import Program
 from natsel.communities.rebinding import attempts, candidates
 from natsel.communities.trial import MAX_DOUBLE_ELEMENTS, Outcome, Stage
@@ -30,7 +32,10 @@ REMEDY = (
 
 
 def prove(
-    model: nn.Module, communities: Sequence[Community], inputs: Inputs
+    model: nn.Module,
+    communities: Sequence[Community],
+    inputs: Inputs,
+    program: ExportedProgram,
 ) -> tuple[list[Community], list[Refusal]]:
     """Keep the communities for which extracted equals masked; say why for the others.
 
@@ -41,23 +46,30 @@ def prove(
         model: the model, in evaluation mode.
         communities: what was collected.
         inputs: what the model runs on.
+        program: the exported model, which tells what parts are alike.
 
     Returns:
         The proven communities, with the rebindings they need, and the refusals.
     """
-    return _Proof(model, communities, inputs).run()
+    return _Proof(model, communities, inputs, Likeness(program)).run()
 
 
 class _Proof:
     """What is known so far of the communities of one model."""
 
-    def __init__(self, model: nn.Module, communities: Sequence[Community], inputs: Inputs) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        communities: Sequence[Community],
+        inputs: Inputs,
+        parts_alike: Likeness,
+    ) -> None:
         self._model = model
         self._communities = list(communities)
         self._parts = Parts(model, communities, inputs)
         self._known: dict[tuple[Any, ...], tuple[Rebinding, ...] | str] = {}
-        self._fingerprints: dict[str, int] = {}
-        self._prints: dict[tuple[Any, ...], int] = {}
+        self._numbers: dict[str, int] = {}
+        self._likeness = parts_alike
         self._stages: dict[str, Stage] = {}
         is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
         whole = self._parts.whole
@@ -97,7 +109,7 @@ class _Proof:
         reason = ""
         for part in self._parts.around(community):
             local = part.local(community)
-            key = (self._fingerprint(part), likeness(local))
+            key = (self._number(part), likeness(local))
             if key not in self._known:
                 self._known[key] = self._rebindings(part, local)
             known = self._known[key]
@@ -150,7 +162,7 @@ class _Proof:
         if part is self._parts.whole:
             return None
         both = [part.local(first), part.local(second)]
-        key = (self._fingerprint(part), *(likeness(c) for c in both))
+        key = (self._number(part), *(likeness(c) for c in both))
         if key not in self._known:
             self._known[key] = self._stage(part).outcome(both, choices(both)).reason or ()
         found = self._known[key]
@@ -190,17 +202,14 @@ class _Proof:
         if part.path not in self._stages:
             whole = self._stages.get("")
             self._stages = {} if whole is None else {"": whole}
-            local = [
-                part.local(c) for c in self._communities if part in self._parts.around(c)
-            ]
+            local = [part.local(c) for c in self._communities if part in self._parts.around(c)]
             self._stages[part.path] = Stage(part, local)
         return self._stages[part.path]
 
-    def _fingerprint(self, part: Part) -> int:
-        if part.path not in self._fingerprints:
-            found = fingerprint(part)
-            self._fingerprints[part.path] = self._prints.setdefault(found, len(self._prints))
-        return self._fingerprints[part.path]
+    def _number(self, part: Part) -> int:
+        if part.path not in self._numbers:
+            self._numbers[part.path] = self._likeness.number(part)
+        return self._numbers[part.path]
 
 
 def _size(outcome: Outcome) -> float:

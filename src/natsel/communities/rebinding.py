@@ -57,7 +57,7 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
 
 
 def attempts(community: Community, found: tuple[Rebinding, ...]) -> Iterator[list[Community]]:
-    """Yield a community with no rebinding, then with more and more of them, those of a size at once.
+    """Yield a community with no rebinding, then with more and more, those of as many at once.
 
     Numbers of one name follow together first, wherever they are: the layers of a model that share
     their heads are alike. Then each is tried by itself. The fewest that make the model exact are

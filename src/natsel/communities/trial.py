@@ -22,6 +22,7 @@ from natsel.communities.surgery import permute, reference, remove
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
+UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
 MAX_DOUBLE_ELEMENTS = 1 << 25
 """Larger copies are held in their own precision and read in float64, operator by operator."""
 
@@ -116,7 +117,9 @@ class _Copy:
         found = self._outcome(communities, selections)
         if found.reason is None or found.silent or self._repeats:
             return found
-        return Outcome("nothing can be proven: two runs on the same inputs differ (dropout in eval?)")
+        return Outcome(
+            "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
+        )
 
     def _outcome(
         self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
@@ -174,9 +177,10 @@ class _Copy:
 
     def _loud_inputs(self) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(0)
-        return tree_map(
+        louder: tuple[Any, Any] = tree_map(
             lambda x: loud_input(x, generator) if isinstance(x, Tensor) else x, self._given
         )
+        return louder
 
     @cached_property
     def _dense(self) -> list[Tensor]:

@@ -51,5 +51,7 @@ class Verification:
             VerificationError: if it did not pass.
         """
         if not self.passed:
-            raise VerificationError(f"the extracted model differs from the masked one: {self.reason}")
+            raise VerificationError(
+                f"the extracted model differs from the masked one: {self.reason}"
+            )
         return self

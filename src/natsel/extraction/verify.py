@@ -13,15 +13,15 @@ from natsel.common.calls import Inputs, as_inputs
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
-from natsel.communities.discover import evaluating
-from natsel.communities.gates import folded, ungated_name
 from natsel.communities.gap import TOLERANCE
+from natsel.communities.gates import folded, ungated_name
 from natsel.communities.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.decide import decide, decide_removal, stated, with_own
 from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
+
 
 def communities_of(
     survivors: Mapping[str, Tensor], communities: Communities | None
