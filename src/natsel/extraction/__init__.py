@@ -9,6 +9,7 @@ from natsel.extraction.onnx import export_onnx
 from natsel.extraction.plan import Plan, compensation_of, conversion_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.state_layouts import register_state
 from natsel.extraction.store import Stored, read_folder, write_model
 from natsel.extraction.verification import Verification, VerificationError
 from natsel.extraction.verify import verify, with_masked_values
@@ -32,6 +33,7 @@ __all__ = [
     "preview",
     "read_folder",
     "rebuild_small",
+    "register_state",
     "verify",
     "with_masked_values",
     "write_model",
