@@ -12,6 +12,10 @@ from natsel.communities import Community
 from natsel.selection.budget import nearest_count
 
 
+SCARCE = 0.1
+"""An environment that carries a smaller share than this is scarce: see :meth:`Ecology.rise`."""
+
+
 @dataclass(frozen=True)
 class Ecology:
     """The constants of a run; all are per training step, and none knows how long the run is.
@@ -20,7 +24,7 @@ class Ecology:
         rate: time that passes in one training step.
         pressure: selection pressure at the start (constant unless there is a capacity).
         adaptation: how much the pressure rises per step while more live than the environment
-            carries.
+            carries; in a scarce one it grows with itself, too.
         horizon: steps over which fitness is averaged (the time constant of the EMA).
         initial: mass of every population at the start, in (0, 1].
         level: a population whose mass stays under this level goes extinct.
@@ -59,6 +63,27 @@ class Ecology:
             refuse("level", self.level, f"a mass in (0, initial={self.initial})")
         if self.capacity is not None and not 0 < _number(self.capacity) <= 1:
             refuse("capacity", self.capacity, "a share in (0, 1], or None")
+
+    def rise(self, pressure: float) -> float:
+        r"""Return how much the pressure rises when the masses evolve and too many live.
+
+        $$\Delta p = \text{adaptation} \cdot (1 + s\, p), \qquad
+          s = \max\big(0, \log_2 \tfrac{0.1}{K}\big)$$
+
+        The few that are left of many are about equally fit, and do not crowd each other. At most
+        laws they rest at a mass of about fitness / p, which a pressure that rises evenly takes
+        tens of thousands of steps to bring under the level. Where the environment carries a tenth
+        or more, s is 0.
+
+        Args:
+            pressure: as it is.
+
+        Example:
+            >>> [Ecology(0.1, 1.0, 0.001, capacity=k).rise(2.0) for k in (0.5, 0.1, 0.05)]
+            [0.001, 0.001, 0.003]
+        """
+        scarcity = 0.0 if self.capacity is None else max(0.0, math.log2(SCARCE / self.capacity))
+        return self.adaptation * self.every * (1.0 + scarcity * pressure)
 
     def constants(self) -> dict[str, float | None]:
         """Return the constants by name, as plain numbers that any format can hold.

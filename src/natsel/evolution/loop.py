@@ -17,6 +17,7 @@ from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds
 from natsel.evolution.ecology import Ecology, Landing
+from natsel.evolution.outlook import Future, Outlook, describe
 from natsel.evolution.populations import Populations
 from natsel.evolution.signals import Signals
 from natsel.evolution.trajectory import Trajectory
@@ -182,7 +183,7 @@ class Evolution:
         if not full:
             populations.extinguish(lowest=lowest, carried=self._carried)
         if self._carried is not None and self.num_alive > self._carried:
-            self._pressure += self.ecology.adaptation * self.ecology.every
+            self._pressure += self.ecology.rise(self._pressure)
         populations.press(self._pressure)
         self._write_gates()
         self._record_when_due()
@@ -299,6 +300,31 @@ class Evolution:
             num_alive=self.num_alive,
             num_populations=self.communities.num_populations,
             pressure=self._pressure,
+        )
+
+    def outlook(self) -> Outlook:
+        """Say who is extinct, and in how many steps the next is: the law, played on.
+
+        The masses go on from where they are while everybody stays as fit as on average so far.
+        """
+        populations = self._populations
+        full = self._carried is not None and self.num_alive <= self._carried
+        future = Future(
+            populations,
+            self.dynamic,
+            self.ecology,
+            pressure=self._pressure,
+            rising=self._carried is not None,
+            generator=self._generator,
+        )
+        return describe(
+            None if full else future,
+            ecology=self.ecology,
+            num_alive=self.num_alive,
+            num_populations=self.communities.num_populations,
+            lowest=populations.lowest(populations.influence[:-1]),
+            pressure=self._pressure,
+            num_steps=self._steps,
         )
 
     # State.
