@@ -1,6 +1,8 @@
 """The grid on digits with narrow networks; the table from results that were made up."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 
@@ -32,6 +34,22 @@ def grid(**changes):
         "dynamics": LAWS,
     }
     return Grid(**(values | changes))
+
+
+def test_a_law_of_ones_own_does_not_change_the_published_experiment():
+    code = (
+        "import natsel.dynamics as d; law = d.get('logistic')._replace(name='own'); "
+        "d.register(law); from natsel.study.reproduce_evolution import Grid; "
+        "print(*Grid().dynamics)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == [
+        *("logistic", "lotka-volterra", "participation"),
+        *("replicator", "replicator-mutator", "wright-fisher"),
+    ]
+    assert set(printed.split()) <= set(DYNAMICS)
 
 
 def made_up(asked, accuracy):

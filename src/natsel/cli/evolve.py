@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,10 +82,15 @@ def evolve(
         if report:
             need_report()
         with voice.progress() as progress:
-            result = run_evolve(config, out, resume=resume, progress=progress)
+            warn = None if quiet else _warn
+            result = run_evolve(config, out, resume=resume, progress=progress, warn=warn)
         page = _report(out) if report else None
         _tell(voice, result, out, page)
         voice.result(result)
+
+
+def _warn(message: str) -> None:
+    print(f"natsel: {message}", file=sys.stderr)
 
 
 def _report(out: Path) -> Path:
@@ -100,6 +106,8 @@ def _tell(voice: Voice, result: dict[str, Any], out: Path, page: Path | None) ->
         f"{extinct['count']} of {extinct['total']} populations went extinct "
         f"({extinct['share']:.1%})."
     )
+    if not extinct["count"] and "outlook" in extinct:
+        words.print(f"{extinct['outlook']}.")
     if result["capacity"] is not None:
         words.print(result["capacity"]["message"])
     dense = result.get("dense")

@@ -13,7 +13,7 @@ from natsel.selection.budget import nearest_count
 
 
 SCARCE = 0.1
-"""An environment that carries a smaller share than this is scarce: see :meth:`Ecology.rise`."""
+"""An environment that carries a smaller share than this is scarce."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Ecology:
         rate: time that passes in one training step.
         pressure: selection pressure at the start (constant unless there is a capacity).
         adaptation: how much the pressure rises per step while more live than the environment
-            carries; in a scarce one it grows with itself, too.
+            carries; in a scarce one it grows with itself, too: see :meth:`next_pressure`.
         horizon: steps over which fitness is averaged (the time constant of the EMA).
         initial: mass of every population at the start, in (0, 1].
         level: a population whose mass stays under this level goes extinct.
@@ -64,8 +64,10 @@ class Ecology:
         if self.capacity is not None and not 0 < _number(self.capacity) <= 1:
             refuse("capacity", self.capacity, "a share in (0, 1], or None")
 
-    def rise(self, pressure: float) -> float:
-        r"""Return how much the pressure rises when the masses evolve and too many live.
+    def next_pressure(self, pressure: float, *, crowded: bool) -> float:
+        r"""Return the pressure after one step of the law.
+
+        While more live than the environment carries, it rises by
 
         $$\Delta p = \text{adaptation} \cdot (1 + s\, p), \qquad
           s = \max\big(0, \log_2 \tfrac{0.1}{K}\big)$$
@@ -73,17 +75,25 @@ class Ecology:
         The few that are left of many are about equally fit, and do not crowd each other. At most
         laws they rest at a mass of about fitness / p, which a pressure that rises evenly takes
         tens of thousands of steps to bring under the level. Where the environment carries a tenth
-        or more, s is 0.
+        or more, s is 0. Once no more live than are carried, a scarce environment presses less at
+        the same speed, down to where it began, so that those who are left recover.
 
         Args:
             pressure: as it is.
+            crowded: whether more live than the environment carries.
 
         Example:
-            >>> [Ecology(0.1, 1.0, 0.001, capacity=k).rise(2.0) for k in (0.5, 0.1, 0.05)]
-            [0.001, 0.001, 0.003]
+            >>> [Ecology(0.1, 1.0, 0.001, capacity=k).next_pressure(2.0, crowded=True)
+            ...  for k in (0.5, 0.1, 0.05)]
+            [2.001, 2.001, 2.003]
         """
-        scarcity = 0.0 if self.capacity is None else max(0.0, math.log2(SCARCE / self.capacity))
-        return self.adaptation * self.every * (1.0 + scarcity * pressure)
+        if self.capacity is None:
+            return pressure
+        scarcity = max(0.0, math.log2(SCARCE / self.capacity))
+        change = self.adaptation * self.every * (1.0 + scarcity * pressure)
+        if crowded:
+            return pressure + change
+        return max(min(pressure, self.pressure), pressure - change) if scarcity else pressure
 
     def constants(self) -> dict[str, float | None]:
         """Return the constants by name, as plain numbers that any format can hold.

@@ -17,7 +17,7 @@ from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds
 from natsel.evolution.ecology import Ecology, Landing
-from natsel.evolution.outlook import Future, Outlook, describe
+from natsel.evolution.outlook import Future, Outlook, describe, foretell
 from natsel.evolution.populations import Populations
 from natsel.evolution.signals import Signals
 from natsel.evolution.trajectory import Trajectory
@@ -182,8 +182,9 @@ class Evolution:
         self._signals.reset()
         if not full:
             populations.extinguish(lowest=lowest, carried=self._carried)
-        if self._carried is not None and self.num_alive > self._carried:
-            self._pressure += self.ecology.rise(self._pressure)
+        if self._carried is not None:
+            crowded = self.num_alive > self._carried
+            self._pressure = self.ecology.next_pressure(self._pressure, crowded=crowded)
         populations.press(self._pressure)
         self._write_gates()
         self._record_when_due()
@@ -325,6 +326,26 @@ class Evolution:
             lowest=populations.lowest(populations.influence[:-1]),
             pressure=self._pressure,
             num_steps=self._steps,
+        )
+
+    def forecast(self, num_steps: int) -> str | None:
+        """Say before training that the run will hardly land at its capacity, and what would do.
+
+        Args:
+            num_steps: how many steps the run has.
+
+        Returns:
+            One sentence; None where nothing speaks against it, or there is no capacity.
+        """
+        if self._carried is None:
+            return None
+        return foretell(
+            self.dynamic,
+            self.ecology,
+            self._populations.sizes,
+            floors=[self.ecology.floor_of(c) for c in self.communities.values()],
+            carried=self._carried,
+            num_steps=num_steps,
         )
 
     # State.

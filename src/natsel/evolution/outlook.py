@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from natsel.dynamics import Dynamic
-from natsel.evolution.ecology import Ecology
+from natsel.evolution.ecology import SCARCE, Ecology
 from natsel.evolution.populations import Populations
 
 LIMIT = 10_000
@@ -18,10 +17,6 @@ LIMIT = 10_000
 
 AT_REST = 1e-7
 """Masses that move less in a step are at rest."""
-
-WEAK = 0.5
-"""Fitness of a weak population, as a share of its community's mean: the weakest of the last few
-that are left seldom has more."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +83,17 @@ class Future:
                 return None
         return None
 
+    def steps_to_landing(self, carried: int, limit: int) -> int | None:
+        """Return after how many training steps no more live than that, None if after ``limit``."""
+        populations = self._populations
+        for step in range(0, limit, self._ecology.every):
+            self._step()
+            lowest = populations.lowest(populations.influence[:-1])
+            populations.extinguish(lowest=lowest, carried=carried)
+            if populations.num_alive <= carried:
+                return step + self._ecology.every
+        return None
+
     @property
     def _exposed(self) -> torch.Tensor:
         parts = [(g.living > g.floors) & g.alive.bool() for g in self._populations.groups]
@@ -110,7 +116,7 @@ class Future:
         moved = float((mass - populations.mass).abs().max())
         populations.take(mass, populations.influence_of(mass, self._pressure))
         if self._rising:
-            self._pressure += self._ecology.rise(self._pressure)
+            self._pressure = self._ecology.next_pressure(self._pressure, crowded=True)
         populations.press(self._pressure)
         return moved
 
@@ -161,41 +167,62 @@ def describe(
     return Outlook(extinct, lowest, steps, words)
 
 
-def weak_die_after(
-    dynamic: Dynamic, ecology: Ecology, sizes: Sequence[int], limit: int
-) -> int | None:
-    """Return after how many steps the weak go under the level, among as many as are carried.
+def foretell(
+    dynamic: Dynamic,
+    ecology: Ecology,
+    sizes: Mapping[str, int],
+    *,
+    floors: Sequence[int],
+    carried: int,
+    num_steps: int,
+) -> str | None:
+    r"""Say before anything is known that a run will hardly land at its capacity.
 
-    The law is played on a community of the largest size of which the environment's share and one
-    more live, half of them half as fit as the mean and half more than that: the hardest time, at
-    the end, where few are left that do not crowd each other. They start at the full mass at the
-    first step, which is early: while there are many more, deaths are quicker.
+    The law is played on populations whose fitness never changes and is spread exponentially in
+    each community: the i-th of n has \(-\log(1 - (i - 1/2) / n)\). However many have died, the
+    rest lie as close to each other as at first, which is what networks come to when few are left.
+    Where the environment carries a tenth or more, networks are quicker than that: all that is
+    looked at then is whether anybody goes extinct.
 
     Args:
         dynamic: the law.
         ecology: the constants, with a capacity.
         sizes: how many populations each community has.
-        limit: how many steps to look ahead.
+        floors: how many of each survive at least.
+        carried: how many the environment carries.
+        num_steps: how many steps the run has.
 
     Returns:
-        The steps, None if it takes more than ``limit``.
+        One sentence that says what would do; None where nothing speaks against landing.
     """
-    assert ecology.capacity is not None
-    size = max(sizes)
-    living = min(size, max(2, math.ceil(ecology.capacity * size) + 1))
-    populations = Populations(
-        {"": size},
-        ecology,
-        space=dynamic.space,
-        signed=False,
-        device=torch.device("cpu"),
-        floors=[min(ecology.floor, living - 1)],
+    total = sum(sizes.values())
+    if carried >= total:
+        return None
+    future = _unknown(dynamic, ecology, sizes, floors)
+    scarce = ecology.capacity is not None and ecology.capacity < SCARCE
+    steps = (
+        future.steps_to_landing(carried, num_steps) if scarce else future.steps_to_next(num_steps)
     )
-    populations.alive[living:] = 0.0
-    populations.mass[living:] = 0.0
-    populations.average[:living:2], populations.average[1:living:2] = WEAK, 2.0 - WEAK
-    populations.load_state_dict(populations.state_dict(), ecology.pressure)
-    future = Future(
+    if steps is not None:
+        return None
+    what = f"{dynamic.name!r} will hardly bring {total} populations down to {carried}"
+    far = "" if scarce else ", nor let the first one go extinct,"
+    if ecology.adaptation == 0:
+        return f"{what}{far} in {num_steps} steps: with adaptation=0 the pressure never rises"
+    return f"{what}{far} in {num_steps} steps: train longer, or raise rate and adaptation"
+
+
+def _unknown(
+    dynamic: Dynamic, ecology: Ecology, sizes: Mapping[str, int], floors: Sequence[int]
+) -> Future:
+    cpu = torch.device("cpu")
+    populations = Populations(
+        sizes, ecology, space=dynamic.space, signed=False, device=cpu, floors=floors
+    )
+    for group in populations.groups:
+        share = (torch.arange(group.average.shape[1]) + 0.5) / group.average.shape[1]
+        group.average.copy_(-torch.log1p(-share))
+    return Future(
         populations,
         dynamic,
         ecology,
@@ -203,4 +230,3 @@ def weak_die_after(
         rising=True,
         generator=torch.Generator().manual_seed(0),
     )
-    return future.steps_to_next(limit)

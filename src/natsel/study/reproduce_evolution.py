@@ -30,6 +30,15 @@ from natsel.study.training import Progress, Recipe, make_optimizer, silent, trai
 
 HIDDEN = (512, 256)
 MATCHED_FOR_ALL = (0.5, 0.8, 0.9)
+LAWS = (
+    "logistic",
+    "lotka-volterra",
+    "participation",
+    "replicator",
+    "replicator-mutator",
+    "wright-fisher",
+)
+"""The laws of the published table, whatever else is registered."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Grid:
     dataset: str = "mnist"
     recipe: Recipe = Recipe(epochs=8, batch_size=128, learning_rate=2e-3)  # noqa: RUF009 (frozen)
     sparsities: tuple[float, ...] = SPARSITIES
-    dynamics: tuple[str, ...] = tuple(DYNAMICS)
+    dynamics: tuple[str, ...] = LAWS
 
     def __post_init__(self) -> None:
         if not isinstance(self.seeds, int) or self.seeds < 2:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def evolve(
     *,
     resume: bool = False,
     progress: Progress = silent,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run the main job: evolve a network on real data, extract it, and write what it cost.
 
@@ -158,6 +160,7 @@ def evolve(
         out: the run folder.
         resume: go on with a run that was stopped; with a finished one, return its result.
         progress: called while something takes long.
+        warn: called before training with what speaks against landing at the capacity, if anything.
 
     Returns:
         The content of ``result.json``.
@@ -191,6 +194,9 @@ def evolve(
     )
     progress("find communities", 1, 1)
     communities = evolution.communities
+    num_steps = recipe.epochs * math.ceil(len(splits.train[0]) / recipe.batch_size)
+    if warn is not None and (forecast := evolution.forecast(num_steps)) is not None:
+        warn(forecast)
     # Only now: what is wrong with the input has shown itself, and nothing was written for it.
     take(folder, config.as_json())
     trained = train(
@@ -222,6 +228,7 @@ def evolve(
             "share": evolution.extinct_share,
             "count": communities.num_populations - evolution.num_alive,
             "total": communities.num_populations,
+            "outlook": evolution.outlook().message,
         },
         "communities": [
             {
