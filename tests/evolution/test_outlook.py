@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def steady(widths=(8,), **options):
     sizes = [4, *widths, 2]
     torch.manual_seed(0)
     layers = []
-    for given, made in zip(sizes, sizes[1:], strict=False):
+    for given, made in itertools.pairwise(sizes):
         layers += [nn.Linear(given, made), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     communities = natsel.discover(model, (torch.zeros(1, 4),))

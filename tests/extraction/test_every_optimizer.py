@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 
 import pytest
@@ -19,11 +20,9 @@ GONE = {"0": (1, 4, 5, 8), "2": (0, 6)}
 
 
 def classes():
+    base = torch.optim.Optimizer
     found = [value for value in vars(torch.optim).values() if isinstance(value, type)]
-    return sorted(
-        (c for c in found if issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer),
-        key=lambda c: c.__name__,
-    )
+    return sorted((c for c in found if issubclass(c, base) and c is not base), key=str)
 
 
 # What makes a step of a whole tensor (a clipped or scaled one) a step of each weight.
@@ -35,7 +34,11 @@ SETTINGS = {
     "LBFGS": [{"max_iter": 4, "lr": 0.1}, {"max_iter": 3, "line_search_fn": "strong_wolfe"}],
     "NAdam": [{}, {"momentum_decay": 0.1}],
     "RMSprop": [{}, {"momentum": 0.9, "centered": True}],
-    "SGD": [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"momentum": 0.9, "fused": True}],
+    "SGD": [
+        {},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+        {"momentum": 0.9, "fused": True},
+    ],
 }  # fmt: skip
 TABLE = [(c, settings) for c in classes() for settings in SETTINGS.get(c.__name__, [{}])]
 
@@ -51,7 +54,7 @@ def network(widths=WIDTHS, bias=True, idle=False):
     """A perceptron; with ``idle`` neurons that neither do nor learn anything."""
     torch.manual_seed(0)
     layers = []
-    for given, made in zip(widths, widths[1:], strict=False):
+    for given, made in itertools.pairwise(widths):
         layers += [nn.Linear(given, made, bias=bias), nn.ReLU()]
     model = nn.Sequential(*layers[:-1]).double()
     if idle:
@@ -183,12 +186,8 @@ def test_what_adafactor_takes_for_the_second_moment_of_a_kept_weight_stays(squar
         # Over the kept columns alone a row's mean is what the product says of them.
         state = optimizer.state[dict(small.named_parameters())[name]]
         product = rows[name] @ columns[name] / rows[name].mean()
-        torch.testing.assert_close(
-            state["row_var"], cut(product, kept[name]).mean(1, keepdim=True)
-        )
-        torch.testing.assert_close(
-            state["col_var"], cut(product, kept[name]).mean(0, keepdim=True)
-        )
+        torch.testing.assert_close(state["row_var"], cut(product, kept[name]).mean(1, keepdim=True))
+        torch.testing.assert_close(state["col_var"], cut(product, kept[name]).mean(0, keepdim=True))
     step(small, optimizer, next(data))
 
 
@@ -244,23 +243,29 @@ class Projector:
     """Something that no file format knows."""
 
 
+def highest(p):
+    return {"highest": p.abs().reshape(len(p), -1).amax(1)}
+
+
 REFUSED = {
     "a matrix of each axis": (lambda p: grams(p), "axes[0]"),
     "a root of a matrix": (lambda p: {"root": torch.eye(p.shape[0])}, "root"),
     "eight bits": (lambda p: {"first": torch.zeros(p.shape, dtype=torch.uint8)}, "first"),
     "scales of blocks": (lambda p: {"scale": torch.zeros(p.numel() // 3 + 2)}, "scale"),
     "a sketch": (lambda p: {"sketch": torch.zeros(2, *p.shape[1:])}, "sketch"),
-    "a maximum of each row": (lambda p: {"highest": p.abs().reshape(len(p), -1).amax(1)}, "highest"),
+    "a maximum of each row": (highest, "highest"),
     "an object": (lambda p: {"projector": Projector()}, "projector"),
     "an object in a list": (lambda p: {"parts": [1, Projector()]}, "parts[1]"),
 }  # fmt: skip
 
 
 def snapshot(optimizer):
-    return (
-        [(id(g), id(g["params"]), list(map(id, g["params"]))) for g in optimizer.param_groups],
-        [(id(p), id(s), copy.deepcopy(dict(s)) if _plain(s) else None) for p, s in optimizer.state.items()],
-    )  # fmt: skip
+    groups = [(id(g), id(g["params"]), list(map(id, g["params"]))) for g in optimizer.param_groups]
+    states = [
+        (id(p), id(s), copy.deepcopy(dict(s)) if _plain(s) else None)
+        for p, s in optimizer.state.items()
+    ]
+    return groups, states
 
 
 def _plain(state):
@@ -371,7 +376,7 @@ def test_means_of_rows_and_columns_of_an_unknown_optimizer_are_told_by_their_mea
 
 def test_a_statistic_over_an_axis_that_stays_is_cut_along():
     model = network((12, 10, 3))
-    optimizer = Own(model.parameters(), lambda p: {"highest": p.abs().reshape(len(p), -1).amax(1)})
+    optimizer = Own(model.parameters(), highest)
     step(model, optimizer, next(batches()))
     before = optimizer.state[model[0].weight]["highest"]
     optimizer.state.pop(model[2].weight)

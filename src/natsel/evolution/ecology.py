@@ -11,7 +11,6 @@ from natsel.common.errors import refuse
 from natsel.communities import Community
 from natsel.selection.budget import nearest_count
 
-
 SCARCE = 0.1
 """An environment that carries a smaller share than this is scarce."""
 

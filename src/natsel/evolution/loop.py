@@ -37,7 +37,8 @@ class Evolution:
     extinct: its mass is 0 for good, and removing it changes nothing. There is no schedule and no
     target: populations die because their fitness stays low. With a ``capacity`` the pressure is
     itself a state: it rises while more live than the environment carries, and nobody dies once
-    they do not. A community at its floor feels no pressure, so that those who are left recover.
+    they do not; under a capacity of a tenth it also grows with itself. A community at its floor
+    feels no pressure, so that those who are left recover.
 
     Call :meth:`step` after ``loss.backward()`` and before ``optimizer.zero_grad()``, or pass the
     optimizer and it is called by itself before each ``optimizer.step()``, where the fitness

@@ -51,7 +51,8 @@ def extract(
             with ``communities``.
         communities: what the survivors belong to, where they do not know it themselves.
         optimizer: if given, it is pointed at the small model's parameters, in place; its state
-            (momenta, second moments) is cut like the parameters.
+            (momenta, second moments) is cut like the parameters; where that is not certain it is
+            refused by name and stays as it was.
         compensate: if given, batches ``(inputs,)`` or ``(inputs, labels)`` of calibration data,
             over which the kept populations take over what the removed ones did, after the
             comparison: see :func:`natsel.compensate`, and ``natsel.compensation_of(small)`` for

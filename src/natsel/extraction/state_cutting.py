@@ -124,9 +124,11 @@ class StateCut:
     def _constant(holders: Sequence[Leaf]) -> bool:
         """Tell whether a key has one shape everywhere, which no parameter's axes explain."""
         shapes = {tuple(h.value.shape) for h in holders}
-        return len(shapes) == 1 and any(
-            not layouts_of(h.value.shape, h.move.old.shape) for h in holders
-        ) and len({tuple(h.move.old.shape) for h in holders}) > 1
+        return (
+            len(shapes) == 1
+            and any(not layouts_of(h.value.shape, h.move.old.shape) for h in holders)
+            and len({tuple(h.move.old.shape) for h in holders}) > 1
+        )
 
     def _factored(self, leaf: Leaf, part: Part, layout: Layout, known: Known | None) -> Tensor:
         """Return what remains of a statistic over an axis that shrinks."""
