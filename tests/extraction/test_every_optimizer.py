@@ -424,6 +424,28 @@ def test_an_optimizers_own_list_of_parameters_follows_and_a_dictionary_is_refuse
     assert "'slow'" in refused(model, optimizer)
 
 
+@pytest.mark.parametrize("by", ["module", "name", "nothing"])
+def test_tensors_that_an_optimizer_keeps_elsewhere_are_refused(by):
+    model = network()
+    optimizer = Own(model.parameters(), lambda p: {})
+    factors = torch.eye(10)
+    if by == "module":
+        optimizer.factors = {model[0]: factors}
+    elif by == "name":
+        optimizer.factors = {"0": [factors]}
+    else:
+        optimizer.factors = factors
+    assert "'factors'" in refused(model, optimizer)
+    model = network()
+    optimizer = Own(model.parameters(), lambda p: {})
+    optimizer.state["factors"] = {"all": factors}
+    before = optimizer.state["factors"]
+    communities = natsel.discover(model, (torch.randn(2, WIDTHS[0]).double(),))
+    with pytest.raises(ValueError, match=r"'Own'.*not 'factors'"):
+        natsel.extract(model, masks(), communities=communities, optimizer=optimizer)
+    assert optimizer.state["factors"] is before
+
+
 # In the loops that people train with.
 
 

@@ -15,7 +15,7 @@ from natsel.communities.surgery import kept_indices
 from natsel.extraction.state_cutting import StateCut
 from natsel.extraction.state_history import cut_history
 from natsel.extraction.state_layouts import known_keys, qualified
-from natsel.extraction.state_leaves import Move
+from natsel.extraction.state_leaves import Move, leaves_of
 from natsel.selection import Survivors
 
 Change = Callable[[], None]
@@ -113,15 +113,16 @@ def _state_changes(layer: Any, moves: Mapping[int, Move], seen: set[int]) -> lis
     if id(state) in seen:
         return []
     seen.add(id(state))
+    for key, value in state.items():
+        if not isinstance(key, Tensor) and _holds_large(value) and _any_shrinks(layer, moves):
+            refuse("optimizer", type(layer).__name__, f"state by parameter only, not {key!r}")
     held = [(moves[id(p)], value) for p, value in state.items() if id(p) in moves]
     if _is_lbfgs(layer):
         ordered = [moves[id(p)] for p in layer.param_groups[0]["params"]]
         cut = [(move, cut_history(ordered, value) if value else {}) for move, value in held]
     else:
-        held_by = [moves[id(p)] for group in layer.param_groups for p in group["params"]]
         # Where nothing shrinks, what is kept over all parameters together stays right.
-        shrinks = any(move.kept or move.new is None for move in held_by)
-        total = sum(move.old.numel() for move in held_by) if shrinks else 0
+        total = sum(m.old.numel() for m in _of(layer, moves)) if _any_shrinks(layer, moves) else 0
         whole = StateCut(type(layer).__name__, known_keys(layer), held, total=total)
         cut = [(move, whole.of(move, value)) for move, value in held]
 
@@ -135,6 +136,14 @@ def _state_changes(layer: Any, moves: Mapping[int, Move], seen: set[int]) -> lis
             layer._numel_cache = None
 
     return [change]
+
+
+def _of(layer: Any, moves: Mapping[int, Move]) -> list[Move]:
+    return [moves[id(p)] for group in layer.param_groups for p in group["params"]]
+
+
+def _any_shrinks(layer: Any, moves: Mapping[int, Move]) -> bool:
+    return any(move.kept or move.new is None for move in _of(layer, moves))
 
 
 def _is_lbfgs(layer: Any) -> bool:
@@ -173,6 +182,10 @@ def _is_large(value: object) -> bool:
     return isinstance(value, Tensor) and value.numel() > 1
 
 
+def _holds_large(value: object) -> bool:
+    return any(_is_large(item) for _, item in leaves_of(value))
+
+
 def _attribute_changes(layer: Any, moves: Mapping[int, Move]) -> list[Change]:
     """Let an optimizer's own lists of parameters follow; refuse what else it keeps by parameter."""
     groups = {id(group["params"]) for group in layer.param_groups}
@@ -182,11 +195,11 @@ def _attribute_changes(layer: Any, moves: Mapping[int, Move]) -> list[Change]:
             continue
         if isinstance(value, list) and any(id(item) in moves for item in value):
             changes.append(_in_place(value, moves))
-        elif isinstance(value, dict) and any(
-            id(item) in moves for pair in value.items() for item in pair
-        ):
-            what = f"an optimizer whose parameters are in its groups only, not in {name!r} too"
-            refuse("optimizer", type(layer).__name__, what)
+        elif _any_shrinks(layer, moves) and name not in ("param_groups", "defaults"):
+            keys = list(value) if isinstance(value, dict) else []
+            if _holds_large(value) or any(isinstance(key, nn.Module | Tensor) for key in keys):
+                what = f"an optimizer whose tensors are in its state only, not in {name!r} too"
+                refuse("optimizer", type(layer).__name__, what)
     return changes
 
 
