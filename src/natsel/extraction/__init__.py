@@ -6,7 +6,7 @@ from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, compensation_of, conversion_of, plan_of
+from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.state_layouts import register_state
@@ -29,6 +29,7 @@ __all__ = [
     "conversion_of",
     "export_onnx",
     "extract",
+    "has_plan",
     "plan_of",
     "preview",
     "read_folder",

@@ -15,6 +15,7 @@ from natsel.communities import Communities
 from natsel.communities.program import literals_of
 from natsel.extraction.absorbed import Compensation
 from natsel.extraction.conversion import Conversion
+from natsel.extraction.keepers import look_after
 from natsel.extraction.prediction import Prediction, predicted
 from natsel.selection import Survivors
 
@@ -101,6 +102,14 @@ class Plan:
             conversion=conversion.to_dict(),
         )
 
+    @classmethod
+    def of_whole(cls, model: nn.Module, attributes: Mapping[str, int]) -> Plan:
+        """Return the plan of a model that is small by its own configuration, and lost nothing."""
+        count = sum(p.numel() for p in model.parameters())
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        numbers = dict(attributes)
+        return cls(name, None, {}, {}, numbers, parameters_before=count, parameters_after=count)
+
     def summary(self) -> str:
         """Return what is kept of each community and what that saves, as a table in text."""
         parts = [Prediction.from_dict(self.prediction).summary()] if self.prediction else []
@@ -146,6 +155,12 @@ class Plan:
 def attach_plan(small: nn.Module, plan: Plan) -> None:
     """Remember the plan on the model, so that saving needs nothing else."""
     object.__setattr__(small, _ATTRIBUTE, plan)
+    look_after(small)
+
+
+def has_plan(model: nn.Module) -> bool:
+    """Say whether a model was extracted by natsel, or loaded as such."""
+    return isinstance(getattr(model, _ATTRIBUTE, None), Plan)
 
 
 def plan_of(small: nn.Module) -> Plan:

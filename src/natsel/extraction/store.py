@@ -57,6 +57,7 @@ def write_model(
     left_out: Collection[str] = (),
     repeated: Collection[str] = (),
     absent: Collection[str] = (),
+    plan: Plan | None = None,
 ) -> Path:
     """Write an extracted model: ``model.safetensors``, ``plan.json`` and companions, no pickle.
 
@@ -69,6 +70,7 @@ def write_model(
         left_out: tensors that the constructor restores.
         repeated: names of shared tensors under which they are stored once more.
         absent: names under which an empty tensor says that the model has none.
+        plan: of the model; its own if not given.
 
     Returns:
         The folder.
@@ -85,7 +87,7 @@ def write_model(
     copies = {name: kept[tied[name]].detach().clone() for name in repeated}
     copies |= {name: torch.zeros(0) for name in absent}
     plan = replace(
-        plan_of(small),
+        plan if plan is not None else plan_of(small),
         constructor=constructor,
         tensors={name: description(t) for name, t in {**tensors, **copies}.items()},
         tied={name: first for name, first in tied.items() if first in tensors},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.extraction import plan_of, write_model
+from natsel.extraction import Plan, has_plan, plan_of, write_model
 from natsel.integrations.transformers import pretrained
 
 
@@ -54,11 +55,16 @@ def save(
         ...     natsel.load(save(small, folder), model=model)[0]
         Linear(in_features=4, out_features=4, bias=True)
     """
-    plan_of(small)
     # A reference network is rebuilt by its name, whatever library its parts are from.
     is_named = isinstance(getattr(small, "constructor", None), dict)
     known = pretrained(small) if constructor is None and not is_named else None
     if known is not None:
+        numbers = known.numbers
+        if has_plan(small):
+            plan = plan_of(small)
+            plan = replace(plan, attributes={**numbers, **plan.attributes})
+        else:
+            plan = Plan.of_whole(small, numbers)
         return write_model(
             small,
             folder,
@@ -67,7 +73,9 @@ def save(
             left_out=known.left_out,
             repeated=known.repeated,
             absent=known.absent,
+            plan=plan,
         )
+    plan_of(small)
     return write_model(small, folder, constructor=_constructor(small, constructor))
 
 

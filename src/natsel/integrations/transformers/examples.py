@@ -12,10 +12,15 @@ from natsel.common.errors import refuse
 
 BATCH = 2
 LENGTH = 8
+SIDE = 64
+"""Of an image where the model takes any."""
+
+SAMPLES = 4096
+"""Of a sound wave."""
 
 
 def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return small random inputs by name: images, tokens, or both.
+    """Return small random inputs by name: images, sound, tokens, or several of them.
 
     Args:
         model: of the transformers library.
@@ -37,17 +42,23 @@ def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
     config, main = model.config, model.main_input_name
     accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor] = {}
-    if "pixel_values" in accepted and _number(config, "image_size") is not None:
-        size, channels = _number(config, "image_size"), _number(config, "num_channels") or 3
-        assert size is not None
+    size = _number(config, "image_size") or (SIDE if main == "pixel_values" else None)
+    if "pixel_values" in accepted and size is not None:
+        channels = _number(config, "num_channels") or 3
         inputs["pixel_values"] = torch.randn(BATCH, channels, size, size, generator=generator)
+    bins, frames = _number(config, "num_mel_bins"), _number(config, "max_source_positions")
+    if main == "input_features" and bins is not None and frames is not None:
+        # Two frames become one position.
+        inputs[main] = torch.randn(BATCH, bins, 2 * frames, generator=generator)
+    if main == "input_values" and bins is None:
+        inputs[main] = torch.randn(BATCH, SAMPLES, generator=generator)
     vocabulary = _number(config.get_text_config(), "vocab_size")
     if "input_ids" in accepted and vocabulary is not None:
         inputs["input_ids"] = _tokens(vocabulary, _length(config), generator)
-        if config.is_encoder_decoder and "decoder_input_ids" in accepted:
-            inputs["decoder_input_ids"] = _tokens(vocabulary, _length(config) - 2, generator)
+    if config.is_encoder_decoder and "decoder_input_ids" in accepted and vocabulary is not None:
+        inputs["decoder_input_ids"] = _tokens(vocabulary, _length(config) - 2, generator)
     if main not in inputs:
-        refuse("model", type(model).__name__, f"one that takes images or tokens, not {main}")
+        refuse("model", type(model).__name__, f"one that takes images, sound or tokens, not {main}")
     return inputs
 
 

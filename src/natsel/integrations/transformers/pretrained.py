@@ -13,8 +13,8 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.common.files import read_json
 from natsel.communities.tensors import tied_names
-from natsel.extraction.conversion import Conversion
-from natsel.extraction.plan import conversion_of, plan_of
+from natsel.extraction.conversion import Conversion, Layer
+from natsel.extraction.csr import CsrLinear
 from natsel.extraction.store import Stored
 from natsel.extraction.unstructured import with_skeletons
 from natsel.integrations.transformers import facts
@@ -26,7 +26,7 @@ from natsel.integrations.transformers.library import (
     library,
     trusted,
 )
-from natsel.integrations.transformers.uniform import plain_config
+from natsel.integrations.transformers.uniform import followed, plain_config
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -39,41 +39,105 @@ class Pretrained:
 
     Attributes:
         constructor: its class and implementations, for the plan.
+        config: what ``config.json`` holds.
         companions: the configurations, and code where the class alone is not enough.
+        numbers: whole numbers in modules that the configuration does not give by itself.
         left_out: buffers that the class computes.
         repeated: shared tensors that the class does not share by itself.
+        added: buffers that are stored although the class computes them, otherwise.
         absent: weights of which only the survivors are stored, under other names. The class of the
             library would take them for missing and make them up.
     """
 
     constructor: dict[str, Any]
+    config: dict[str, Any]
     companions: dict[str, bytes]
+    numbers: dict[str, int]
     left_out: set[str]
     repeated: set[str]
+    added: set[str]
     absent: set[str]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a configuration alone says what the model is."""
+        return CODE_FILE not in self.companions
 
-def pretrained(small: nn.Module) -> Pretrained | None:
-    """Describe a small model of the transformers library, or return None for any other.
 
-    Where all layers have the same width, the configuration is a plain one of the original class.
-    Else it is the dense one, which plain ``from_pretrained`` refuses because the shapes differ;
-    with ``trust_remote_code=True`` it works, by a module that is saved beside. So it is where
-    layers hold only surviving weights, in compressed rows.
+def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
+    """Describe a model of the transformers library, or return None for any other.
+
+    Where a configuration of the original class can say what the model is, it is a plain one. Else
+    it is the dense one, which plain ``from_pretrained`` refuses because the shapes differ; with
+    ``trust_remote_code=True`` it works, by a module that is saved beside. So it is where layers
+    hold only surviving weights, in compressed rows.
 
     Args:
-        small: a model returned by :func:`natsel.extract`.
+        small: a model, whatever removed from it what its configuration still says it has.
+        own: also describe a model of a user's class that inherits from the library.
 
     Returns:
-        What to store.
+        What to store; None, too, for a user's class that no configuration describes.
 
     Raises:
         ValueError: if its configuration does not build its class.
     """
-    kind = class_of(small)
+    library_kind = class_of(small)
+    kind: Any = library_kind if library_kind is not None or not own else type(small)
     if kind is None:
         return None
+    like, data = described(small, kind)
+    fresh = build(kind, data, like=like)
+    conversion = compressed_layers(small)
+    if conversion.converted:
+        fresh = with_skeletons(fresh, conversion)
+    left_out = facts.computed(small, fresh, exact=True)
+    plain = None
+    if not conversion.converted:
+        plain = plain_config(small, kind, data, like)
+    if plain is None and library_kind is None:
+        return None
+    companions = {}
+    numbers: dict[str, int] = {}
+    added: set[str] = set()
+    if plain is None:
+        sizes = {c.name: (c.in_features, c.out_features, c.kept) for c in conversion.converted}
+        record = _record(small, fresh)
+        config = {**data, "natsel": {**record, "compressed": sizes}}
+        needed = {}
+        if facts.classes(small) != facts.classes(fresh):
+            needed["natsel_adapt"] = ("natsel.communities.adapters", "adapt")
+        if conversion.converted:
+            needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
+        config["auto_map"], companions[CODE_FILE] = _code(kind, needed)
+        config["architectures"] = [f"Natsel{kind.__name__}"]
+        numbers, added = _followed(small, fresh), set(record["buffers"])
+    else:
+        config = {**plain, "architectures": [kind.__name__]}
+    if like["experts"] == "eager":
+        # The fused product, which is the default, may not take widths such as these.
+        config["experts_implementation"] = "eager"
+    companions[CONFIG_FILE] = _json(config)
     model: Any = small
+    if getattr(small, "generation_config", None) is not None and model.can_generate():
+        companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
+    repeated = tied_names(small).keys() - tied_names(fresh).keys()
+    return Pretrained(
+        like, config, companions, numbers, left_out, repeated, added, conversion.absent
+    )
+
+
+def described(model: Any, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a model uses, and its configuration as data that only describes it.
+
+    Args:
+        model: of the transformers library.
+        kind: its class there.
+
+    Returns:
+        The class with the implementations of attention and experts, for the plan; and the
+        configuration.
+    """
     like = {
         "class": kind.__name__,
         "attention": model.config._attn_implementation,
@@ -83,35 +147,29 @@ def pretrained(small: nn.Module) -> Pretrained | None:
     data.pop("_name_or_path", None)  # may name a folder of this machine
     data["model_type"] = kind.config_class.model_type
     data["dtype"] = str(model.dtype).removeprefix("torch.")
-    fresh = build(kind, data, like=like)
-    conversion = conversion_of(small) or Conversion(())
-    if conversion.converted:
-        fresh = with_skeletons(fresh, conversion)
-    left_out = facts.computed(small, fresh, exact=True)
-    plain = None
-    if not conversion.converted:
-        plain = plain_config(small, kind, data, plan_of(small).attributes, like)
-    companions = {}
-    if plain is None:
-        sizes = {c.name: (c.in_features, c.out_features, c.kept) for c in conversion.converted}
-        config = {**data, "natsel": {**_record(small, fresh), "compressed": sizes}}
-        needed = {}
-        if facts.classes(small) != facts.classes(fresh):
-            needed["natsel_adapt"] = ("natsel.communities.adapters", "adapt")
-        if conversion.converted:
-            needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
-        config["auto_map"], companions[CODE_FILE] = _code(kind, needed)
-        config["architectures"] = [f"Natsel{kind.__name__}"]
-    else:
-        config = {**plain, "architectures": [kind.__name__]}
-    if like["experts"] == "eager":
-        # The fused product, which is the default, may not take widths such as these.
-        config["experts_implementation"] = "eager"
-    companions[CONFIG_FILE] = _json(config)
-    if getattr(small, "generation_config", None) is not None and model.can_generate():
-        companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
-    repeated = tied_names(small).keys() - tied_names(fresh).keys()
-    return Pretrained(like, companions, left_out, repeated, conversion.absent)
+    return like, data
+
+
+def compressed_layers(model: nn.Module) -> Conversion:
+    """Return the layers of a model that hold only surviving weights."""
+    found = {name: m for name, m in model.named_modules() if isinstance(m, CsrLinear)}
+    return Conversion(
+        tuple(
+            Layer(name, m.num_weights, i * o, i, o)
+            for name, m in found.items()
+            for i, o in [(m.in_features, m.out_features)]
+        )
+    )
+
+
+def _followed(small: nn.Module, fresh: nn.Module) -> dict[str, int]:
+    """Return the numbers that no adapter sets by the shapes of tensors."""
+    return {
+        name: value
+        for name, value in followed(small, fresh).items()
+        if value >= 0
+        and not type(small.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.")
+    }
 
 
 def dense_model(stored: Stored) -> nn.Module:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import heapq
+import itertools
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.calls import call, outputs_of
 from natsel.communities.discover import evaluating
@@ -21,27 +23,31 @@ from natsel.integrations.transformers.library import build
 
 # Numbers that are often left open; a model of another width must state them.
 _OPEN = ("head_dim", "n_inner", "num_key_value_heads")
-Edit = tuple[tuple[str, ...], int]
+_WIDTH = re.compile(r"size|dim|embd|d_model|width|hidden")
+_NO_WIDTH = re.compile(r"vocab|window|image|patch|_ids?$|chunk")
+MAX_BUILDS = 80
+"""How many configurations are looked at for one model, without values: milliseconds each."""
+Path = tuple[str, ...]
+Edit = tuple[tuple[Path, int], ...]
+"""Numbers that change together, by their path."""
+Wrong = dict[tuple[str, int], tuple[int, int]]
+"""What differs, as (there, wanted) by tensor and axis; a number in a module has axis -1."""
 
 
 def plain_config(
-    small: nn.Module,
-    kind: Any,
-    data: Mapping[str, Any],
-    must: Mapping[str, int],
-    like: Mapping[str, Any],
+    small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Find numbers of the dense configuration that make the class itself as small as a model.
 
-    Numbers are changed in the proportions in which tensors shrank. What is found is proven: a
-    model built from it has the same classes, shapes and numbers; where a number in the small model
-    is left over from the dense one, both also give the same output, bit for bit.
+    Numbers are changed in the proportions in which tensors shrank, several at once where one alone
+    would spoil another. What is found is proven: a model built from it has the same classes and
+    shapes, the numbers in its modules are the same or forward does not use them, and both give
+    the same output, bit for bit.
 
     Args:
         small: the model to describe.
-        kind: its class in the library.
+        kind: its class.
         data: the dense configuration.
-        must: numbers in modules that followed a size.
         like: which implementations the small model uses.
 
     Returns:
@@ -51,6 +57,7 @@ def plain_config(
     dense = build(kind, data, device="meta")
     if not _one_width(facts.shapes(dense), target):
         return None
+    must = followed(small, dense)
     starts = [dict(data)]
     sizes = {v for n, v in facts.numbers(dense).items() if n.endswith(".head_dim")}
     if data.get("head_dim") is None and len(sizes) == 1:
@@ -58,9 +65,22 @@ def plain_config(
         starts.append({**data, "head_dim": sizes.pop()})
     for start in starts:
         for found in _search(kind, start, target, must):
-            if _proven(small, kind, found, like):
+            if proven(small, kind, found, like):
                 return found
     return None
+
+
+def followed(small: nn.Module, dense: nn.Module) -> dict[str, int]:
+    """Return the whole numbers in modules that are smaller in a small model than in a dense one.
+
+    One that is larger was left over when its module shrank: forward does not use it.
+    """
+    before = facts.numbers(dense)
+    return {
+        name: value
+        for name, value in facts.numbers(small).items()
+        if type(value) is int and type(before.get(name)) is int and value < before[name]
+    }
 
 
 def _one_width(before: Mapping[str, list[int]], after: Mapping[str, list[int]]) -> bool:
@@ -76,36 +96,50 @@ def _one_width(before: Mapping[str, list[int]], after: Mapping[str, list[int]]) 
 def _search(
     kind: Any, data: dict[str, Any], target: Mapping[str, list[int]], must: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Yield configurations that give the shapes and numbers, those that change least first.
+    """Yield configurations that give the shapes and numbers, the nearest first.
 
-    Each change must put something right and nothing wrong.
+    Each change must put something right by itself, or count heads: of those no shape may tell.
     """
-    wrong = _wrong(kind, data, target, must)
+    wrong = differences(kind, data, target, must)
     if wrong is None:
         return
-    useful = []
+    edits, left_builds = [], MAX_BUILDS
     for edit in _edits(data, set(wrong.values())):
-        left = _wrong(kind, _edited(data, edit), target, must)
-        if left is not None and left.keys() < wrong.keys():
-            useful.append((len(left), edit))
-    edits = [edit for _, edit in sorted(useful, key=lambda pair: pair[0])]
-    waiting = deque([(data, wrong, 0)])
+        left = differences(kind, _edited(data, edit), target, must)
+        left_builds -= 1
+        if left is not None and (wrong.keys() - left.keys() or "head" in edit[0][0][-1]):
+            edits.append((len(left), edit))
+    edits.sort(key=lambda pair: pair[0])
+    order = itertools.count()
+    waiting = [(len(wrong), 0, next(order), data, frozenset[tuple[Path, int]]())]
+    seen = {waiting[0][-1]}
     while waiting:
-        data, wrong, start = waiting.popleft()
-        if not wrong:
+        num_wrong, depth, _, data, done = heapq.heappop(waiting)
+        if not num_wrong:
             yield data
-            continue
-        for i, edit in enumerate(edits[start:], start):
+        for _, edit in edits:
+            both = done | set(edit)
+            if left_builds <= 0 or both in seen or {p for p, _ in done} & {p for p, _ in edit}:
+                continue
+            seen.add(both)
+            left_builds -= 1
             trial = _edited(data, edit)
-            left = _wrong(kind, trial, target, must)
-            if left is not None and left.keys() < wrong.keys():
-                waiting.append((trial, left, i + 1))
+            left = differences(kind, trial, target, must)
+            if left is not None:
+                heapq.heappush(waiting, (len(left), depth + 1, next(order), trial, both))
 
 
-def _wrong(
+def differences(
     kind: Any, data: Mapping[str, Any], target: Mapping[str, list[int]], must: Mapping[str, int]
-) -> dict[tuple[str, int], tuple[int, int]] | None:
-    """Return what differs as (there, wanted) by place; None if there are other tensors."""
+) -> Wrong | None:
+    """Return what a model built from a configuration has otherwise; None if it has other tensors.
+
+    Args:
+        kind: a class of the library.
+        data: the configuration.
+        target: the wanted shapes by tensor.
+        must: the wanted numbers by "module.attribute".
+    """
     try:
         model = build(kind, data, device="meta")
     except ValueError:
@@ -126,16 +160,23 @@ def _wrong(
 
 
 def _edits(data: Mapping[str, Any], wrong: set[tuple[int, int]]) -> Iterator[Edit]:
-    """Yield changes of one number each."""
-    ratios = {Fraction(b, a) for a, b in wrong if a}
+    """Yield changes of one number each, and of all widths that are the same."""
+    ratios = sorted({Fraction(b, a) for a, b in wrong if a})
+    widths: dict[int, list[Path]] = defaultdict(list)
     for path, value in _entries(data):
         if value is None:
             if path[-1] in _OPEN:
-                yield from ((path, size) for size in sorted({b for _, b in wrong}))
+                yield from (((path, size),) for size in sorted({b for _, b in wrong}))
         elif value > 1:
-            for ratio in sorted(ratios):
+            if _WIDTH.search(path[-1]) and not _NO_WIDTH.search(path[-1]):
+                widths[value].append(path)
+            for ratio in ratios:
                 if (value * ratio).denominator == 1:
-                    yield path, int(value * ratio)
+                    yield ((path, int(value * ratio)),)
+    for value, paths in widths.items():
+        for ratio in ratios:
+            if len(paths) > 1 and (value * ratio).denominator == 1:
+                yield tuple((path, int(value * ratio)) for path in paths)
 
 
 def _entries(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], int | None]]:
@@ -148,16 +189,16 @@ def _entries(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], int | N
 
 def _edited(data: Mapping[str, Any], edit: Edit) -> dict[str, Any]:
     result = copy.deepcopy(dict(data))
-    (*parents, key), value = edit
-    inner = result
-    for parent in parents:
-        inner = inner[parent]
-    inner[key] = value
+    for (*parents, key), value in edit:
+        inner = result
+        for parent in parents:
+            inner = inner[parent]
+        inner[key] = value
     return result
 
 
-def _proven(small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
-    """Say whether a model built from a configuration is the small one."""
+def proven(small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
+    """Say whether a model built from a configuration is the small one: it computes the same."""
     twin = build(kind, data, like=like)
     if facts.shapes(twin) != facts.shapes(small) or facts.classes(twin) != facts.classes(small):
         return False
@@ -165,28 +206,34 @@ def _proven(small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[
     loose = {name for name, _ in small.named_buffers() if name not in kept}
     if facts.computed(small, twin, exact=False) != loose:
         return False
-    mine, theirs = facts.numbers(small), facts.numbers(twin)
-    if mine == theirs:
-        return True
-    return mine.keys() == theirs.keys() and _same_output(small, twin)
-
-
-def _same_output(small: nn.Module, twin: Any) -> bool:
-    """Say whether a model gives the same output as the small one with the same tensors."""
+    if facts.numbers(small).keys() != facts.numbers(twin).keys():
+        return False
     for name, tensor in all_tensors(small).items():
         path, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(path), attribute, tensor)
-    device = next(small.parameters()).device
+    mine = answers(small)
+    return mine is not None and same(mine, answers(twin))
+
+
+def answers(model: Any) -> list[Tensor] | None:
+    """Return what a model gives on its example inputs; None if it does not run on any."""
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
     try:
-        inputs = {n: x.to(device) for n, x in example_inputs(twin).items()}
-    except ValueError:
-        return False
-    dtype = next(p.dtype for p in small.parameters() if p.is_floating_point())
-    inputs = {n: x.to(dtype) if x.is_floating_point() else x for n, x in inputs.items()}
-    try:
-        with evaluating(small), torch.no_grad():
-            theirs = outputs_of(call(twin.to(device), inputs))
-            mine = outputs_of(call(small, inputs))
-    except RuntimeError:  # a configuration with the right shapes need not run
-        return False
-    return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+        inputs = {n: x.to(parameter.device) for n, x in example_inputs(model).items()}
+        inputs = {
+            n: x.to(parameter.dtype) if x.is_floating_point() else x for n, x in inputs.items()
+        }
+        with evaluating(model), torch.no_grad():
+            return outputs_of(call(model, inputs)) or None
+    # A configuration with the right shapes need not run, and may fail in any way.
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def same(mine: list[Tensor], theirs: list[Tensor] | None) -> bool:
+    """Say whether two answers are equal, bit for bit."""
+    return (
+        theirs is not None
+        and len(mine) == len(theirs)
+        and all(map(torch.equal, mine, theirs))
+    )
