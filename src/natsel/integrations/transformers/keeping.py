@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ from natsel.integrations.transformers.pretrained import described, pretrained
 from natsel.integrations.transformers.uniform import answers, plain_config, same
 
 
+_MARK = "natsel_keeps"
+"""An attribute of the models whose ``save_pretrained`` says what was removed."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What marks a model; a copy, or one out of a pickle, is marked as well."""
+
+
 def keep(small: nn.Module) -> None:
     """Let a small model, and those of the library inside it, say and save what they are.
 
@@ -30,86 +39,67 @@ def keep(small: nn.Module) -> None:
     """
     kind = library().PreTrainedModel
     inside = [(name, m) for name, m in small.named_modules() if isinstance(m, kind)]
-    for _, module in inside:
-        vars(module)["save_pretrained"] = Saving(module)
     outermost: list[str] = []
     for name, module in inside:
+        vars(module)[_MARK] = Kept()
         if not any(name.startswith(f"{outer}.") or not outer for outer in outermost):
             outermost.append(name)
             _state_sizes(module)
 
 
-class Saving:
-    """The ``save_pretrained`` of a small model, which the methods of its class then call.
+def _watch(kind: Any) -> None:
+    """Let ``save_pretrained`` of all models look for the mark; for any other it is as it was.
 
-    It holds on to the model only weakly, so that models go when nobody uses them, and belongs to
-    the copy in a copy.
+    An attribute of the one model would have to hold on to it, so that it never goes by itself.
     """
+    write = kind.save_pretrained
+    if hasattr(write, _MARK):
+        return
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = weakref.ref(model)
+    @functools.wraps(write)
+    def save_pretrained(self: Any, save_directory: Any, *args: Any, **options: Any) -> Any:
+        marked = isinstance(vars(self).get(_MARK), Kept)
+        # Adapters that the library itself has put in are saved alone, without what they are on.
+        if not marked or getattr(self, "_hf_peft_config_loaded", False):
+            return write(self, save_directory, *args, **options)
+        named = dict(zip(("is_main_process", "state_dict", "push_to_hub"), args, strict=False))
+        return _save(self, Path(save_directory), write, {**named, **options}, args[len(named) :])
 
-    def __call__(
-        self,
-        save_directory: str | os.PathLike[str],
-        *args: Any,
-        push_to_hub: bool = False,
-        **options: Any,
-    ) -> None:
-        """Write a folder that ``from_pretrained`` reads, see the method of the class.
+    setattr(save_pretrained, _MARK, write)
+    kind.save_pretrained = save_pretrained
 
-        Args:
-            save_directory: where to.
-            *args: as the method of the class has them.
-            push_to_hub: also send it to the Hub.
-            **options: as the method of the class has them.
-        """
-        model: Any = self._model()
-        assert model is not None, "nobody holds the model any more"
-        write = type(model).save_pretrained
-        if getattr(model, "_hf_peft_config_loaded", False):  # then only adapters are saved
-            write(model, save_directory, *args, push_to_hub=push_to_hub, **options)
-            return
-        sent = {k: options.pop(k) for k in _SENT if push_to_hub and k in options}
-        names = ("is_main_process", "state_dict")
-        options |= dict(zip(names, args, strict=False))
-        folder = Path(save_directory)
-        known = pretrained(model, own=True)
-        if known is None:
-            warnings.warn(
-                f"no configuration of a {type(model).__name__} says what was removed: "
-                f"from_pretrained will not load {folder}, natsel.save writes what natsel.load does",
-                stacklevel=2,
-            )
-            write(model, folder, *args[len(names) :], **options)
-            return
-        if not known.is_plain:
-            # Nothing else reads these shapes, so the names are those of the model itself.
-            options.setdefault("save_original_format", False)
-            given = options.get("state_dict")
-            state = dict(given if given is not None else model.state_dict())
-            tensors = all_tensors(model)
-            options["state_dict"] = state | _besides(known, state, tensors)
-        writes = model.should_save_on_this_rank(options.get("is_main_process", True))
-        if writes:
-            (folder / PLAN_FILE).unlink(missing_ok=True)  # it seals what is about to change
-        write(model, folder, *args[len(names) :], **options)
-        if writes:
-            for name, content in known.companions.items():
-                write_atomic(folder / name, content)
-        if push_to_hub:
-            sent.setdefault("repo_id", folder.name)
-            model.push_to_hub(**sent)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Saving:
-        model = self._model()
-        return Saving(memo.get(id(model), model))
-
-    def __getstate__(self) -> nn.Module | None:
-        return self._model()
-
-    def __setstate__(self, model: nn.Module) -> None:
-        self._model = weakref.ref(model)
+def _save(
+    model: Any, folder: Path, write: Any, options: dict[str, Any], rest: tuple[Any, ...]
+) -> None:
+    """Write a folder that ``from_pretrained`` reads, by the method of the class."""
+    known = pretrained(model, own=True)
+    if known is None:
+        warnings.warn(
+            f"no configuration of a {type(model).__name__} says what was removed: "
+            f"from_pretrained will refuse {folder}; natsel.save writes what natsel.load reads",
+            stacklevel=3,
+        )
+    push = options.pop("push_to_hub", False)
+    sent = {name: options.pop(name) for name in _SENT if push and name in options}
+    if known is not None and not known.is_plain:
+        # Nothing else reads these shapes, so the names are those of the model itself.
+        options.setdefault("save_original_format", False)
+        given = options.get("state_dict")
+        state = dict(given if given is not None else model.state_dict())
+        options["state_dict"] = state | _besides(known, state, all_tensors(model))
+    main = options.pop("is_main_process", True)
+    writes = model.should_save_on_this_rank(main)
+    if writes and (folder / PLAN_FILE).is_file():
+        (folder / PLAN_FILE).unlink()  # it seals what is about to change
+    state = options.pop("state_dict", None)
+    write(model, folder, main, state, False, *rest, **options)
+    if writes and known is not None:
+        for name, content in known.companions.items():
+            write_atomic(folder / name, content)
+    if push:
+        # It saves once more: what the method above would send is what it wrote by itself.
+        model.push_to_hub(**{"repo_id": folder.name, **sent})
 
 
 _SENT = (
@@ -170,3 +160,6 @@ def _changes(before: Any, after: Any) -> Iterator[tuple[tuple[str, ...], Any, An
             yield from (((key, *path), a, b) for path, a, b in _changes(old, new))
         elif new != old:
             yield (key,), old, new
+
+
+_watch(library().PreTrainedModel)

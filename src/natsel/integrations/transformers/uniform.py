@@ -25,7 +25,7 @@ from natsel.integrations.transformers.library import build
 _OPEN = ("head_dim", "n_inner", "num_key_value_heads")
 _WIDTH = re.compile(r"size|dim|embd|d_model|width|hidden")
 _NO_WIDTH = re.compile(r"vocab|window|image|patch|_ids?$|chunk")
-MAX_BUILDS = 80
+MAX_BUILDS = 64
 """How many configurations are looked at for one model, without values: milliseconds each."""
 Path = tuple[str, ...]
 Edit = tuple[tuple[Path, int], ...]
