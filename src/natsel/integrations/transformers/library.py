@@ -86,6 +86,34 @@ def trusted(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def implementation(config: Any, name: str) -> Any:
+    """Return which implementation a configuration names, and those inside it where others.
+
+    Args:
+        config: of a model; a backbone inside, for example, may not have the one of the whole.
+        name: "attn" or "experts".
+
+    Returns:
+        A name, None, or a mapping in the format of the library: "" for the configuration itself.
+    """
+    own = getattr(config, f"_{name}_implementation", None)
+    inside = {
+        key: implementation(part, name)
+        for key in getattr(config, "sub_configs", ())
+        if (part := getattr(config, key, None)) is not None
+    }
+    others = {key: value for key, value in inside.items() if value is not None}
+    if all(value == own for value in others.values()):
+        return own
+    return {"": own, **others} if own is not None else others
+
+
+def _all_in(value: object, allowed: tuple[str, ...]) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(_all_in(v, allowed) for v in value.values())
+    return isinstance(value, str) and value in allowed
+
+
 def build(kind: Any, data: Mapping[str, Any], *, device: str = "cpu", like: Any = None) -> Any:
     """Build a model from a configuration; its weights hold no values yet.
 
@@ -107,9 +135,9 @@ def build(kind: Any, data: Mapping[str, Any], *, device: str = "cpu", like: Any 
 
     try:
         config = kind.config_class.from_dict(trusted(data))
-        if like is not None and like.get("attention") in ATTENTION:
+        if like is not None and _all_in(like.get("attention"), ATTENTION):
             config._attn_implementation = like["attention"]
-        if like is not None and like.get("experts") in EXPERTS:
+        if like is not None and _all_in(like.get("experts"), EXPERTS):
             config._experts_implementation = like["experts"]
         with (
             torch.random.fork_rng(devices=[]),

@@ -23,6 +23,7 @@ from natsel.integrations.transformers.library import (
     check_size,
     class_named,
     class_of,
+    implementation,
     library,
     trusted,
 )
@@ -114,9 +115,9 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
         numbers, added = _followed(small, fresh), set(record["buffers"])
     else:
         config = {**plain, "architectures": [kind.__name__]}
-    if like["experts"] == "eager":
+    if "eager" in json.dumps(like["experts"]):
         # The fused product, which is the default, may not take widths such as these.
-        config["experts_implementation"] = "eager"
+        config["experts_implementation"] = like["experts"]
     companions[CONFIG_FILE] = _json(config)
     model: Any = small
     if getattr(small, "generation_config", None) is not None and model.can_generate():
@@ -140,8 +141,8 @@ def described(model: Any, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     like = {
         "class": kind.__name__,
-        "attention": model.config._attn_implementation,
-        "experts": getattr(model.config, "_experts_implementation", None),
+        "attention": implementation(model.config, "attn"),
+        "experts": implementation(model.config, "experts"),
     }
     data = trusted(json.loads(model.config.to_json_string(use_diff=False)))
     data.pop("_name_or_path", None)  # may name a folder of this machine
