@@ -22,6 +22,7 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities
 from natsel.communities.graph import place_of_error
+from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
 from natsel.communities.proof import prove
@@ -37,6 +38,7 @@ def discover(
     *,
     proof: bool = True,
     residual: bool = False,
+    lora: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -55,6 +57,7 @@ def discover(
         residual: also offer widths that a normalisation runs over, such as the residual width of a
             transformer, as communities of kind "channel". Removing from them is not masking: what
             remains is normalised differently. :func:`natsel.verify` states the difference.
+        lora: also offer the ranks of low-rank adapters, which are a setting of the fine-tuning.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -82,6 +85,9 @@ def discover(
         program = _export(model, inputs)
         run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
+        if not lora:
+            communities, ranks = without_ranks(model, program, communities)
+            refused = refused + ranks
         pricing = pricing_of(model, run, communities)
         if proof and communities:
             few = spread(first_samples(inputs, 2), program)
