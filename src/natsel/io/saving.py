@@ -13,6 +13,8 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.extraction import Plan, has_plan, plan_of, write_model
 from natsel.integrations.transformers import pretrained
+from natsel.integrations.transformers.beside import KEY as BESIDE
+from natsel.integrations.transformers.beside import carried, carry, seals
 
 
 def save(
@@ -26,7 +28,10 @@ def save(
     A model of the transformers library, unless it is a reference network of natsel, gets its
     configuration too, so that ``from_pretrained`` reads the folder: a plain one where all layers
     have the same width, else, and where layers hold compressed rows, with a small module beside it
-    that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses.
+    that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses. Such a model need
+    not have been extracted: one that was read, trained or merged can be saved again. What lies
+    beside the model in the folder that it was read from (tokenizer, processors, chat template) is
+    copied, unless files of these names are there.
 
     The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
     old model or the new one. Other files in the folder stay.
@@ -65,16 +70,20 @@ def save(
             plan = replace(plan, attributes={**numbers, **plan.attributes})
         else:
             plan = Plan.of_whole(small, numbers)
-        return write_model(
+        before = carried(Path(folder))
+        files = seals(small)
+        saved = write_model(
             small,
             folder,
-            constructor=known.constructor,
+            constructor={**known.constructor, **({BESIDE: files} if files else {})},
             companions=known.companions,
             left_out=known.left_out,
             repeated=known.repeated,
             absent=known.absent,
             plan=plan,
         )
+        carry(small, saved, before)
+        return saved
     plan_of(small)
     return write_model(small, folder, constructor=_constructor(small, constructor))
 

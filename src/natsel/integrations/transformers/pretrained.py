@@ -201,6 +201,8 @@ def dense_model(stored: Stored) -> nn.Module:
     if GENERATION_FILE in stored.files:
         generation = read_json(stored.files[GENERATION_FILE])
         model.generation_config = library().GenerationConfig.from_dict(generation)
+    # Where its tokenizer is, for whoever saves it again.
+    model.name_or_path = model.config._name_or_path = str(stored.folder)
     built: nn.Module = model
     return built
 
