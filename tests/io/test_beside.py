@@ -109,9 +109,7 @@ def test_links_and_folders_of_the_same_name_are_not_followed(dense, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     model.name_or_path = "name"
     communities = natsel.discover(model, inputs)
-    natsel.save(
-        natsel.extract(model, survivors_of(communities, "even")), tmp_path / "another"
-    )
+    natsel.save(natsel.extract(model, survivors_of(communities, "even")), tmp_path / "another")
     assert "vocab.txt" not in names(tmp_path / "another")
 
 

@@ -112,8 +112,9 @@ def _saved(folder: Path, seed: int) -> Opened:
 def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
     model = model.cpu().eval()
     count = sum(p.numel() for p in model.parameters())
-    if class_of(model) is not None:
-        name = f"{type(model).__name__} from {name}"
+    library_class = class_of(model)
+    if library_class is not None:
+        name = f"{library_class.__name__} from {name}"
         inputs: Inputs = example_inputs(model, seed=seed)
     else:
         constructor: Any = model.constructor

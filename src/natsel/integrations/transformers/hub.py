@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 from torch import nn
 
 from natsel.common.errors import first_line, refuse
+from natsel.communities.adapters import adapt
+from natsel.extraction.csr import CsrLinear
+from natsel.integrations.transformers.keeping import mark
+from natsel.integrations.transformers.layers import refuse_ignored
 from natsel.integrations.transformers.library import class_named, library, without_bars
+from natsel.integrations.transformers.reshaped import Reshaped
 
 PATHS = ("/", ".", "~")
 """How a path begins, and no name on the Hub does."""
@@ -40,14 +46,23 @@ def from_pretrained(name: str) -> nn.Module:
     # What can go wrong here comes from four libraries, each with errors of its own.
     except Exception as error:  # noqa: BLE001
         refuse("model", name, f"a folder or a name on the Hub ({first_line(error)})")
-    kinds = [class_named(kind) for kind in config.architectures or ()]
+    record = getattr(config, "natsel", None)
+    prefix = "Natsel" if record is not None else ""
+    kinds = [class_named(k.removeprefix(prefix)) for k in config.architectures or ()]
     if not kinds or kinds[0] is None:
         found = ", ".join(config.architectures or ()) or "none"
         refuse("model", name, f"a model of a class in the transformers library, not {found}")
+    kind = kinds[0]
+    refuse_ignored(kind, json.loads(config.to_json_string(use_diff=False)))
+    if record is not None:
+        check_record(record)
+        # What the code beside would do, without running it.
+        made = {"natsel_adapt": staticmethod(adapt), "natsel_compressed": CsrLinear}
+        kind = type(f"Natsel{kind.__name__}", (Reshaped, kind), made)
     try:
         # Reading a folder takes seconds; a download may take long, and shows it on a terminal.
         with nullcontext() if sys.stderr.isatty() and not here else without_bars():
-            model, told = kinds[0].from_pretrained(
+            model, told = kind.from_pretrained(
                 name, config=config, use_safetensors=True, output_loading_info=True, **options
             )
     except Exception as error:  # noqa: BLE001
@@ -55,5 +70,36 @@ def from_pretrained(name: str) -> nn.Module:
     missing = sorted([*told["missing_keys"], *(str(k[0]) for k in told["mismatched_keys"])])
     if missing:
         refuse("model", name, f"weights for {', '.join(missing[:3])} too")
+    if record is not None:
+        mark(model)
     found_model: nn.Module = model.eval()
     return found_model
+
+
+def check_record(record: object) -> None:
+    """Refuse a record of shapes and numbers that is none: it is data from anywhere.
+
+    Raises:
+        ValueError: if something in it has another type.
+    """
+
+    def table(name: str) -> dict[str, Any]:
+        held = record.get(name, {}) if isinstance(record, dict) else None
+        if not isinstance(held, dict):
+            refuse(f"config.json natsel {name}", type(held).__name__, "an object")
+        return held
+
+    def sizes(value: object) -> bool:
+        return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+    def number(value: object) -> bool:
+        numbers = value if isinstance(value, list) else [value]
+        return bool(numbers) and all(type(v) in (int, float) for v in numbers)
+
+    for name, right in (("shapes", sizes), ("compressed", sizes), ("numbers", number)):
+        for key, value in table(name).items():
+            if not right(value) or (name == "compressed" and len(value) != 3):
+                refuse(f"config.json natsel {name}", {key: value}, "sizes or numbers")
+    buffers = record.get("buffers", []) if isinstance(record, dict) else None
+    if not isinstance(buffers, list) or not all(isinstance(b, str) for b in buffers):
+        refuse("config.json natsel buffers", buffers, "a list of names")

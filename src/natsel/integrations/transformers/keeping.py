@@ -41,10 +41,15 @@ def keep(small: nn.Module) -> None:
     inside = [(name, m) for name, m in small.named_modules() if isinstance(m, kind)]
     outermost: list[str] = []
     for name, module in inside:
-        vars(module)[_MARK] = Kept()
+        mark(module)
         if not any(name.startswith(f"{outer}.") or not outer for outer in outermost):
             outermost.append(name)
             _state_sizes(module)
+
+
+def mark(model: nn.Module) -> None:
+    """Let ``save_pretrained`` of a model say what it has otherwise than its configuration."""
+    vars(model)[_MARK] = Kept()
 
 
 def _watch(kind: Any) -> None:

@@ -18,6 +18,7 @@ from natsel.extraction.csr import CsrLinear
 from natsel.extraction.store import Stored
 from natsel.extraction.unstructured import with_skeletons
 from natsel.integrations.transformers import facts
+from natsel.integrations.transformers.layers import honoured, layered_config, refuse_ignored
 from natsel.integrations.transformers.library import (
     build,
     check_size,
@@ -95,7 +96,7 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     left_out = facts.computed(small, fresh, exact=True)
     plain = None
     if not conversion.converted:
-        plain = plain_config(small, kind, data, like)
+        plain = plain_config(small, kind, data, like) or layered_config(small, kind, data, like)
     if plain is None and library_kind is None:
         return None
     companions = {}
@@ -148,7 +149,7 @@ def described(model: Any, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     data.pop("_name_or_path", None)  # may name a folder of this machine
     data["model_type"] = kind.config_class.model_type
     data["dtype"] = str(model.dtype).removeprefix("torch.")
-    return like, data
+    return like, honoured(kind, data)
 
 
 def compressed_layers(model: nn.Module) -> Conversion:
@@ -197,6 +198,7 @@ def dense_model(stored: Stored) -> nn.Module:
     tensors = stored.plan.tensors
     num_elements = sum(_product(entry["shape"]) for entry in tensors.values())
     check_size(kind, data, len(tensors), num_elements)
+    refuse_ignored(kind, data)
     model: Any = build(kind, {**data, "architectures": [kind.__name__]}, like=constructor)
     if GENERATION_FILE in stored.files:
         generation = read_json(stored.files[GENERATION_FILE])

@@ -47,7 +47,8 @@ def reshape(
     if adapt is not None:
         adapt(model)  # from the shapes and the numbers of the dense model
     for owner, attribute, value in _places(model, record["numbers"].items()):
-        setattr(owner, attribute, tuple(value) if isinstance(value, list) else value)
+        if isinstance(getattr(owner, attribute), int | float | tuple):
+            setattr(owner, attribute, tuple(value) if isinstance(value, list) else value)
 
 
 def _places(model: Any, named: Any) -> Iterator[tuple[Any, str, Any]]:

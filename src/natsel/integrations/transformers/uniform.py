@@ -232,8 +232,4 @@ def answers(model: Any) -> list[Tensor] | None:
 
 def same(mine: list[Tensor], theirs: list[Tensor] | None) -> bool:
     """Say whether two answers are equal, bit for bit."""
-    return (
-        theirs is not None
-        and len(mine) == len(theirs)
-        and all(map(torch.equal, mine, theirs))
-    )
+    return theirs is not None and len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
