@@ -84,7 +84,7 @@ def test_what_somebody_else_put_there_stays(dense, tmp_path):
 def test_what_an_earlier_save_copied_is_replaced(dense, tmp_path):
     natsel.save(small_of(dense), tmp_path / "small")
     assert names(tmp_path / "small") >= BESIDE
-    model, inputs = build_architecture("hf-bert")
+    model, _ = build_architecture("hf-bert")
     model.save_pretrained(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").write_text("a\nb\n")
     (tmp_path / "bert" / "tokenizer_config.json").write_text("{}")

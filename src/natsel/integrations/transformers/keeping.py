@@ -18,7 +18,6 @@ from natsel.integrations.transformers.library import class_of, library
 from natsel.integrations.transformers.pretrained import described, pretrained
 from natsel.integrations.transformers.uniform import answers, plain_config, same
 
-
 _MARK = "natsel_keeps"
 """An attribute of the models whose ``save_pretrained`` says what was removed."""
 
