@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import call, outputs_of
+from natsel.common.calls import call, first_samples, outputs_of
 from natsel.communities.discover import evaluating
 from natsel.communities.tensors import all_tensors
 from natsel.integrations.transformers import facts
@@ -24,7 +24,8 @@ from natsel.integrations.transformers.library import build
 # Numbers that are often left open; a model of another width must state them.
 _OPEN = ("head_dim", "n_inner", "num_key_value_heads")
 _WIDTH = re.compile(r"size|dim|embd|d_model|width|hidden")
-_NO_WIDTH = re.compile(r"vocab|window|image|patch|_ids?$|chunk")
+_NO_WIDTH = re.compile(r"vocab|window|image|patch|chunk")
+_NO_SIZE = re.compile(r"_ids?$|(^|_)(n_)?layers?$|vocab|^max_|image|patch|channels|version|per_tok")
 MAX_BUILDS = 64
 """How many configurations are looked at for one model, without values: milliseconds each."""
 Path = tuple[str, ...]
@@ -167,7 +168,7 @@ def _edits(data: Mapping[str, Any], wrong: set[tuple[int, int]]) -> Iterator[Edi
         if value is None:
             if path[-1] in _OPEN:
                 yield from (((path, size),) for size in sorted({b for _, b in wrong}))
-        elif value > 1:
+        elif value > 1 and not _NO_SIZE.search(path[-1]):
             if _WIDTH.search(path[-1]) and not _NO_WIDTH.search(path[-1]):
                 widths[value].append(path)
             for ratio in ratios:
@@ -219,7 +220,8 @@ def answers(model: Any) -> list[Tensor] | None:
     """Return what a model gives on its example inputs; None if it does not run on any."""
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     try:
-        inputs = {n: x.to(parameter.device) for n, x in example_inputs(model).items()}
+        first = first_samples(example_inputs(model), 1)
+        inputs = {n: x.to(parameter.device) for n, x in dict(first).items()}
         inputs = {
             n: x.to(parameter.dtype) if x.is_floating_point() else x for n, x in inputs.items()
         }
