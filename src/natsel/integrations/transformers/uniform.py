@@ -221,7 +221,8 @@ def answers(model: Any) -> list[Tensor] | None:
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     try:
         first = first_samples(example_inputs(model), 1)
-        inputs = {n: x.to(parameter.device) for n, x in dict(first).items()}
+        assert isinstance(first, dict)
+        inputs = {n: x.to(parameter.device) for n, x in first.items()}
         inputs = {
             n: x.to(parameter.dtype) if x.is_floating_point() else x for n, x in inputs.items()
         }
