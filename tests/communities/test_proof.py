@@ -263,6 +263,24 @@ def test_layers_that_differ_in_a_function_are_not_proven_once(monkeypatch):
     assert "1.up" not in communities
 
 
+def test_a_width_that_a_part_returns_and_the_model_does_not_is_offered_beside_others():
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.block = nn.Linear(5, 32), Block()
+            self.norm = nn.LayerNorm(32)
+
+        def forward(self, x):
+            return self.norm(self.block(self.embed(x)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Trunk(), nn.Linear(32, 3)).eval()
+    found = offered(natsel.discover(model, torch.randn(2, 6, 5), residual=True))
+    assert found["0.embed"] == ("channel", 32)
+    assert found["0.block.up"] == ("neuron", 48)
+    assert found["0.block.attention"] == ("head", 4)
+
+
 def test_the_parts_of_a_model_end_with_the_model():
     model = network(depth=1)
     communities = natsel.discover(model, torch.randn(2, 5, 32))

@@ -47,7 +47,7 @@ class Part:
 
     def holds(self, path: str) -> bool:
         """Tell whether a module of the model is this part or in it."""
-        return not self.path or path == self.path or path.startswith(self._head)
+        return f"{path}.".startswith(self._head)
 
     @property
     def _head(self) -> str:
@@ -87,11 +87,6 @@ class Parts:
         found = [self._parts[p] for p in self._around[community.name] if p in self._parts]
         yield from found[:MAX_LEVELS]
         yield self.whole
-
-    def with_both(self, first: Community, second: Community) -> Part:
-        """Return the smallest part that holds two communities."""
-        theirs = {part.path for part in self.around(second)}
-        return next(part for part in self.around(first) if part.path in theirs)
 
     def _levels(self, community: Community) -> Iterator[str]:
         """Yield the paths of the modules around all tensors of a community, but for the model."""

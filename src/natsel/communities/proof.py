@@ -68,6 +68,7 @@ class _Proof:
         self._communities = list(communities)
         self._parts = Parts(model, communities, inputs)
         self._known: dict[tuple[Any, ...], tuple[Rebinding, ...] | str] = {}
+        self._proven_in: dict[str, Part] = {}
         self._numbers: dict[str, int] = {}
         self._likeness = parts_alike
         self._stages: dict[str, Stage] = {}
@@ -114,6 +115,7 @@ class _Proof:
                 self._known[key] = self._rebindings(part, local)
             known = self._known[key]
             if not isinstance(known, str):
+                self._proven_in[community.name] = part
                 return part.outer(replace(local, rebindings=known))
             reason = known
         return reason
@@ -158,7 +160,10 @@ class _Proof:
         return kept, refused
 
     def _clash(self, first: Community, second: Community) -> str | None:
-        part = self._parts.with_both(first, second)
+        # A smaller part may return what the model does not, such as a width that is cut.
+        both_hold = [self._proven_in[first.name].path, self._proven_in[second.name].path]
+        around = self._parts.around(first)
+        part = next(p for p in around if all(p.holds(path) for path in both_hold))
         if part is self._parts.whole:
             return None
         both = [part.local(first), part.local(second)]
