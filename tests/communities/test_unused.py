@@ -114,7 +114,9 @@ def test_what_a_buffer_keeps_is_used():
     net.register_buffer("seen", torch.zeros(8))
     communities = found(net, VEC)
     assert not communities
-    assert {r.name: r.reason for r in communities.refused}["a"] == "it is kept in a buffer of the model"
+    assert {r.name: r.reason for r in communities.refused}[
+        "a"
+    ] == "it is kept in a buffer of the model"
 
 
 def test_the_exported_program_is_left_as_it_is():

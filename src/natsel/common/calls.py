@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from natsel.common.errors import refuse
@@ -46,9 +47,15 @@ def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) 
         found = list(example_inputs)
     else:
         found = [None]
-    if not all(isinstance(x, Tensor) for x in found):
+    if isinstance(example_inputs, PackedSequence) or any(
+        isinstance(x, PackedSequence) for x in found
+    ):
+        allowed = "padded tensors (pad_packed_sequence): the sizes of packed ones are data"
+        refuse("example_inputs", "a PackedSequence", allowed)
+    if other := [type(x).__name__ for x in found if not isinstance(x, Tensor)]:
         allowed = "a tuple of tensors, or a mapping from names to tensors"
-        refuse("example_inputs", type(example_inputs).__name__, allowed)
+        where = type(example_inputs).__name__
+        refuse("example_inputs", f"{other[0]} in a {where}" if found != [None] else where, allowed)
     if not found:
         refuse("example_inputs", () if not named else {}, "at least one tensor")
     if any(not x.numel() for x in found):

@@ -83,9 +83,7 @@ def _brief(value: Any, depth: int) -> str:
     return text if plain and len(text) <= LONGEST else f"<{type(value).__name__}>"
 
 
-def _listed(
-    entries: Iterable[tuple[str, object]], size: int, brackets: str, depth: int
-) -> str:
+def _listed(entries: Iterable[tuple[str, object]], size: int, brackets: str, depth: int) -> str:
     if not depth:
         return f"{brackets[0]}...{brackets[-1]}"
     shown = itertools.islice(entries, NUM_SHOWN)

@@ -86,6 +86,12 @@ def made_of(graph: fx.Graph, placeholders: Iterable[str]) -> set[fx.Node]:
     return found
 
 
+def module_of(node: fx.Node) -> str:
+    """Return the path of the module whose forward an operator is in; nothing for the model."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
 def place(node: fx.Node) -> str:
     """Return `` at file:line `code` ``, where a node came from in user code, or nothing."""
     return _place_in(node.meta.get("stack_trace") or "")

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from natsel.communities.community import OUTPUT
 from natsel.communities.graph import (
     TensorRef,
     made_of,
     map_tensors,
+    module_of,
     operator_name,
     place,
     tensors_in,
@@ -26,6 +28,7 @@ from natsel.communities.unused import leading_to_weights, unused
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
+COMPUTED = "it is read by {module}, whose weight is computed"
 
 
 class WeightMacs(NamedTuple):
@@ -148,9 +151,9 @@ class Propagation:
     def _output(self, node: fx.Node) -> None:
         written = self.program.graph_signature.buffers_to_mutate
         for made in node.all_input_nodes:
-            what = "it is kept in a buffer" if made.name in written else "it is an output"
+            reason = "it is kept in a buffer of the model" if made.name in written else OUTPUT
             for labels in tensors_in(self.values[made]):
-                self.space.fix(self.lift(labels), f"{what} of the model")
+                self.space.fix(self.lift(labels), reason)
 
     def _data(self, node: fx.Node) -> Any:
         return map_tensors(
@@ -159,18 +162,42 @@ class Propagation:
 
     # What rules use.
 
-    def barrier(self, node: fx.Node, args: Any, kwargs: Any = None) -> Any:
-        """Fix everything that enters an operator without a rule; its result is plain data."""
+    def barrier(
+        self, node: fx.Node, args: Any, kwargs: Any = None, *, reason: str | None = None
+    ) -> Any:
+        """Fix everything that enters an operator without a rule; its result is plain data.
+
+        Args:
+            node: the operator.
+            args: what enters.
+            kwargs: and by name.
+            reason: why its rule does not hold here, where it has one.
+        """
         name = operator_name(node)
-        reason = f"no rule for {name}{place(node)}"
+        # Of what is computed from weights alone, only what reads the result is in the way.
+        unknown = reason is None
+        reason = reason or f"no rule for {name}{place(node)}"
         met = tensors_in((args, kwargs))
-        if any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met):
+        if (
+            unknown
+            and node not in self.held
+            and any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met)
+        ):
             self.barriers[name] = place(node)
         for labels in met:
-            if isinstance(labels, TensorRef):
+            if isinstance(labels, TensorRef) and unknown:
                 self.untaught[labels.name] = reason
             self.space.fix(self.lift(labels), reason)
         return self._data(node)
+
+    def unlike_weight(self, node: fx.Node, args: Any, weight: Any) -> Any:
+        """Fix everything that enters a layer whose weight is no parameter of the rule's shape."""
+        if isinstance(weight, TensorRef):
+            return self.barrier(node, args)
+        module = module_of(node)
+        where = "" if module else place(node)
+        reason = COMPUTED.format(module=module or "forward") + where
+        return self.barrier(node, args, reason=reason)
 
     def axis(self, ref: Any, axis: int, role: str) -> Tensor:
         """Return the labels of one axis of a parameter, and note the part it plays.

@@ -74,9 +74,7 @@ class Evolution:
         seed: int = 0,
         **constants: Any,
     ) -> None:
-        if not len(communities):
-            left = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
-            refuse("communities", "none", f"a model with at least one community ({left})")
+        communities.require()
         self.dynamic = get_dynamic(dynamics)
         self.fitness = get_fitness(fitness)
         for name in constants:

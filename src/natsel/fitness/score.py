@@ -65,6 +65,7 @@ def score(
         tensor([5., 1., 0.])
     """
     fitness = get(scorer)
+    communities.require()
     reader = PartsReader(communities)
     masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None

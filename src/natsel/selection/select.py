@@ -126,9 +126,12 @@ def select(
     if normalize is not None:
         choose("normalize", normalize, ("rank", "mean"))
     budgets = _by_pattern(budget)
-    if not scores:
-        refuse("scores", {}, "at least one community with scores")
     communities = communities if communities is not None else getattr(scores, "communities", None)
+    if communities is not None:
+        communities.require()
+    if not scores:
+        allowed = "a score tensor for at least one community, as natsel.score returns them"
+        refuse("scores", "empty", allowed)
     plain = floor == 1 and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
     compared = scope == "community" or normalize is None
     many = sum(value.numel() for value in scores.values()) >= MANY

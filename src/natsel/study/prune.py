@@ -181,9 +181,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     step(1)
     inputs = _real_inputs(opened, splits)
     communities = discover(opened.model, inputs, residual=config.residual)
-    if not len(communities):
-        reasons = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
-        refuse("model", config.model, f"one with something that can be removed ({reasons})")
+    communities.require("model", config.model)
     step(2)
     data = calibration(splits, config.seed) if splits is not None else None
     options: dict[str, Any] = {
