@@ -255,13 +255,6 @@ def test_learned_tokens_are_activations():
     assert not any("is computed" in r.reason for r in communities.refused)
 
 
-def test_masses_of_an_evolution():
-    model = mlp()
-    natsel.Evolution(natsel.discover(model, VEC))
-    found = refused(natsel.discover(model, VEC))
-    assert any("Evolution" in r.reason for r in found.values())
-
-
 def test_compressed_rows():
     model = mlp()
     for place in (0, 2, 4, 5):

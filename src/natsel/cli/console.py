@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from natsel.common.errors import refuse
+from natsel.common.errors import did_you_mean, refuse
 from natsel.common.extras import MissingExtraError, require
 
 SHOW_AFTER = 2.0
@@ -193,7 +193,8 @@ def parse_multiple(text: str) -> int | Literal["auto"]:
     try:
         return int(text)
     except ValueError:
-        refuse("multiple_of", text, "a whole number >= 1, or auto")
+        hint = did_you_mean(text, ["auto"])
+        refuse("multiple_of", text, f"a whole number >= 1, or auto{hint}")
 
 
 def parse_settings(entries: list[str]) -> dict[str, float | int]:
@@ -212,9 +213,10 @@ def parse_settings(entries: list[str]) -> dict[str, float | int]:
         try:
             if not separator:
                 raise ValueError
-            settings[name.strip()] = (
-                int(text) if text.strip().lstrip("-").isdigit() else float(text)
-            )
+            value = int(text) if text.strip().lstrip("-").isdigit() else float(text)
         except ValueError:
             refuse("set", entry, "name=number, such as rate=0.02")
+        if name.strip() in settings:
+            refuse("set", entries, f"each constant once, {name.strip()} too")
+        settings[name.strip()] = value
     return settings

@@ -19,6 +19,8 @@ Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 IGNORED = -100
 """Label of a place that is not predicted, as ``torch.nn.functional.cross_entropy`` has it."""
 
+LABELLED = f"samples whose labels are not all {IGNORED}: the loss sees no other"
+
 
 def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> Inputs:
     """Return example inputs as a tuple of tensors, or as a dictionary where they have names.
@@ -167,6 +169,25 @@ def cross_entropy(output: Any, labels: Tensor, *, label_smoothing: float = 0.0) 
     if logits.dim() > 2 and logits.shape[:-1] == labels.shape:
         logits, labels = logits.flatten(0, -2), labels.flatten()
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def has_labels(labels: Any, criterion: object = cross_entropy) -> bool:
+    """Tell whether a loss can see anything of a batch: a sample, and a label that counts.
+
+    Args:
+        labels: of the batch; what is no tensor is taken to hold some.
+        criterion: the loss; which labels count is known of cross-entropy.
+
+    Example:
+        >>> import torch
+        >>> has_labels(torch.tensor([IGNORED, 2])), has_labels(torch.tensor([IGNORED]))
+        (True, False)
+    """
+    if not isinstance(labels, Tensor):
+        return True
+    if criterion is cross_entropy and not labels.is_floating_point():
+        return bool((labels != IGNORED).any())
+    return labels.numel() > 0
 
 
 def logits_of(value: Any) -> Tensor:

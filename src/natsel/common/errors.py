@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 LONGEST = 300
@@ -34,6 +34,26 @@ def refuse(argument: str, value: object, allowed: str) -> NoReturn:
         ValueError: sparsity=1.5 is not allowed: expected a number in [0, 1)
     """
     raise ValueError(f"{argument}={brief(value)} is not allowed: expected {allowed}")
+
+
+def refuse_together(given: Mapping[str, object], allowed: str) -> NoReturn:
+    """Raise one ``ValueError`` that names several arguments that do not go together.
+
+    Args:
+        given: the arguments by the names the caller used.
+        allowed: what may be given instead.
+
+    Raises:
+        ValueError: always.
+
+    Example:
+        >>> refuse_together({"share": 0.5, "ms": 3}, "one of them")
+        Traceback (most recent call last):
+        ValueError: share=0.5, ms=3 are not allowed: expected one of them
+    """
+    named = ", ".join(f"{name}={brief(value)}" for name, value in given.items())
+    verb = "are" if len(given) > 1 else "is"
+    raise ValueError(f"{named} {verb} not allowed: expected {allowed}")
 
 
 def brief(value: object) -> str:

@@ -13,7 +13,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from natsel.communities.community import Community, Refusal
-from natsel.communities.gates import Gate
 from natsel.communities.graph import TensorRef, module_of, operator_name, place
 from natsel.communities.propagation import COMPUTED, Propagation
 
@@ -108,6 +107,20 @@ def explained(refusals: Iterable[Refusal], ways: Iterable[Refusal]) -> list[Refu
     return result + list(left.values())
 
 
+def how_computed(model: nn.Module, tensor: str) -> tuple[str, str]:
+    """Return how a tensor that is no parameter of its module comes to be, and what would help.
+
+    Args:
+        model: the model.
+        tensor: where its module's forward reads it, ``layer.weight`` say.
+    """
+    path, _, attribute = tensor.rpartition(".")
+    for way in _ways_of(path, model.get_submodule(path)):
+        if way.tensor == attribute:
+            return way.what, way.remedy
+    return "computed at every read", HELD
+
+
 def _reads(name: str) -> str:
     return COMPUTED.format(module=name)
 
@@ -181,10 +194,6 @@ def _ways_of(path: str, module: nn.Module) -> Iterator[Way]:
 
 
 def _parametrized(path: str, tensor: str, steps: list[nn.Module]) -> Way:
-    if any(isinstance(step, Gate) for step in steps):
-        what = f"its {tensor} is gated by the masses of an Evolution"
-        remedy = "discover the model before an Evolution gates it, or what natsel.extract returns"
-        return Way(path, tensor, what, remedy)
     kinds = ", ".join(type(step).__name__.lstrip("_") for step in steps)
     what = f"its {tensor} is computed by a parametrization ({kinds}) at every pass"
     remedy = f"torch.nn.utils.parametrize.remove_parametrizations(module, {tensor!r})"
