@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ def clear_errors() -> Iterator[None]:
     number became NaN, an extraction could not be verified, a disk is full, memory ran out.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            yield
     except (ValueError, FileNotFoundError, MissingExtraError) as error:
         _end(error, WRONG_INPUT)
     except (ArithmeticError, OSError, MemoryError, RuntimeError) as error:
@@ -105,6 +108,11 @@ def clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("natsel: stopped; a run goes on with --resume", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Say a warning as an error is said: in one line, without the line of code that said it."""
+    print(f"natsel: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def one_line(message: str) -> str:

@@ -153,8 +153,8 @@ def select(
         for name, values in flat.items():
             if name not in communities or communities[name].size != values.numel():
                 choose("scores", name, communities)
-                found = f"{values.numel()} scores for {name!r}"
-                refuse("scores", found, f"{communities[name].size}, one for each population")
+                told = f"{values.numel()} scores for {name!r}"
+                refuse("scores", told, f"{communities[name].size}, one for each population")
     if isinstance(multiple_of, str):
         if multiple_of != AUTO:
             hint = did_you_mean(multiple_of, [AUTO])

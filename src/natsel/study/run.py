@@ -114,7 +114,7 @@ class RunConfig:
         given = {**self.ecology}
         if self.capacity is not None:
             if "capacity" in given:
-                both = {"capacity": self.capacity, "ecology capacity": given["capacity"]}
+                both = {"capacity": self.capacity, "ecology['capacity']": given["capacity"]}
                 refuse_together(both, "one of them")
             given["capacity"] = self.capacity
         check_constants(given)
