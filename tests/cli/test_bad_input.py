@@ -187,7 +187,7 @@ def test_bench_select(natsel, arguments, told):
     ("arguments", "told"),
     [
         (("--only", "speed"), "only='speed' is not allowed"),
-        (("--model", "mlp"), "expected one of both, neither"),
+        (("--model", "mlp"), "expected both or neither of them"),
     ],
 )
 def test_bench_all(natsel, tmp_path, arguments, told):

@@ -93,10 +93,6 @@ def test_the_nearest_name_is_told(refused, arguments, start, meant):
             "capacity=0.3, ecology['capacity']=0.5 are not allowed: expected one of them",
         ),
         (
-            ("evolve", "--set", "rate=1", "--set", "rate=2"),
-            "set=['rate=1', 'rate=2'] is not allowed: expected each constant once, rate too",
-        ),
-        (
             ("bench", "all", "--model", "mlp"),
             "model='mlp', data=None are not allowed: expected both or neither of them",
         ),
@@ -123,7 +119,16 @@ def test_a_floor_under_which_nobody_can_go_extinct(natsel, fast, tmp_path):
 
 def test_a_warning_is_one_line_on_standard_error(natsel, fast, tmp_path):
     result = natsel(
-        "evolve", "--out", tmp_path / "run", *fast, "--set", "floor=9", "--sparsity", "0.2", "--json", "--no-report"
+        "evolve",
+        "--out",
+        tmp_path / "run",
+        *fast,
+        "--set",
+        "floor=9",
+        "--sparsity",
+        "0.2",
+        "--json",
+        "--no-report",
     )
     assert result.exit_code == 0
     told = "natsel: warning: floor=9 is above the size of 'layers.2' (8): it stays whole"

@@ -224,7 +224,5 @@ def parse_settings(entries: list[str]) -> dict[str, float | int]:
             value = int(text) if text.strip().lstrip("-").isdigit() else float(text)
         except ValueError:
             refuse("set", entry, "name=number, such as rate=0.02")
-        if name.strip() in settings:
-            refuse("set", entries, f"each constant once, {name.strip()} too")
         settings[name.strip()] = value
     return settings
