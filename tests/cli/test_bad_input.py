@@ -65,7 +65,7 @@ def refused(natsel, fast, tmp_path):
         (("--hidden", ""), ("hidden=''", "whole numbers >= 1")),
         (("--hidden", "1"), ("communities='none'", "at least one community", "layers.0")),
         (("--model", "cnn"), ("hidden='16,8'", "--model mlp")),
-        (("--set", "presure=2"), ("constant='presure'", "'pressure'?")),
+        (("--set", "presure=2"), ("presure=2", "'pressure'?")),
         (("--set", "rate=fast"), ("set='rate=fast'", "name=number")),
         (("--set", "rate"), ("set='rate'", "name=number")),
         (("--set", "rate=inf"), ("rate=inf", "finite number")),
@@ -187,7 +187,7 @@ def test_bench_select(natsel, arguments, told):
     ("arguments", "told"),
     [
         (("--only", "speed"), "only='speed' is not allowed"),
-        (("--model", "mlp"), "expected one of both, neither"),
+        (("--model", "mlp"), "expected both or neither of them"),
     ],
 )
 def test_bench_all(natsel, tmp_path, arguments, told):

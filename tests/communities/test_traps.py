@@ -162,7 +162,7 @@ REFUSED = {
     "a weight as data": (
         Net(lambda m, x: m.b(m.a(x)) + m.a.weight.sum(), a=L(5, 6), b=L(6, 3)), VEC, "as plain data"),
     "weight norm": (
-        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a.parametrizations.weight: no rule for"),
+        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a: its weight is computed by a parametrization (WeightNorm)"),
     "a recurrent network that projects": (
         Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True, proj_size=2), b=L(2, 3)), VEC, "a: no rule for aten.lstm"),
     "an image without a batch": (

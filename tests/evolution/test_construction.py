@@ -21,7 +21,7 @@ def communities_of(model=None):
     [
         ({"dynamics": "logistik"}, "dynamics='logistik'.*did you mean 'logistic'"),
         ({"fitness": "tailor"}, "fitness='tailor'.*did you mean 'taylor'"),
-        ({"presure": 1.0}, "constant='presure'.*did you mean 'pressure'"),
+        ({"presure": 1.0}, "presure=1.*did you mean 'pressure'"),
         ({"rate": -0.1}, "rate=-0.1"),
         ({"rate": math.nan}, "rate=nan"),
         ({"rate": True}, "rate=True"),

@@ -123,7 +123,7 @@ def test_a_scorer_that_fails_is_named(network):
         natsel.score(communities, undefined, data=batches)
     with pytest.raises(ValueError, match=r"scorer='short' is not allowed.*shape \[4\]"):
         natsel.score(communities, short, data=batches)
-    with pytest.raises(ValueError, match=r"fitness='tailor'.*did you mean 'taylor'"):
+    with pytest.raises(ValueError, match=r"scorer='tailor'.*did you mean 'taylor'"):
         natsel.score(communities, "tailor", data=batches)
 
 

@@ -45,7 +45,7 @@ def test_two_benchmarks_run_are_kept_and_written_as_a_page(
 def test_names_and_half_a_model_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only='speed'"):
         room.bench_all(tmp_path / "a", only=("speed",))
-    with pytest.raises(ValueError, match="model and data"):
+    with pytest.raises(ValueError, match="model='mlp', data=None are not"):
         room.bench_all(tmp_path / "a", model="mlp")
     assert not (tmp_path / "a").exists()
 

@@ -287,7 +287,7 @@ def test_other_networks(config, tmp_path, model):
         ({"sparsities": (0.5, 0.5)}, r"^sparsities=\[0\.5, 0\.5\].*once"),
         ({"capacity": 0.0}, r"^capacity=0\.0"),
         ({"capacity": float("nan")}, "^capacity=nan"),
-        ({"ecology": {"presure": 1.0}}, r"^constant='presure'.*did you mean 'pressure'"),
+        ({"ecology": {"presure": 1.0}}, r"^presure=1.*did you mean 'pressure'"),
         ({"ecology": {"rate": -1.0}}, r"^rate=-1\.0"),
     ],
 )

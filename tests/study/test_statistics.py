@@ -105,7 +105,7 @@ def test_paired_without_spread_is_a_sign_test(shift, n, p_value):
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [1.0]), ([1.0, 2.0], [1.0])])
 def test_paired_needs_two_pairs(first, second):
-    with pytest.raises(ValueError, match=r"^pairs="):
+    with pytest.raises(ValueError, match=r"^second="):
         paired(first, second)
 
 

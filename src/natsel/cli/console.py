@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from natsel.common.errors import refuse
+from natsel.common.errors import did_you_mean, refuse
 from natsel.common.extras import MissingExtraError, require
 
 SHOW_AFTER = 2.0
@@ -96,7 +97,9 @@ def clear_errors() -> Iterator[None]:
     number became NaN, an extraction could not be verified, a disk is full, memory ran out.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            yield
     except (ValueError, FileNotFoundError, MissingExtraError) as error:
         _end(error, WRONG_INPUT)
     except (ArithmeticError, OSError, MemoryError, RuntimeError) as error:
@@ -105,6 +108,11 @@ def clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("natsel: stopped; a run goes on with --resume", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Say a warning as an error is said: in one line, without the line of code that said it."""
+    print(f"natsel: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def one_line(message: str) -> str:
@@ -193,7 +201,8 @@ def parse_multiple(text: str) -> int | Literal["auto"]:
     try:
         return int(text)
     except ValueError:
-        refuse("multiple_of", text, "a whole number >= 1, or auto")
+        hint = did_you_mean(text, ["auto"])
+        refuse("multiple_of", text, f"a whole number >= 1, or auto{hint}")
 
 
 def parse_settings(entries: list[str]) -> dict[str, float | int]:
@@ -212,9 +221,8 @@ def parse_settings(entries: list[str]) -> dict[str, float | int]:
         try:
             if not separator:
                 raise ValueError
-            settings[name.strip()] = (
-                int(text) if text.strip().lstrip("-").isdigit() else float(text)
-            )
+            value = int(text) if text.strip().lstrip("-").isdigit() else float(text)
         except ValueError:
             refuse("set", entry, "name=number, such as rate=0.02")
+        settings[name.strip()] = value
     return settings

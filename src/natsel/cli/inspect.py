@@ -20,7 +20,9 @@ def inspect(
     in_shape: Annotated[
         str | None, typer.Option(help="Shape of one input of a reference network: C,H,W, or T.")
     ] = None,
-    num_classes: Annotated[int, typer.Option(help="Outputs of a reference network.")] = 10,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Outputs of a reference network; by default 10.")
+    ] = None,
     residual: Annotated[
         bool, typer.Option(help="Also offer widths that a normalisation runs over.")
     ] = False,

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from natsel.cli.console import FAILED, Voice, clear_errors, parse_multiple
+from natsel.common.errors import refuse_together
 
+BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
 MODEL = "A reference network, a folder, or hf:NAME."
 
@@ -18,8 +20,12 @@ def prune(
     model: Annotated[str, typer.Argument(help=MODEL)],
     out: Annotated[Path, typer.Option(help="Folder for the small model.")],
     budget: Annotated[
-        str, typer.Option(help="sparsity, parameters, macs or latency, =SHARE.")
-    ] = "macs=0.5",
+        str | None,
+        typer.Option(
+            help=f"sparsity, parameters, macs or latency, =SHARE.  [default: {BUDGET}]",
+            show_default=False,
+        ),
+    ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="Short for --budget sparsity=SHARE.", show_default=False)
     ] = None,
@@ -54,9 +60,11 @@ def prune(
         from natsel.study.prune import PruneConfig
         from natsel.study.prune import prune as run
 
+        if budget is not None and sparsity is not None:
+            refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         config = PruneConfig(
             model=model,
-            budget=budget if sparsity is None else f"sparsity={sparsity!r}",
+            budget=(budget or BUDGET) if sparsity is None else f"sparsity={sparsity!r}",
             scorer=scorer,
             data=data,
             scope=scope,

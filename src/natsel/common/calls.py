@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from natsel.common.errors import refuse
@@ -17,6 +18,8 @@ Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 
 IGNORED = -100
 """Label of a place that is not predicted, as ``torch.nn.functional.cross_entropy`` has it."""
+
+LABELLED = f"samples whose labels are not all {IGNORED}: the loss sees no other"
 
 
 def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> Inputs:
@@ -46,9 +49,15 @@ def as_inputs(example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) 
         found = list(example_inputs)
     else:
         found = [None]
-    if not all(isinstance(x, Tensor) for x in found):
+    if isinstance(example_inputs, PackedSequence) or any(
+        isinstance(x, PackedSequence) for x in found
+    ):
+        allowed = "padded tensors (pad_packed_sequence): the sizes of packed ones are data"
+        refuse("example_inputs", "a PackedSequence", allowed)
+    if other := [type(x).__name__ for x in found if not isinstance(x, Tensor)]:
         allowed = "a tuple of tensors, or a mapping from names to tensors"
-        refuse("example_inputs", type(example_inputs).__name__, allowed)
+        where = type(example_inputs).__name__
+        refuse("example_inputs", f"{other[0]} in a {where}" if found != [None] else where, allowed)
     if not found:
         refuse("example_inputs", () if not named else {}, "at least one tensor")
     if any(not x.numel() for x in found):
@@ -160,6 +169,25 @@ def cross_entropy(output: Any, labels: Tensor, *, label_smoothing: float = 0.0) 
     if logits.dim() > 2 and logits.shape[:-1] == labels.shape:
         logits, labels = logits.flatten(0, -2), labels.flatten()
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def has_labels(labels: Any, criterion: object = cross_entropy) -> bool:
+    """Tell whether a loss can see anything of a batch: a sample, and a label that counts.
+
+    Args:
+        labels: of the batch; what is no tensor is taken to hold some.
+        criterion: the loss; which labels count is known of cross-entropy.
+
+    Example:
+        >>> import torch
+        >>> has_labels(torch.tensor([IGNORED, 2])), has_labels(torch.tensor([IGNORED]))
+        (True, False)
+    """
+    if not isinstance(labels, Tensor):
+        return True
+    if criterion is cross_entropy and not labels.is_floating_point():
+        return bool((labels != IGNORED).any())
+    return labels.numel() > 0
 
 
 def logits_of(value: Any) -> Tensor:

@@ -55,7 +55,8 @@ def mcnemar(first: Tensor, second: Tensor) -> PairedSamples:
         (0.0625, 0.03125)
     """
     if first.shape != second.shape or first.numel() == 0:
-        refuse("samples", (first.numel(), second.numel()), "two equally long vectors")
+        found = f"{second.numel()} samples"
+        refuse("second", found, f"two equally long vectors, as first has {first.numel()}")
     n = first.numel()
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     difference = (b - c) / n

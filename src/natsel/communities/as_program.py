@@ -26,13 +26,14 @@ from natsel.common.errors import first_line
 from natsel.communities.discover import evaluating, functional
 from natsel.communities.doubled import in_float64
 from natsel.communities.gap import TOLERANCE
-from natsel.communities.graph import operator_name, place_of_error
+from natsel.communities.graph import operator_name
 from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
 from natsel.communities.program import Code, Program
 from natsel.communities.quiet import without_words
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.trace import TensorKind
+from natsel.communities.unfit import check_fit, why_not_exported
 
 
 def as_program(
@@ -76,6 +77,7 @@ def as_program(
         Communities(first: 8 neurons)
     """
     inputs = as_inputs(example_inputs)
+    check_fit(model, inputs)
     mode = model.training
     reason = ""
     for attempt in _attempts(inputs):
@@ -83,7 +85,7 @@ def as_program(
             try:
                 program = _program(model, attempt, any_batch=attempt is not inputs)
             except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
-                told = f"{first_line(error)}{place_of_error(error)}"
+                told = why_not_exported(model, attempt, error)
                 reason = reason or f"cannot be exported by torch.export: {told}"
                 continue
             reason = _difference(model, program, inputs, any_batch=attempt is not inputs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
+from natsel.common.errors import refuse
 
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
+
+NUM_REASONS = 3
+OUTPUT = "it is an output of the model"
+"""Why the last layer stays whole."""
 
 Role = Literal["out", "in", "tied", "route"]
 
@@ -114,6 +120,26 @@ class Refusal:
     remedy: str = ""
 
 
+def left_whole(refused: Iterable[Refusal]) -> str:
+    """Return in one line what was left whole and why, with remedies; what tells most comes first.
+
+    Example:
+        >>> left_whole([Refusal("out", 3, OUTPUT), Refusal("a", 8, "it is masked", "unmask it")])
+        'a: it is masked, remedy: unmask it'
+    """
+    places: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for refusal in refused:
+        places[refusal.reason, refusal.remedy].append(refusal.name)
+    # That the last layer stays whole is so in every model, and explains nothing.
+    telling = {key: names for key, names in places.items() if key[0] != OUTPUT} or places
+    parts = []
+    for (reason, remedy), names in list(telling.items())[:NUM_REASONS]:
+        more = f" and {len(names) - NUM_REASONS} more" if len(names) > NUM_REASONS else ""
+        where = ", ".join(names[:NUM_REASONS]) + more
+        parts.append(f"{where}: {reason}" + (f", remedy: {remedy}" if remedy else ""))
+    return "; ".join(parts)
+
+
 class Communities(Mapping[str, Community]):
     """The communities of one model, by name, in the order in which the model uses them.
 
@@ -162,6 +188,21 @@ class Communities(Mapping[str, Community]):
     def num_populations(self) -> int:
         """How many populations there are in all communities together."""
         return sum(c.size for c in self.values())
+
+    def require(self, argument: str = "communities", value: object = "none") -> Communities:
+        """Return the same communities, made sure that there is one.
+
+        Args:
+            argument: what the caller's user gave, for the message.
+            value: and its value.
+
+        Raises:
+            ValueError: if there is none; the message says what was left whole and why.
+        """
+        if not len(self):
+            left = left_whole(self.refused)
+            refuse(argument, value, f"a model with at least one community ({left})")
+        return self
 
     def full(self) -> dict[str, Tensor]:
         """Return the selection that keeps everything: one all-true tensor per community."""

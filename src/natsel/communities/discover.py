@@ -20,8 +20,8 @@ from natsel.common.calls import (
 from natsel.common.errors import first_line, refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
-from natsel.communities.community import Communities
-from natsel.communities.graph import place_of_error
+from natsel.communities.community import Communities, Refusal
+from natsel.communities.computed import computed, explained
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
@@ -29,7 +29,10 @@ from natsel.communities.proof import prove
 from natsel.communities.propagation import Propagation
 from natsel.communities.quiet import without_words
 from natsel.communities.spread import spread
-from natsel.communities.tensors import canonical_names
+from natsel.communities.tensors import canonical_names, tensors_of
+from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+
+NOTHING = "no layer in it makes what another one reads by a weight"
 
 
 def discover(
@@ -72,6 +75,7 @@ def discover(
     """
     model = unwrapped(model)
     inputs = as_inputs(example_inputs)
+    check_fit(model, inputs, proof=proof)
     with evaluating(model), without_cache(model):
         try:
             with torch.no_grad():
@@ -88,12 +92,17 @@ def discover(
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
             refused = refused + ranks
+        refused = explained(refused, computed(run, model, communities))
+        communities, unreal = without_complex(communities, tensors_of(model))
+        refused += unreal
         pricing = pricing_of(model, run, communities)
         if proof and communities:
             few = spread(first_samples(inputs, 2), program)
             communities, failed = prove(model, communities, few, program)
             refused = refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
+    if not communities and not refused:
+        refused = [Refusal(type(model).__name__, 0, NOTHING)]
     return Communities(
         model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
     )
@@ -131,8 +140,7 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     assert failure is not None
     raise ValueError(
         f"model={type(model).__name__} cannot be exported by torch.export: "
-        f"{first_line(failure)}{place_of_error(failure)} (remedy: avoid Python control flow "
-        "on tensor values in forward)"
+        f"{why_not_exported(model, inputs, failure)}"
     ) from failure
 
 

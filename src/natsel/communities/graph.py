@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +64,32 @@ def operator_name(node: fx.Node) -> str:
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Return the shape of a node's result."""
     return tuple(node.meta["val"].shape)
+
+
+def made_of(graph: fx.Graph, placeholders: Iterable[str]) -> set[fx.Node]:
+    """Return some placeholders, and the operators that compute from them alone.
+
+    Args:
+        graph: of an exported program.
+        placeholders: names of nodes, such as those of parameters and buffers.
+    """
+    names = set(placeholders)
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        entering = node.all_input_nodes
+        if node.op == "placeholder":
+            inside = node.name in names
+        else:
+            inside = bool(entering) and all(n in found for n in entering)
+        if inside and node.op != "output":
+            found.add(node)
+    return found
+
+
+def module_of(node: fx.Node) -> str:
+    """Return the path of the module whose forward an operator is in; nothing for the model."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def place(node: fx.Node) -> str:

@@ -12,12 +12,23 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from natsel.communities.graph import TensorRef, map_tensors, operator_name, place, tensors_in
+from natsel.communities.community import OUTPUT
+from natsel.communities.graph import (
+    TensorRef,
+    made_of,
+    map_tensors,
+    module_of,
+    operator_name,
+    place,
+    tensors_in,
+)
 from natsel.communities.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.routes import routed_by, scores_behind
+from natsel.communities.unused import leading_to_weights, unused
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
+COMPUTED = "it is read by {module}, whose weight is computed"
 
 
 class WeightMacs(NamedTuple):
@@ -80,6 +91,9 @@ class Propagation:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.values: dict[fx.Node, Any] = {}
         self._refs = self._references(canonical)
+        self.held = made_of(program.graph, self._refs)
+        self.unused = unused(program.graph)
+        self._cut_along = leading_to_weights(self.unused, self.held)
         self._counting = False
         for number in range(MAX_PASSES):
             before = self.space.num_changes
@@ -112,7 +126,7 @@ class Propagation:
                 ref = self._refs.get(node.name)
                 environment[node] = ref if ref is not None else self._data(node)
             elif node.op == "output":
-                self._output(fx.node.map_arg(node.args, environment.__getitem__))
+                self._output(node)
             elif node.op == "call_function":
                 args = fx.node.map_arg(node.args, environment.__getitem__)
                 kwargs = fx.node.map_arg(node.kwargs, environment.__getitem__)
@@ -121,6 +135,9 @@ class Propagation:
                 environment[node] = self._data(node)
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node in self.unused and node not in self._cut_along:
+            # Whatever it makes of the populations, nobody sees it.
+            args, kwargs = _as_data(args), _as_data(kwargs)
         if node.target is operator.getitem:
             return args[0][args[1]]
         function = RULES.get(operator_name(node))
@@ -131,9 +148,12 @@ class Propagation:
             return self._data(node) if tensors_in(value) else value
         return self.barrier(node, args, kwargs)
 
-    def _output(self, value: Any) -> None:
-        for labels in tensors_in(value):
-            self.space.fix(self.lift(labels), "it is an output of the model")
+    def _output(self, node: fx.Node) -> None:
+        written = self.program.graph_signature.buffers_to_mutate
+        for made in node.all_input_nodes:
+            reason = "it is kept in a buffer of the model" if made.name in written else OUTPUT
+            for labels in tensors_in(self.values[made]):
+                self.space.fix(self.lift(labels), reason)
 
     def _data(self, node: fx.Node) -> Any:
         return map_tensors(
@@ -142,18 +162,42 @@ class Propagation:
 
     # What rules use.
 
-    def barrier(self, node: fx.Node, args: Any, kwargs: Any = None) -> Any:
-        """Fix everything that enters an operator without a rule; its result is plain data."""
+    def barrier(
+        self, node: fx.Node, args: Any, kwargs: Any = None, *, reason: str | None = None
+    ) -> Any:
+        """Fix everything that enters an operator without a rule; its result is plain data.
+
+        Args:
+            node: the operator.
+            args: what enters.
+            kwargs: and by name.
+            reason: why its rule does not hold here, where it has one.
+        """
         name = operator_name(node)
-        reason = f"no rule for {name}{place(node)}"
+        # Of what is computed from weights alone, only what reads the result is in the way.
+        unknown = reason is None
+        reason = reason or f"no rule for {name}{place(node)}"
         met = tensors_in((args, kwargs))
-        if any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met):
+        if (
+            unknown
+            and node not in self.held
+            and any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met)
+        ):
             self.barriers[name] = place(node)
         for labels in met:
-            if isinstance(labels, TensorRef):
+            if isinstance(labels, TensorRef) and unknown:
                 self.untaught[labels.name] = reason
             self.space.fix(self.lift(labels), reason)
         return self._data(node)
+
+    def unlike_weight(self, node: fx.Node, args: Any, weight: Any) -> Any:
+        """Fix everything that enters a layer whose weight is no parameter of the rule's shape."""
+        if isinstance(weight, TensorRef):
+            return self.barrier(node, args)
+        module = module_of(node)
+        where = "" if module else place(node)
+        reason = COMPUTED.format(module=module or "forward") + where
+        return self.barrier(node, args, reason=reason)
 
     def axis(self, ref: Any, axis: int, role: str) -> Tensor:
         """Return the labels of one axis of a parameter, and note the part it plays.
@@ -302,6 +346,18 @@ class Propagation:
     def _is_plain(self, x: Tensor) -> Tensor:
         """Tell which labels are no population's: data, and parameters that met nothing yet."""
         return (x <= DATA) | self.space.is_loose(x)
+
+
+def _as_data(value: Any) -> Any:
+    """Return nested arguments with plain data in place of labels and references."""
+    if isinstance(value, Tensor | TensorRef):
+        shape = value.sizes if isinstance(value, TensorRef) else tuple(value.shape)
+        return torch.full((), DATA, dtype=torch.int64).expand(shape)
+    if isinstance(value, dict):
+        return {name: _as_data(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_as_data(item) for item in value)
+    return value
 
 
 def _unrepeated(x: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from natsel.common.errors import refuse
+from natsel.common.errors import did_you_mean, refuse
 from natsel.communities import Community
 from natsel.selection.budget import nearest_count
+from natsel.selection.counts import say_kept_whole
 
 SCARCE = 0.1
 """An environment that carries a smaller share than this is scarce."""
@@ -125,6 +126,21 @@ class Ecology:
         """
         return min(max(self.floor, community.minimum), community.size)
 
+    def check_floor(self, sizes: Mapping[str, int]) -> None:
+        """Refuse a floor under which nobody could go extinct; say what stays whole under it.
+
+        Args:
+            sizes: how many populations each community has, by name.
+
+        Raises:
+            ValueError: if the floor is as high as the largest community.
+        """
+        largest = max(sizes.values())
+        if self.floor >= largest and self.floor > 1:
+            allowed = f"less than {largest}, the size of the largest community"
+            refuse("floor", self.floor, f"{allowed}: else nobody can go extinct")
+        say_kept_whole(self.floor, sizes, stacklevel=3)
+
     def carried(
         self, sizes: Collection[int], *, floors: Collection[int] | None = None
     ) -> int | None:
@@ -153,6 +169,27 @@ class Ecology:
                 "populations alive",
             )
         return carried
+
+
+def check_constants(given: Mapping[str, object]) -> None:
+    """Refuse what is no constant of an evolution.
+
+    Args:
+        given: by name.
+
+    Raises:
+        ValueError: with the nearest name.
+
+    Example:
+        >>> check_constants({"floor": 2, "presure": 1.5})
+        Traceback (most recent call last):
+        ValueError: presure=1.5 is not allowed: expected a constant among adaptation, capacity, competition_every, every, floor, horizon, initial, level, patience, pressure, rate (did you mean 'pressure'?)
+    """  # noqa: E501
+    known = sorted(Ecology.__dataclass_fields__)
+    for name, value in given.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            refuse(name, value, f"a constant among {', '.join(known)}{hint}")
 
 
 def _number(value: object) -> float:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.communities.gates import Gated, install
 from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds
-from natsel.evolution.ecology import Ecology, Landing
+from natsel.evolution.ecology import Ecology, Landing, check_constants
 from natsel.evolution.outlook import Future, Outlook, describe, foretell
 from natsel.evolution.populations import Populations
 from natsel.evolution.signals import Signals
@@ -76,16 +76,14 @@ class Evolution:
         seed: int = 0,
         **constants: Any,
     ) -> None:
-        if not len(communities):
-            left = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
-            refuse("communities", "none", f"a model with at least one community ({left})")
+        communities.require()
         self.dynamic = get_dynamic(dynamics)
         self.fitness = get_fitness(fitness)
-        for name in constants:
-            choose("constant", name, Ecology.__dataclass_fields__)
+        check_constants(constants)
         self.ecology = Ecology(**{**self.dynamic.constants(), **constants})
         self.communities = communities
         sizes = {name: community.size for name, community in communities.items()}
+        self.ecology.check_floor(sizes)
         floors = [self.ecology.floor_of(community) for community in communities.values()]
         self._carried = self.ecology.carried(sizes.values(), floors=floors)
         if optimizer is not None:

@@ -30,7 +30,9 @@ class Signals:
         self._reader = PartsReader(communities)
         self._watch: Watch | None = None
         if fitness.statistic is not None:
-            self._watch = Watch(communities, fitness.statistic, training=True)
+            self._watch = Watch(
+                communities, fitness.statistic, training=True, asked=f"fitness={fitness.name!r}"
+            )
 
     def read(self, populations: Populations, step: int) -> Tensor:
         """Return the fitness of every population now, flat.
@@ -49,8 +51,9 @@ class Signals:
         # With masses near 0 a signal may vanish; after zero_grad no parameter has a gradient.
         if size == 0.0 and self._fitness.needs_gradient and not self._any_gradient():
             raise ValueError(
-                "gradients=0 is not allowed: expected evolution.step() after loss.backward() "
-                "and before optimizer.zero_grad()"
+                "no gradient was found: call evolution.step() after loss.backward() and before "
+                "optimizer.zero_grad(), or give the Evolution its optimizer; batches without "
+                "samples or labels give none"
             )
         return raw
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import as_inputs
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates import folded
@@ -105,9 +105,9 @@ def extract(
 
 
 def _no_others(**options: object) -> None:
-    for name, value in options.items():
-        if value is not None:
-            refuse(name, type(value).__name__, "None where format='csr'")
+    given = {n: type(value).__name__ for n, value in options.items() if value is not None}
+    if given:
+        refuse_together(given, "None where format='csr'")
 
 
 def _compressed(

@@ -145,6 +145,7 @@ class _Place:
             self.index,
             self.whole,
             activation,
+            self.key[0],
         )
 
 
@@ -157,12 +158,21 @@ class Watch:
             pairs of places, a matrix).
         training: look only at forward passes that record gradients, so that a validation between
             two training steps leaves no trace.
+        asked: what the user asked for, for messages: ``scorer='wanda'``, say.
 
     Raises:
         ValueError: if a consumer's weight does not belong to a module that reads one input.
     """
 
-    def __init__(self, communities: Communities, statistic: str, *, training: bool = False) -> None:
+    def __init__(
+        self,
+        communities: Communities,
+        statistic: str,
+        *,
+        training: bool = False,
+        asked: str | None = None,
+    ) -> None:
+        asked = asked or f"statistic={statistic!r}"
         self._observers: dict[WeightKey, Running] = {}
         # It reads the weight of this Linear without calling it: nothing would be seen to enter.
         unseen = {
@@ -174,7 +184,7 @@ class Watch:
                 axis = None if module in unseen else input_axis(module)
                 if axis is None:
                     raise ValueError(
-                        f"fitness={statistic!r} is not allowed for community {community.name!r}: "
+                        f"{asked} is not allowed for community {community.name!r}: "
                         f"its consumer {part.tensor} is not a Linear or an ungrouped convolution; "
                         "use taylor or magnitude"
                     )
@@ -199,10 +209,15 @@ class Watch:
         found = {key: o.value() for key, o in self._observers.items() if o.seen}
         if not found:
             raise ValueError(
-                "forward passes=0 is not allowed: expected the model to run, with gradients where "
-                "it trains, before its activations are read"
+                "no activation was seen: run the model on samples, with gradients where it "
+                "trains, before its activations are read"
             )
         return found
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether anything entered any consumer since the last :meth:`reset`."""
+        return any(observer.seen for observer in self._observers.values())
 
     def reset(self) -> None:
         """Forget what was seen."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose
 
 
 class Part(NamedTuple):
@@ -21,6 +21,7 @@ class Part(NamedTuple):
         whole: True if the axis holds exactly one place per population, in order.
         activation: a statistic of what enters here, per place along the axis (of "products", per
             pair of places), or None.
+        name: of the tensor in the model.
     """
 
     weight: Tensor
@@ -29,6 +30,7 @@ class Part(NamedTuple):
     index: Tensor  # type: ignore[assignment]
     whole: bool
     activation: Tensor | None = None
+    name: str = "a weight"
 
     def per_population(self, value: Tensor) -> Tensor:
         """Sum a tensor of the weight's shape over everything but the population: ``[size]``."""
@@ -89,13 +91,16 @@ def register(fitness: Fitness) -> Fitness:
     return fitness
 
 
-def get(fitness: str | Fitness | Callable[[Parts], Tensor]) -> Fitness:
+def get(
+    fitness: str | Fitness | Callable[[Parts], Tensor], *, argument: str = "fitness"
+) -> Fitness:
     """Look a signal up by name; a :class:`Fitness` or a bare function passes.
 
     A bare function gets gradients and may be negative.
 
     Args:
         fitness: a registered name, a signal, or a function of :class:`Parts`.
+        argument: what the caller calls it, for messages.
 
     Returns:
         The signal.
@@ -108,7 +113,7 @@ def get(fitness: str | Fitness | Callable[[Parts], Tensor]) -> Fitness:
     if callable(fitness):
         name = getattr(fitness, "__name__", "custom")
         return Fitness(name, fitness, needs_gradient=True, signed=True)
-    return FITNESS[choose("fitness", fitness, FITNESS)]
+    return FITNESS[choose(argument, fitness, FITNESS)]
 
 
 def gradient_of(part: Part) -> Tensor:
@@ -118,7 +123,10 @@ def gradient_of(part: Part) -> Tensor:
         ValueError: if there is none.
     """
     if part.gradient is None:
-        refuse("gradient", None, "weights that require a gradient: a frozen one tells no fitness")
+        raise ValueError(
+            f"{part.name} requires no gradient: a frozen weight tells no fitness; let it require "
+            "one, or choose a signal that needs none, such as magnitude"
+        )
     return part.gradient
 
 

@@ -10,8 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import batch_inputs, call, check_batch, cross_entropy, unlabelled
-from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.alike import warn_alike
+from natsel.common.calls import (
+    LABELLED,
+    batch_inputs,
+    call,
+    check_batch,
+    cross_entropy,
+    has_labels,
+    unlabelled,
+)
+from natsel.common.errors import NonFiniteError, first_line, refuse
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
 from natsel.communities.gates import masses_of
@@ -64,10 +73,15 @@ def score(
         >>> natsel.score(communities, "magnitude-in")["0"]
         tensor([5., 1., 0.])
     """
-    fitness = get(scorer)
+    fitness = get(scorer, argument="scorer")
+    if not isinstance(communities, Communities):
+        refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
+    communities.require()
     reader = PartsReader(communities)
     masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None
+    if data is not None and not isinstance(data, Iterable):
+        refuse("data", data, "an iterable of batches (inputs, labels)")
     if needs_data and data is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
     if not needs_data or data is None:
@@ -86,6 +100,7 @@ def score(
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
+    warn_alike(scores, what=f"scores by {fitness.name!r}", stacklevel=2)
     return Scores(scores, communities)
 
 
@@ -99,11 +114,18 @@ def _by_gradient(
 ) -> list[Tensor]:
     weights = reader.weights()
     sums: list[Tensor] | None = None
-    count = 0
+    count, num_batches = 0, 0
     with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
         for batch in data:
             *inputs, labels = _labelled(batch)
-            loss = criterion(call(communities.model, batch_inputs(inputs)), labels)
+            num_batches += 1
+            if not has_labels(labels, criterion):
+                continue
+            output = call(communities.model, batch_inputs(inputs))
+            try:
+                loss = criterion(output, labels)
+            except IndexError as error:
+                refuse("data", labels, f"labels that the loss takes ({first_line(error)})")
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             by_id = {
                 id(w): g if g is not None else torch.zeros_like(w)
@@ -120,7 +142,9 @@ def _by_gradient(
                 )
             count += 1
     if sums is None:
-        refuse("data", "empty", "at least one batch")
+        if not num_batches:
+            refuse("data", "empty", "at least one batch")
+        refuse("data", "no sample with a label", LABELLED)
     return [s / count for s in sums]
 
 
@@ -136,7 +160,7 @@ def _by_activation(
     data: Iterable[tuple[Tensor, ...]],
 ) -> list[Tensor]:
     assert fitness.statistic is not None
-    watch = Watch(communities, fitness.statistic)
+    watch = Watch(communities, fitness.statistic, asked=f"scorer={fitness.name!r}")
     count = 0
     try:
         with evaluating(communities.model), torch.no_grad():
@@ -145,6 +169,8 @@ def _by_activation(
                 count += 1
         if not count:
             refuse("data", "empty", "at least one batch")
+        if not watch.has_seen:
+            refuse("data", "no sample in any batch", "at least one sample")
         statistics = watch.read()
     finally:
         watch.close()

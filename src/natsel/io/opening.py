@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from natsel.common.calls import Inputs
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, refuse, refuse_together
 from natsel.extraction import plan_of
 from natsel.extraction.store import is_saved
 from natsel.integrations.transformers import class_of, example_inputs
@@ -44,7 +44,7 @@ def open_model(
     source: str | Path,
     *,
     in_shape: tuple[int, ...] | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Opened:
@@ -57,7 +57,8 @@ def open_model(
             safetensors are read, and no code that comes with a model is run.
         in_shape: of one input of a reference network: (C, H, W), or (T,) for text; (1, 28, 28) or
             (64,) if not given.
-        num_classes: outputs of a reference network; of text, characters of the alphabet.
+        num_classes: outputs of a reference network, 10 if not given; of text, characters of the
+            alphabet.
         seed: of the weights of a reference network, and of the inputs.
         **options: what the class of a reference network accepts.
 
@@ -78,11 +79,15 @@ def open_model(
     name, folder = str(source), Path(source)
     if name in MODELS:
         shape = in_shape or default_shape(name)
-        model = build(name, in_shape=shape, num_classes=num_classes, seed=seed, **options)
+        outputs = 10 if num_classes is None else num_classes
+        model = build(name, in_shape=shape, num_classes=outputs, seed=seed, **options)
         return _opened(model, "reference", name, seed)
-    given = {"in_shape": in_shape, **options}
-    for option in (o for o, value in given.items() if value is not None):
-        refuse(option, given[option], f"no {option}: {name} is not a reference network")
+    if not (name.startswith(HUB) or "/" in name or folder.exists()):
+        choose("model", name, (*MODELS, f"{HUB}NAME", "a folder"))
+    given = {"in_shape": in_shape, "num_classes": num_classes, **options}
+    if given := {option: value for option, value in given.items() if value is not None}:
+        names = ", ".join(given)
+        refuse_together(given, f"no {names}: {name} is not a reference network")
     if name.startswith(HUB):
         wanted = name.removeprefix(HUB)
         if wanted.startswith("~/"):  # which no shell expands behind a prefix
@@ -97,10 +102,7 @@ def open_model(
             allowed = "a folder with plan.json, or with the config.json of a transformers model"
             refuse("model", name, allowed)
         return _opened(from_pretrained(name), "pretrained", name, seed)
-    if "/" in name or folder.exists():
-        refuse("model", name, f"a folder that is there, or {HUB}NAME for a name on the Hub")
-    choose("model", name, (*MODELS, f"{HUB}NAME", "a folder"))
-    raise AssertionError
+    refuse("model", name, f"a folder that is there, or {HUB}NAME for a name on the Hub")
 
 
 def _saved(folder: Path, seed: int) -> Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from natsel.common.errors import refuse
 from natsel.communities import Communities
 from natsel.selection.patterns import assigned
 
+NUM_NAMED = 3
 UNROUNDED = ("head", "expert")
 """Kinds whose number no hardware cares about: what they hold is wide already."""
 
@@ -94,9 +96,12 @@ def bounds_of(
     if isinstance(floor, Mapping):
         for name, (pattern, value) in assigned("floor", floor, sizes).items():
             _check_whole(f"floor[{pattern!r}]", value, 0)
+            if value > sizes[name]:
+                refuse(f"floor[{pattern!r}]", value, f"at most {sizes[name]}, the size of {name!r}")
             floors[name] = value
     else:
         _check_whole("floor", floor, 0)
+        say_kept_whole(floor, sizes, stacklevel=3)
         floors = dict.fromkeys(sizes, floor)
     found = {}
     for name, size in sizes.items():
@@ -104,6 +109,25 @@ def bounds_of(
         least = communities[name].minimum if communities is not None else 0
         found[name] = Bounds(size, max(floors[name], least), multiple_of if rounded else 1)
     return found
+
+
+def say_kept_whole(floor: int, sizes: Mapping[str, int], *, stacklevel: int) -> None:
+    """Warn of a floor above the size of communities, which then stay whole.
+
+    Args:
+        floor: how many populations of each community survive at least.
+        sizes: of every community.
+        stacklevel: as of ``warnings.warn``, seen from the caller.
+    """
+    small = [f"{name!r} ({size})" for name, size in sizes.items() if size < floor]
+    if not small:
+        return
+    more = f" and {len(small) - NUM_NAMED} more" if len(small) > NUM_NAMED else ""
+    warnings.warn(
+        f"floor={floor} is above the size of {', '.join(small[:NUM_NAMED])}{more}: "
+        f"{'they stay' if len(small) > 1 else 'it stays'} whole",
+        stacklevel=stacklevel + 1,
+    )
 
 
 def _check_whole(argument: str, value: object, least: int, more: str = "") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from natsel.common.errors import refuse
+from natsel.common.errors import refuse, refuse_together
 from natsel.communities import Communities
 from natsel.communities.gates import folded
 from natsel.communities.latency import batch_of, median, time_in_turn
@@ -44,7 +44,8 @@ class Latency:
 
     def __post_init__(self) -> None:
         if (self.share is None) == (self.ms is None):
-            refuse("latency", (self.share, self.ms), "either a share or ms=, not both")
+            given = {"share": self.share, "ms": self.ms}
+            refuse_together(given, "either a share or ms=, not both")
         if self.share is not None and not is_share(self.share):
             refuse("latency", self.share, "a share such as 0.5 in (0, 1], or ms=")
         if self.ms is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from natsel.common.errors import refuse
+from natsel.common.errors import refuse, refuse_together
 
 Value = TypeVar("Value")
 Patterns = str | Sequence[str] | None
@@ -60,7 +60,9 @@ def chosen(names: Iterable[str], include: Patterns, exclude: Patterns) -> list[s
     if exclude is not None:
         taken -= _any_of("exclude", exclude, names)
         if not taken:
-            refuse("exclude", exclude, "a pattern that leaves at least one community")
+            given = {"include": include, "exclude": exclude}
+            given = {name: patterns for name, patterns in given.items() if patterns is not None}
+            refuse_together(given, "a pattern that leaves at least one community")
     return [name for name in names if name in taken]
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from natsel.common.errors import NonFiniteError, choose, refuse
+from natsel.common.alike import warn_alike
+from natsel.common.errors import NonFiniteError, choose, did_you_mean, refuse, refuse_together
 from natsel.communities import Communities
 from natsel.selection.budget import MACs, Parameters, Sparsity
 from natsel.selection.counts import bounds_of
@@ -26,6 +27,7 @@ from natsel.selection.survivors import Survivors
 from natsel.selection.unstructured import select_weights
 from natsel.selection.weights import Weights
 
+NORMALIZATIONS = ("rank", "mean")
 MANY = 1 << 20
 """Scores from which on they are streamed where nothing needs their order."""
 Budget = Sparsity | Parameters | MACs | Latency
@@ -118,18 +120,27 @@ def select(
             "ties": ties,
         }
         return _of_weights(scores, budget, scope, normalize, floor, packed, zero, options)
-    for argument, value in (("packed", packed), ("zero", zero)):
-        if value:
-            refuse(argument, value, "False, or natsel.Weights in place of scores")
+    if given := {name: on for name, on in (("packed", packed), ("zero", zero)) if on}:
+        refuse_together(given, "False, or natsel.Weights in place of scores")
     if isinstance(budget, NM | Blocks):
         refuse("budget", budget, "a share or a cost; patterns of weights need natsel.Weights")
-    if normalize is not None:
-        choose("normalize", normalize, ("rank", "mean"))
+    if normalize is not None and normalize not in NORMALIZATIONS:
+        hint = did_you_mean(normalize, NORMALIZATIONS)
+        refuse("normalize", normalize, f"{', '.join(NORMALIZATIONS)} or None{hint}")
     budgets = _by_pattern(budget)
+    if not isinstance(scores, Mapping):
+        refuse("scores", scores, "a mapping from names to tensors, or natsel.Weights")
+    known = getattr(scores, "communities", None)
+    communities = communities if communities is not None else known
     if not scores:
-        refuse("scores", {}, "at least one community with scores")
-    communities = communities if communities is not None else getattr(scores, "communities", None)
-    plain = floor == 1 and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
+        if communities is not None:
+            communities.require()
+        allowed = "a score tensor for at least one community, as natsel.score returns them"
+        refuse("scores", "empty", allowed)
+    for name, value in scores.items():
+        _check_scores(name, value)
+    whole = isinstance(floor, int) and floor == 1
+    plain = whole and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
     compared = scope == "community" or normalize is None
     many = sum(value.numel() for value in scores.values()) >= MANY
     if many and plain and compared and communities is None and isinstance(budget, Sparsity):
@@ -141,10 +152,13 @@ def select(
     if communities is not None:
         for name, values in flat.items():
             if name not in communities or communities[name].size != values.numel():
-                refuse("scores", name, f"scores for {communities!r}")
+                choose("scores", name, communities)
+                told = f"{values.numel()} scores for {name!r}"
+                refuse("scores", told, f"{communities[name].size}, one for each population")
     if isinstance(multiple_of, str):
         if multiple_of != AUTO:
-            refuse("multiple_of", multiple_of, "a whole number >= 1, or 'auto'")
+            hint = did_you_mean(multiple_of, [AUTO])
+            refuse("multiple_of", multiple_of, f"a whole number >= 1, or 'auto'{hint}")
         if communities is None:
             refuse("multiple_of", AUTO, "a whole number where communities= is not given")
         again = partial(
@@ -161,6 +175,7 @@ def select(
         )
         rounding = measured(communities, again(multiple_of=1))
         return Survivors(again(multiple_of=rounding.multiple), communities, rounding)
+    _check_ties(ties, flat)
     second = {name: _tie(name, flat[name], ties) for name in flat}
     sizes = {name: value.numel() for name, value in flat.items()}
     bounds = bounds_of(sizes, floor, multiple_of, communities)
@@ -173,6 +188,9 @@ def select(
             [bounds[name] for name in group],
         )
         masks |= survive(contest, wanted, communities, scope=scope, normalize=normalize)
+    if known is None:  # else the scorer has said so
+        cut = {name: flat[name] for name in names if not bool(masks[name].all())}
+        warn_alike({n: v for n, v in cut.items() if second[n] is None}, stacklevel=3)
     shaped = {name: mask.reshape(scores[name].shape) for name, mask in masks.items()}
     return Survivors(shaped, communities)
 
@@ -190,9 +208,8 @@ def _of_weights(
     """Select single weights, which knows fewer options."""
     if not isinstance(budget, Sparsity | NM | Blocks):
         refuse("budget", budget, "natsel.Sparsity, NM or Blocks, for weights")
-    for argument, value in options.items():
-        if value is not None:
-            refuse(argument, value, "nothing, for weights: natsel.weights chooses who takes part")
+    if given := {name: value for name, value in options.items() if value is not None}:
+        refuse_together(given, "nothing, for weights: natsel.weights chooses who takes part")
     if scope == "global" and normalize is not None:
         allowed = "None: weights are compared as they are, or within each tensor ('community')"
         refuse("normalize", normalize, allowed)
@@ -225,6 +242,24 @@ def _groups(
         (value, [name for name in names if name in owner and owner[name][0] == pattern])
         for pattern, value in budget.items()
     ]
+
+
+def _check_scores(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        refuse(f"scores[{name!r}]", value, "a tensor of scores")
+    if value.is_complex():
+        refuse(f"scores[{name!r}]", value, "real numbers, such as its .abs()")
+
+
+def _check_ties(ties: object, names: Mapping[str, Tensor]) -> None:
+    if ties is None:
+        return
+    if not isinstance(ties, Mapping):
+        refuse("ties", ties, "a mapping from names to tensors")
+    for name, value in ties.items():
+        choose("ties", name, names)
+        if not isinstance(value, Tensor):
+            refuse(f"ties[{name!r}]", value, "a tensor of scores")
 
 
 def _flat(name: str, value: Tensor) -> Tensor:

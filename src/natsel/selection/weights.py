@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import batch_inputs, call, cross_entropy, unlabelled
+from natsel.common.calls import LABELLED, batch_inputs, call, cross_entropy, has_labels, unlabelled
 from natsel.common.errors import choose, refuse
+from natsel.communities.computed import how_computed
 from natsel.communities.discover import evaluating
 from natsel.selection.patterns import Patterns, chosen
 from natsel.selection.streaming.source import Scorer, magnitude, product
@@ -135,7 +136,8 @@ def weights(
     for name, layer in taking.items():
         if not isinstance(layer._parameters.get("weight"), nn.Parameter):
             # A gated or normalised weight is computed anew at each read: a mask has no place.
-            refuse(f"model: {name}", "a computed weight", "a parameter of its layer")
+            what, remedy = how_computed(model, name)
+            refuse(f"model.{name}", what, f"a parameter of its layer ({remedy})")
     tensors = {name: layer.get_parameter("weight") for name, layer in taking.items()}
     second = None
     if scorer in SECOND:
@@ -172,7 +174,7 @@ def _norms(
     finally:
         for hook in hooks:
             hook.remove()
-    unseen = [name for name in layers if name not in sums]
+    unseen = [name for name in layers if not counts.get(name)]
     if unseen:
         refuse("data", f"nothing that reaches {unseen[0]!r}", "batches that run every layer")
     return {
@@ -203,7 +205,7 @@ def _gradients(
     tensors = [layers[name].get_parameter("weight") for name in names]
     frozen = [t for t in tensors if not t.requires_grad]
     sums = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in tensors]
-    count = 0
+    count, num_batches = 0, 0
     try:
         for tensor in frozen:
             tensor.requires_grad_(True)
@@ -212,6 +214,9 @@ def _gradients(
                 if len(batch) < 2:
                     refuse("data", f"a batch of {len(batch)}", "(inputs, labels) for 'taylor'")
                 *inputs, labels = batch
+                num_batches += 1
+                if not has_labels(labels):
+                    continue
                 loss = cross_entropy(call(model, batch_inputs(inputs)), labels)
                 found = torch.autograd.grad(loss, tensors, allow_unused=True)
                 count += 1
@@ -221,8 +226,10 @@ def _gradients(
     finally:
         for tensor in frozen:
             tensor.requires_grad_(False)
-    if not count:
+    if not num_batches:
         refuse("data", "no batches", "at least one")
+    if not count:
+        refuse("data", "no sample with a label", LABELLED)
     return {name: total.div_(count) for name, total in zip(names, sums, strict=True)}
 
 

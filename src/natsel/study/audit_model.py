@@ -87,9 +87,7 @@ def audit_model(
         _check_out(folder)
     opened, splits = open_for(config.model, config.data, config.seed)
     communities = discover(opened.model, opened.example_inputs, residual=config.residual)
-    if not len(communities):
-        reasons = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
-        refuse("model", config.model, f"one with something that can be removed ({reasons})")
+    communities.require("model", config.model)
     found = audit(
         communities,
         config.scorers,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from natsel.common.errors import choose
+from natsel.common.errors import choose, refuse_together
 from natsel.common.extras import MissingExtraError
 from natsel.common.files import read_json, write_atomic, write_json
 from natsel.study import environment, folder
@@ -66,7 +66,9 @@ def bench_all(
     for name in only:
         choose("only", name, TITLES)
     if (model is None) != (data is None):
-        choose("model and data", "one of them", ("both", "neither"))
+        refuse_together({"model": model, "data": data}, "both or neither of them")
+    if model is not None and only and "search" not in only:
+        refuse_together({"only": ",".join(only), "model": model}, "search among them: it reads one")
     target = Path(out)
     config = {"kind": "bench all", "quick": quick, "model": model, "data": data}
     folder.check(target, config, resume)

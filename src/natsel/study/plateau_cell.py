@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import did_you_mean, refuse
 from natsel.communities import Communities, discover
 from natsel.communities.discover import evaluating
 from natsel.extraction import extract
@@ -113,8 +113,9 @@ def only(communities: Communities, kinds: Sequence[str]) -> Communities:
     """
     chosen = tuple(c for c in communities.values() if c.kind in kinds)
     if not chosen:
-        there = ", ".join(sorted({c.kind for c in communities.values()})) or "nothing"
-        refuse("kinds", ",".join(kinds), f"kinds that the model has: {there}")
+        there = sorted({c.kind for c in communities.require().values()})
+        hint = "".join(did_you_mean(kind, there) for kind in kinds)
+        refuse("kinds", ",".join(kinds), f"kinds that the model has: {', '.join(there)}{hint}")
     return Communities(
         communities.model,
         communities.example_inputs,
@@ -153,11 +154,8 @@ def split_images(cell: Cell, splits: Splits) -> dict[str, tuple[Tensor, Tensor]]
     held = tuple(t[: cell.held_images] for t in splits.test)
     overlap = contents(held[0]) & (contents(inputs[search]) | contents(inputs[adaptive]))
     if overlap:
-        refuse(
-            "held-out split",
-            f"{len(overlap)} samples that are also searched on",
-            "two splits without a common sample",
-        )
+        found = f"a test split with {len(overlap)} samples that are also searched on"
+        refuse("data", found, "two splits without a common sample")
     return {
         "search": (inputs[search], labels[search]),
         "adaptive": (inputs[adaptive], labels[adaptive]),

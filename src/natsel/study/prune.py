@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
-from natsel.common.errors import choose, first_line, refuse
+from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import write_json
 from natsel.communities import Communities, discover
+from natsel.data import TEXTS
+from natsel.data import names as image_names
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
 from natsel.features import CLASSES, feature_class, fuse, matrices
 from natsel.fitness import FITNESS, score
@@ -89,6 +91,26 @@ class PruneConfig:
         choose("scope", self.scope, ("community", "global"))
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
+        if self.data is not None:
+            choose("data", self.data, (*image_names(), *TEXTS))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse options that say nothing beside others."""
+        others = {
+            name: value
+            for name, value, usual in (
+                ("scope", self.scope, "community"),
+                ("normalize", self.normalize, "rank"),
+            )
+            if value != usual
+        }
+        if self.scorer == ADAPTIVE and others:
+            given = {"scorer": self.scorer, **others}
+            refuse_together(given, f"{ADAPTIVE} alone: it chooses scope and scale by proof")
+        if self.scope == "community" and "normalize" in others:
+            given = {"scope": self.scope, "normalize": self.normalize}
+            refuse_together(given, "scope global: within one community nothing is normalised")
 
 
 def parse_budget(text: str) -> Budget:
@@ -107,7 +129,9 @@ def parse_budget(text: str) -> Budget:
     except ValueError:
         separator = ""
     if not separator or name not in BUDGETS:
-        refuse("budget", text, f"NAME=SHARE such as macs=0.5, NAME one of {', '.join(BUDGETS)}")
+        hint = did_you_mean(name.strip(), BUDGETS) if name not in BUDGETS else ""
+        names = ", ".join(BUDGETS)
+        refuse("budget", text, f"NAME=SHARE such as macs=0.5, NAME one of {names}{hint}")
     return BUDGETS[name](share)
 
 
@@ -181,9 +205,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
     step(1)
     inputs = _real_inputs(opened, splits)
     communities = discover(opened.model, inputs, residual=config.residual)
-    if not len(communities):
-        reasons = "; ".join(f"{r.name}: {r.reason}" for r in communities.refused[:3])
-        refuse("model", config.model, f"one with something that can be removed ({reasons})")
+    communities.require("model", config.model)
     step(2)
     data = calibration(splits, config.seed) if splits is not None else None
     options: dict[str, Any] = {

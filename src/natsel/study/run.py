@@ -13,12 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.files import read_json, write_atomic, write_json
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Ecology, Evolution
+from natsel.evolution.ecology import check_constants
 from natsel.extraction import extract, verify
 from natsel.fitness import FITNESS
 from natsel.io import save
@@ -113,9 +114,11 @@ class RunConfig:
         """Return the constants of the evolution; refused here, before anything is computed."""
         given = {**self.ecology}
         if self.capacity is not None:
+            if "capacity" in given:
+                both = {"capacity": self.capacity, "ecology['capacity']": given["capacity"]}
+                refuse_together(both, "one of them")
             given["capacity"] = self.capacity
-        for name in given:
-            choose("constant", name, Ecology.__dataclass_fields__)
+        check_constants(given)
         law = DYNAMICS[self.dynamics]
         Ecology(**{**law.constants(), **given})
         return given

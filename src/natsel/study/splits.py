@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from natsel.common.errors import refuse
+from natsel.common.errors import choose, refuse
 from natsel.data import TEXTS, load, load_text, masked_characters, names, next_characters, split
 from natsel.models import TASKS
 
@@ -76,6 +76,7 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
     Raises:
         ValueError: if the data set is unknown or cannot be read.
     """
+    choose("data", name, names() if task is None else TEXTS)
     if task is not None:
         return _text_splits(name, task)
     dataset = load(name)

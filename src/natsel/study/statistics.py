@@ -144,7 +144,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Comparison:
         (1.033, True)
     """
     if len(first) != len(second) or len(first) < 2:
-        refuse("pairs", (len(first), len(second)), "two equally long lists of at least 2 figures")
+        allowed = f"{max(len(first), 2)} figures, as many as first has and at least 2"
+        refuse("second", f"{len(second)} figures", allowed)
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     interval = mean_interval([float(d) for d in differences])
     if np.ptp(differences) <= 1e-12:

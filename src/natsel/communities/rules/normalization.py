@@ -63,7 +63,7 @@ def layer_norm(
     axes = tuple(range(x.dim() - len(shape), x.dim()))
     reason = f"normalised together with its neighbours{place(node)}"
     parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
-    if len(axes) == 1 and run.spans_width(x, axes[0]):
+    if len(axes) == 1 and (node in run.unused or run.spans_width(x, axes[0])):
         channels = run.space.unite_along(x, tuple(range(x.dim() - 1)), reason).reshape(-1)
         for parameter in parameters:
             run.space.unite(channels, run.axis(parameter, 0, "tied"), reason)
@@ -106,7 +106,7 @@ def group_norm(
 def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> Any:
     """What competes in one softmax stands or falls together."""
     x = run.lift(x)
-    if node in run.routing:
+    if node in run.routing or node in run.unused:
         return x
     reason = f"it shares a softmax{place(node)}"
     note_mixed(run, x, (dim % x.dim(),), reason)

@@ -39,7 +39,8 @@ def recurrent(
     per_cell = 4 if has_biases else 2
     refs = all(isinstance(w, TensorRef) for w in weights)
     if not refs or len(weights) != num_layers * num_directions * per_cell:
-        return run.barrier(node, (x, states, weights))
+        computed = next((w for w in weights if not isinstance(w, TensorRef)), weights[0])
+        return run.unlike_weight(node, (x, states, weights), computed)
     reason = f"it carries plain data{place(node)}"
     x = run.lift(x)
     channels = channels_of(run, x, x.dim() - 1, reason)

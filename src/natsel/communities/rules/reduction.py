@@ -102,7 +102,7 @@ def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: An
     axes = _axes(node, x.dim())
     reason = f"reduced together with its neighbours{place(node)}"
     value = node.meta["val"]
-    if len(axes) == 1 and run.spans_width(x, axes[0]):
+    if node in run.unused or (len(axes) == 1 and run.spans_width(x, axes[0])):
         return map_tensors(value, lambda t: torch.full(tuple(t.shape), DATA))
     note_mixed(run, x, axes, reason)
     merged = run.space.unite_along(x, axes, reason)

@@ -56,7 +56,7 @@ def weight_product(
 def linear(run: Propagation, node: fx.Node, x: Any, weight: Any, bias: Any = None) -> Any:
     """y[..., o] = sum_i W[o, i] x[..., i] + b[o]."""
     if not isinstance(weight, TensorRef):
-        return run.barrier(node, (x, weight, bias))
+        return run.unlike_weight(node, (x, weight, bias), weight)
     return weight_product(run, node, x, weight, bias, in_axis=1)
 
 
@@ -64,7 +64,7 @@ def linear(run: Propagation, node: fx.Node, x: Any, weight: Any, bias: Any = Non
 def addmm(run: Propagation, node: fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Any:
     """y[..., o] = sum_i x[..., i] W[i, o] + b[o]."""
     if not isinstance(weight, TensorRef) or isinstance(x, TensorRef) or kwargs:
-        return run.barrier(node, (bias, x, weight))
+        return run.unlike_weight(node, (bias, x, weight), weight)
     return weight_product(run, node, x, weight, bias, in_axis=0)
 
 
@@ -92,7 +92,7 @@ def convolution(
     """A convolution; depthwise it ties input to output, grouped it ties equal places in groups."""
     x = run.lift(x)
     if not isinstance(weight, TensorRef) or x.dim() != len(weight.axes):
-        return run.barrier(node, (x, weight, bias))
+        return run.unlike_weight(node, (x, weight, bias), weight)
     if groups == 1:
         _read(run, node, x, 1, run.axis(weight, 1, "in"))
         labels = run.axis(weight, 0, "out")
@@ -137,7 +137,7 @@ def transposed(
     """A transposed convolution: its weight has the input axis first."""
     x = run.lift(x)
     if not isinstance(weight, TensorRef) or groups != 1 or x.dim() != len(weight.axes):
-        return run.barrier(node, (x, weight, bias))
+        return run.unlike_weight(node, (x, weight, bias), weight)
     _read(run, node, x, 1, run.axis(weight, 0, "in"))
     labels = run.axis(weight, 1, "out")
     run.mark(labels, "filter")
@@ -150,7 +150,7 @@ def transposed(
 def embedding(run: Propagation, node: fx.Node, weight: Any, indices: Any, *args: Any) -> Any:
     """A table lookup: its columns are made like the outputs of a linear map."""
     if not isinstance(weight, TensorRef):
-        return run.barrier(node, (weight, indices))
+        return run.unlike_weight(node, (weight, indices), weight)
     reason = f"rows of an embedding are chosen by data{place(node)}"
     run.space.fix(run.axis(weight, 0, "in"), reason)
     run.space.fix(run.lift(indices), reason)
@@ -163,7 +163,7 @@ def prelu(run: Propagation, node: fx.Node, x: Any, weight: Any) -> Any:
     """PReLU: one slope for all channels, or one per channel that goes with it."""
     x = run.lift(x)
     if not isinstance(weight, TensorRef):
-        return run.barrier(node, (x, weight))
+        return run.unlike_weight(node, (x, weight), weight)
     if weight.sizes[0] > 1:
         reason = f"it meets plain data{place(node)}"
         channels = channels_of(run, x, min(1, x.dim() - 1), reason)
