@@ -10,7 +10,7 @@ import torch
 from networks import NAMES, RESIDUAL, batch, draw_survivors, logits, loss_of, network, set_masses
 
 import natsel
-from natsel.communities.gates import masses_of, ungated_name
+from natsel.communities.gates import masses_of
 from natsel.communities.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verify import folded
@@ -83,13 +83,11 @@ def mass_gradients(communities, evolution, inputs):
     try:
         for gated in evolution._gates:
             mass = flat[gated.places].reshape(gated.gate.mass.shape)
-            del gated.gate._buffers["mass"]
             gated.gate.mass = mass
         (gradient,) = torch.autograd.grad(loss_of(communities.model, inputs), flat)
     finally:
         for gate, mass in stored:
-            del gate.mass
-            gate.register_buffer("mass", mass)
+            gate.mass = mass
     values = torch.split((flat * gradient).detach()[:-1], [c.size for c in communities.values()])
     return dict(zip(communities, values, strict=True))
 
@@ -145,7 +143,7 @@ def test_after_extraction_the_next_step_is_that_of_the_masked_model(name, kind):
 
 def take_over(twin, masked, optimizer, model):
     """Give an optimizer the state that another one has for the parameters of the same names."""
-    mine = {ungated_name(n): p for n, p in model.named_parameters()}
+    mine = dict(model.named_parameters())
     for path, parameter in masked.named_parameters():
         state = optimizer.state[mine[path]]
         twin.state[parameter] = copy.deepcopy(dict(state))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import natsel
+from natsel.communities.gated_modules import weights_of
 from natsel.communities.gates import Gate, Gated
 from natsel.dynamics import DYNAMICS
 from natsel.evolution.writing import Writer
@@ -97,7 +97,7 @@ def test_a_step_is_what_each_community_makes_by_itself(run, harsh, name, carryin
     constants = {**harsh, "floor": 2, **({"capacity": 0.5} if carrying else {})}
     r = run(dynamics=law, **constants)
     evolution = r.evolution
-    weights = [m.parametrizations.weight.original for m in r.model.modules() if is_gated(m)]
+    weights = [m._parameters["weight"] for m in r.model.modules() if is_gated(m)]
     assert [w.shape[1] for w in weights] == [c.size for c in r.communities.values()]
     reference = Reference(
         [c.size for c in r.communities.values()],
@@ -126,7 +126,7 @@ def test_a_step_is_what_each_community_makes_by_itself(run, harsh, name, carryin
 
 
 def is_gated(module):
-    return isinstance(module, nn.Linear) and hasattr(module, "parametrizations")
+    return bool(weights_of(module))
 
 
 @given(st.data())

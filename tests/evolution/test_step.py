@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 import natsel
 from natsel.common.errors import NonFiniteError
 from natsel.dynamics import DYNAMICS
+from natsel.evolution.skips import MOST
 from natsel.fitness import FITNESS, Fitness
 
 
@@ -40,12 +42,12 @@ def test_every_law_runs_on_every_signal(run, dynamics, fitness):
 def test_the_first_step_is_the_law_on_the_normalised_signal(run):
     r = run(dynamics="logistic", rate=0.1, pressure=1.0, initial=0.5)
     r.backward(0)
-    weight = r.model.layers[2].parametrizations.weight.original
+    weight = r.model.layers[2]._parameters["weight"]
     raw = (weight * weight.grad).sum(0).abs().detach()
     r.evolution.step()
     expected = torch.sigmoid(0.1 * (raw / raw.mean() - 1.0))
     torch.testing.assert_close(r.evolution.masses["layers.0"], expected)
-    gate = r.model.layers[2].parametrizations.weight[0].mass
+    gate = r.evolution._gates[0].gate.mass
     assert torch.equal(gate.reshape(-1), r.evolution.masses["layers.0"])
 
 
@@ -102,17 +104,75 @@ def test_a_validation_between_two_steps_leaves_no_trace(run):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_no_number_is_named_and_changes_nothing(run, bad):
+def test_a_gradient_that_is_no_number_is_named_before_an_optimizer_takes_it(run, bad):
+    """No GradScaler would let an optimizer take such a step: it would spoil the weights."""
     r = run().train(2)
+    r.evolution.attach(r.optimizer)
     r.backward(2)
-    r.model.layers[4].parametrizations.weight.original.grad[0, 0] = bad
-    before, gates = state_of(r.evolution), copy.deepcopy(r.model.state_dict())
+    good = r.model.layers[4]._parameters["weight"].grad.clone()
+    r.model.layers[4]._parameters["weight"].grad[0, 0] = bad
+    before, weights = state_of(r.evolution), copy.deepcopy(r.model.state_dict())
     with pytest.raises(NonFiniteError, match=r"'taylor'.*at step 3 in community 'layers\.2'"):
-        r.evolution.step()
+        r.optimizer.step()
     assert same(state_of(r.evolution), before)
-    assert same(r.model.state_dict(), gates)
+    assert same(r.model.state_dict(), weights)
+    r.model.layers[4]._parameters["weight"].grad.copy_(good)
+    r.optimizer.step()
+    twin = run().train(3)
+    assert same(r.evolution.masses, twin.evolution.masses)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_explicit_step_at_an_overflow_evolves_nothing_and_is_counted(run, bad):
+    r = run().train(2)
+    before, weights = state_of(r.evolution), copy.deepcopy(r.model.state_dict())
+    for again in range(2):
+        r.backward(2)
+        r.model.layers[4]._parameters["weight"].grad[0, 0] = bad
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            r.evolution.step()
+        assert [str(w.message)[:16] for w in said] == ["fitness 'taylor'"] * (not again)
+        assert same(state_of(r.evolution), before)
+        assert same(r.model.state_dict(), weights)
+    assert (r.evolution.num_skipped, r.evolution.num_steps) == (2, 2)
     twin = run().train(2)
     assert same(r.train(2, start=2).evolution.masses, twin.train(2, start=2).evolution.masses)
+
+
+@pytest.mark.filterwarnings("ignore:fitness")
+def test_an_overflow_that_does_not_end_is_an_error(run):
+    def overflow():
+        r.backward(2)
+        r.model.layers[4]._parameters["weight"].grad[0, 0] = math.inf
+        r.evolution.step()
+
+    r = run().train(2)
+    for _ in range(MOST - 1):
+        overflow()
+    with pytest.raises(NonFiniteError, match=rf"'layers\.2'.*in {MOST} steps in a row"):
+        overflow()
+    r.train(1, start=2)  # one that is good, and the count begins anew
+    overflow()
+    assert (r.evolution.num_skipped, r.evolution.num_steps) == (MOST, 3)
+
+
+def test_a_weight_that_is_no_number_is_no_overflow(run):
+    r = run().train(2)
+    with torch.no_grad():
+        r.model.layers[4]._parameters["weight"][0, 0] = math.nan
+    r.backward(2)
+    with pytest.raises(NonFiniteError, match="'taylor'"):
+        r.evolution.step()
+    assert r.evolution.num_skipped == 0
+
+
+def test_a_signal_that_is_no_number_on_sound_gradients_is_no_overflow(run):
+    def torn(parts):
+        return torch.full_like(parts.mass, math.nan)
+
+    with pytest.raises(NonFiniteError, match="'torn'"):
+        run(fitness=torn).train(1)
 
 
 def test_a_law_of_the_users_own_is_checked(run):
@@ -244,7 +304,7 @@ def test_other_precisions(dtype):
     evolution = natsel.Evolution(natsel.discover(model, (torch.zeros(1, 4, dtype=dtype),)))
     model(torch.randn(5, 4).to(dtype)).square().sum().backward()
     evolution.step()
-    gate = model[2].parametrizations.weight[0].mass
+    gate = evolution._gates[0].gate.mass
     assert gate.dtype == dtype
     assert torch.equal(gate.reshape(-1), evolution.masses["0"].to(dtype))
 
@@ -252,9 +312,9 @@ def test_other_precisions(dtype):
 def test_weights_that_nothing_reached_are_unfit_and_frozen_ones_refused(run):
     r = run().train(1)
     r.backward(1)
-    r.model.layers[4].parametrizations.weight.original.grad = None
+    r.model.layers[4]._parameters["weight"].grad = None
     r.evolution.step()
-    r.model.layers[4].parametrizations.weight.original.requires_grad_(False)
+    r.model.layers[4]._parameters["weight"].requires_grad_(False)
     with pytest.raises(ValueError, match="frozen"):
         r.evolution.step()
     r = run()
@@ -276,7 +336,7 @@ def test_the_optimizer_cannot_undo_a_mass(run):
     assert influence(gated.model) < 0.011 * dense
     folded = copy.deepcopy(run(dynamics=keep, initial=1.0))
     with torch.no_grad():
-        folded.model.layers[2].parametrizations.weight.original.mul_(0.01)
+        folded.model.layers[2]._parameters["weight"].mul_(0.01)
     gated.train(100)
     folded.train(100)
     assert influence(folded.model) > 0.3 * dense, "the trap is real"

@@ -9,6 +9,7 @@ from torch import nn
 
 import natsel
 from natsel import models
+from natsel.communities.gates import suspended
 from natsel.communities.tensors import tensors_of
 from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader
@@ -98,13 +99,10 @@ def explicit(model, communities, masses, x, labels):
     variables = {n: m.double().requires_grad_() for n, m in masses.items()}
     plain = {}
     for name, tensor in tensors.items():
-        if name.endswith(".mass"):
-            plain[name] = torch.ones_like(tensor)
-        else:
-            plain[name] = tensor.detach().clone()
+        plain[name] = tensor.detach().clone()
     for name, community in communities.items():
         for part in community.gates:
-            key = part.tensor.replace(".weight", ".parametrizations.weight.original")
+            key = part.tensor
             width = part.index.shape[1]
             places = part.index.reshape(-1)
             scale = torch.ones(plain[key].shape[part.axis], dtype=torch.float64)
@@ -112,7 +110,8 @@ def explicit(model, communities, masses, x, labels):
             shape = [1] * plain[key].dim()
             shape[part.axis] = -1
             plain[key] = plain[key] * scale.reshape(shape)
-    loss = F.cross_entropy(torch.func.functional_call(model, plain, (x,)), labels)
+    with suspended(model, fold=False):
+        loss = F.cross_entropy(torch.func.functional_call(model, plain, (x,)), labels)
     gradients = torch.autograd.grad(loss, list(variables.values()))
     return {n: v.detach() * g for (n, v), g in zip(variables.items(), gradients, strict=True)}
 
@@ -147,7 +146,7 @@ def test_a_mass_on_the_weights_is_a_mass_on_the_activation(activation):
     x, labels = torch.randn(9, 5, dtype=torch.float64), torch.randint(3, (9,))
     F.cross_entropy(model(x), labels).backward()
     mass = evolution.masses["0"].double().requires_grad_()
-    raw = second.parametrizations.weight.original.detach()
+    raw = second._parameters["weight"].detach()
     loss = F.cross_entropy(F.linear(act(first(x)) * mass, raw, second.bias), labels)
     (gradient,) = torch.autograd.grad(loss, mass)
     expected = (mass * gradient).detach()

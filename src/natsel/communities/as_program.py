@@ -26,6 +26,7 @@ from natsel.common.errors import first_line
 from natsel.communities.discover import evaluating, functional
 from natsel.communities.doubled import in_float64
 from natsel.communities.gap import TOLERANCE
+from natsel.communities.gates import folded
 from natsel.communities.graph import operator_name
 from natsel.communities.literals import OPEN
 from natsel.communities.normal_form import normalise
@@ -78,6 +79,7 @@ def as_program(
     """
     inputs = as_inputs(example_inputs)
     check_fit(model, inputs)
+    model = folded(model)
     mode = model.training
     reason = ""
     for attempt in _attempts(inputs):

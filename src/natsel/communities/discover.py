@@ -22,6 +22,7 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal
 from natsel.communities.computed import computed, explained
+from natsel.communities.gates import suspended
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
 from natsel.communities.program import Program
@@ -76,7 +77,8 @@ def discover(
     model = unwrapped(model)
     inputs = as_inputs(example_inputs)
     check_fit(model, inputs, proof=proof)
-    with evaluating(model), without_cache(model):
+    # What is found are names in the plain model, also of one that is gated.
+    with suspended(model, fold=False), evaluating(model), without_cache(model):
         try:
             with torch.no_grad():
                 call(model, inputs)

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from natsel.communities import flat_weights, gated_reads, ways
+from natsel.communities import gated_modules
 from natsel.communities.community import Communities, Community, Slice
+from natsel.communities.gated_weights import Gate, GatedWeight, inverted
+from natsel.communities.gating import check, gated_slices, places_of
+from natsel.communities.observers import taken_off, unhook
 from natsel.communities.tensors import owner, tensors_of
+from natsel.communities.ways import Way
 
-
-class Gate(nn.Module):
-    """Scale the columns of a consumer's weight: W[:, j] * mass[j].
-
-    The optimizer sees the ungated weight V and its gradient m dL/dW, so it cannot undo the mass.
-    """
-
-    mass: Tensor
-
-    def __init__(self, mass: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mass", mass)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the gated weight."""
-        return weight * self.mass
+__all__ = [
+    "Gate",
+    "Gated",
+    "drop",
+    "fold",
+    "folded",
+    "gated_slices",
+    "install",
+    "is_gated",
+    "masses_of",
+    "suspended",
+]
 
 
 class Gated(NamedTuple):
     """One gated weight.
 
     Attributes:
-        tensor: its name in the model, as the communities know it.
+        tensor: its name in the model.
         axis: the axis that reads populations.
         gate: the gate, whose ``mass`` is broadcast along the other axes.
         places: for each place along the axis, the index of its population among all populations
@@ -50,43 +49,11 @@ class Gated(NamedTuple):
     places: Tensor
 
 
-def gated_slices(community: Community) -> tuple[Slice, ...]:
-    """Return the slices at which a community's masses multiply.
-
-    Everything that reads the populations; of an expert only its last weight, in the order of use,
-    since whatever it makes leaves through that one, linearly.
-    """
-    return community.gates[-1:] if community.kind == "expert" else community.gates
-
-
-def ungated_name(name: str) -> str:
-    """Return a tensor's name as it is without gates.
-
-    Example:
-        >>> ungated_name("layers.3.parametrizations.weight.original")
-        'layers.3.weight'
-    """
-    if ".parametrizations." in f".{name}" and name.endswith(".original"):
-        head, _, tail = f".{name}".partition(".parametrizations.")
-        return f"{head}.{tail.removesuffix('.original')}".lstrip(".")
-    return name
-
-
-def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Return every place of each tensor: a shared one must be gated wherever it is read."""
-    owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
-    for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for name, tensor in own.items():
-                if tensor is not None:
-                    owners[id(tensor)].append((module, name))
-    return owners
-
-
 def install(communities: Communities) -> list[Gated]:
     """Put a gate with mass 1 on every weight that reads a population.
 
-    The parameters stay the same objects, so an optimizer that holds them goes on.
+    The parameters stay the same objects under the same names: an optimizer that holds them goes
+    on, and so does whoever hooked them.
 
     Args:
         communities: of the model to gate; the model is changed.
@@ -95,54 +62,52 @@ def install(communities: Communities) -> list[Gated]:
         The gated weights.
 
     Raises:
-        ValueError: if a weight already has a gate.
+        ValueError: if a weight is gated already, or computed from others; nothing has changed.
     """
-    offset = 0
-    places: dict[tuple[str, int], Tensor] = {}
-    total = communities.num_populations
-    parameters = tensors_of(communities.model)
-    owners = _owners(communities.model)
-    for community in communities.values():
-        for part in gated_slices(community):
-            key = (part.tensor, part.axis)
-            if part.tensor not in parameters:
-                raise ValueError(
-                    f"communities={communities!r} is not allowed: {part.tensor} is already gated "
-                    "or gone; use one Evolution per model"
-                )
-            if key not in places:
-                size = parameters[part.tensor].shape[part.axis]
-                places[key] = torch.full((size,), total)
-            ids = torch.arange(offset, offset + community.size)
-            width = part.index.shape[1]
-            places[key][part.index.reshape(-1)] = ids.repeat_interleave(width)
-        offset += community.size
-    for name, _ in places:
-        for module, _ in owners[id(parameters[name])]:
-            if parametrize.is_parametrized(module) and not _has_gates(module):
-                raise ValueError(
-                    f"communities={communities!r} is not allowed: the module of {name} has a "
-                    "parametrization of its own; remove it with torch.nn.utils.parametrize first"
-                )
-    gated = []
-    for (name, axis), index in places.items():
-        weight = parameters[name]
-        shape = [1] * weight.dim()
-        shape[axis] = -1
-        dtype = weight.dtype if weight.is_floating_point() else torch.float32
-        mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
-        gate = Gate(mass)
-        for module, attribute in owners[id(weight)]:
-            parametrize.register_parametrization(module, attribute, gate, unsafe=True)
-            gated_reads.shorten(module, attribute)
-            flat_weights.follow(module)
-        gated.append(Gated(name, axis, gate, index.to(weight.device)))
-    gates = {(g.tensor, g.axis): g.gate for g in gated}
-    for community in communities.values():
-        for route in community.slices:
-            if route.role == "route":
-                _watch_way(communities.model, community, route, gates)
+    check(communities)
+    model = communities.model
+    parameters = dict(model.named_parameters())
+    try:
+        weights: dict[str, GatedWeight] = {}
+        gated = []
+        for (name, axis), index in places_of(communities).items():
+            weight = parameters[name]
+            shape = [1] * weight.dim()
+            shape[axis] = -1
+            dtype = weight.dtype if weight.is_floating_point() else torch.float32
+            mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
+            gate = Gate(mass)
+            weights.setdefault(name, GatedWeight(weight)).gates.append(gate)
+            gated.append(Gated(name, axis, gate, index.to(weight.device)))
+        _put(model, {id(w.parameter): w for w in weights.values()}, communities)
+        gates = {(g.tensor, g.axis): g.gate for g in gated}
+        for community in communities.values():
+            for route in community.slices:
+                if route.role == "route":
+                    _watch_way(model, community, route, gates)
+    except BaseException:
+        drop(model)
+        raise
     return gated
+
+
+def _put(model: nn.Module, weights: dict[int, GatedWeight], communities: Communities) -> None:
+    """Gate a shared weight wherever it is read, and mark what else is changed."""
+    also = {
+        id(owner(model, part.tensor)[0])
+        for community in communities.values()
+        for part in community.slices
+        if part.role == "route"
+    }
+    classes: gated_modules.Classes = {}
+    for module in list(model.modules()):
+        mine: dict[str, GatedWeight] = {}
+        for position, (name, parameter) in enumerate(module._parameters.items()):
+            if id(parameter) in weights:
+                mine[name] = weights[id(parameter)]
+                mine[name].position = position
+        if mine or id(module) in also:
+            gated_modules.put(module, mine, classes)
 
 
 def _watch_way(
@@ -158,7 +123,7 @@ def _watch_way(
     size = tensors_of(model)[route.tensor].shape[route.axis]
     places = torch.full((size,), gate.mass.numel())
     places[route.index[:, 0]] = part.index[:, 0]
-    ways.Way(attribute, gate, places).attach(module)
+    Way(attribute, gate, places).attach(module)
 
 
 def masses_of(communities: Communities) -> dict[str, Tensor]:
@@ -168,17 +133,12 @@ def masses_of(communities: Communities) -> dict[str, Tensor]:
         found[community.name] = torch.ones(community.size)
         for part in gated_slices(community):
             module, attribute = owner(communities.model, part.tensor)
-            if not _has_gates(module):
-                continue
-            for gate in module.get_submodule(f"parametrizations.{attribute}").children():
-                if isinstance(gate, Gate) and gate.mass.shape[part.axis] == gate.mass.numel():
+            weight = (gated_modules.weights_of(module) or {}).get(attribute)
+            for gate in weight.gates if weight is not None else ():
+                if gate.mass.shape[part.axis] == gate.mass.numel():
                     mass = gate.mass.detach().reshape(-1).float()
                     found[community.name] = mass[part.index[:, 0].to(mass.device)]
     return found
-
-
-class Observer:
-    """Base of the hooks that natsel puts on modules, so that they can be told from a user's."""
 
 
 def fold(model: nn.Module) -> None:
@@ -186,42 +146,71 @@ def fold(model: nn.Module) -> None:
 
     What observes the populations goes too. The parameters stay the same objects.
     """
-    for module in list(model.modules()):
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, Observer):
-                del module._forward_pre_hooks[key]
-        ways.unwatch(module)
-        if not _has_gates(module):
-            continue
-        for name in list(module.parametrizations.keys()):  # type: ignore[operator, union-attr]
-            stack = module.parametrizations[name]  # type: ignore[index]
-            gates = [p for p in stack if isinstance(p, Gate)]
-            if gates:
-                _own_class(module)
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            for gate in gates:
-                # A shared weight has the mass now: its other places must not apply it again.
-                gate.mass.fill_(1)
-        flat_weights.restore(module)
+    with torch.no_grad():
+        for weight in _weights(model):
+            weight.parameter.copy_(weight.product(weight.parameter))
+    drop(model)
 
 
-def _has_gates(module: nn.Module) -> bool:
-    stacks = module._modules.get("parametrizations")
-    if not isinstance(stacks, nn.ModuleDict):
-        return False
-    return any(isinstance(p, Gate) for stack in stacks.values() for p in stack.children())
+def drop(model: nn.Module) -> None:
+    """Remove the gates, in place: the weights are what they are without their masses."""
+    for module in model.modules():
+        unhook(module)
+    for module in gated_modules.touched(model.modules()):
+        gated_modules.take_off(module)
 
 
-def _own_class(module: nn.Module) -> None:
-    """Give a module a class of its own: copies share theirs, and removing a gate changes it."""
-    kind = type(module)
-    members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = cast(type[nn.Module], type(kind.__name__, kind.__bases__, members))
+@contextmanager
+def suspended(model: nn.Module, *, fold: bool) -> Iterator[None]:
+    """Take the gates off for a while.
+
+    Afterwards each weight is what it was, bit for bit, but for elements that were changed
+    meanwhile: those act as they do then.
+
+    Args:
+        model: any, gated or not.
+        fold: whether the weights are as they act meanwhile, or as they are without their masses.
+    """
+    weights = _weights(model)
+    raws = [w.parameter.detach().clone() for w in weights] if fold else []
+    modules = [(m, m.__dict__[gated_modules.GATED]) for m in gated_modules.touched(model.modules())]
+    classes = {(gated_modules.original_class(type(m)), tuple(own)): type(m) for m, own in modules}
+    with torch.no_grad():
+        for weight in weights if fold else ():
+            weight.parameter.copy_(weight.product(weight.parameter))
+    with taken_off(model):
+        for module, _ in modules:
+            gated_modules.take_off(module)
+        try:
+            yield
+        finally:
+            for module, own in modules:
+                for name, weight in own.items():
+                    found = module._parameters.get(name)
+                    weight.parameter = weight.parameter if found is None else found
+                gated_modules.put(module, own, classes)
+            for weight in weights:
+                for gate in weight.gates:
+                    gate.mass = gate.mass.to(weight.parameter.device)
+            with torch.no_grad():
+                for weight, raw in zip(weights, raws, strict=False):
+                    value = weight.parameter.detach()
+                    weight.parameter.copy_(inverted(value, raw, weight.mass()))
+
+
+def _weights(model: nn.Module) -> list[GatedWeight]:
+    """Return the gated weights of a model, a shared one once, with their present parameters."""
+    found: dict[int, GatedWeight] = {}
+    for module in gated_modules.touched(model.modules()):
+        for name, weight in module.__dict__[gated_modules.GATED].items():
+            weight.parameter = module._parameters[name]
+            found[id(weight)] = weight
+    return list(found.values())
 
 
 def is_gated(model: nn.Module) -> bool:
     """Tell whether a model has gates."""
-    return any(isinstance(module, Gate) for module in model.modules())
+    return bool(gated_modules.touched(model.modules()))
 
 
 def folded(model: nn.Module) -> nn.Module:

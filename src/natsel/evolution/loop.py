@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
-from natsel.communities.gates import Gated, install
+from natsel.communities.averages import follow_averages
+from natsel.communities.gates import Gated, drop, install, suspended
+from natsel.communities.gates import fold as folded_in
+from natsel.communities.gating import check
 from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds
-from natsel.evolution.ecology import Ecology, Landing, check_constants
-from natsel.evolution.outlook import Future, Outlook, describe, foretell
+from natsel.evolution.ecology import Ecology, check_constants
 from natsel.evolution.populations import Populations
+from natsel.evolution.replicas import ALL, Replicas
+from natsel.evolution.resuming import Resumable
 from natsel.evolution.signals import Signals
+from natsel.evolution.skips import Skips
 from natsel.evolution.trajectory import Trajectory
 from natsel.evolution.writing import Writer
 from natsel.fitness import Fitness, Parts
 from natsel.fitness import get as get_fitness
-from natsel.selection import Sparsity, Survivors, select
 
 
-class Evolution:
+class Evolution(Resumable):
     """Masses on the populations of a model, evolving with every training step.
 
     Each population gets a mass that scales its influence (a gate on the weights that read it).
@@ -48,8 +52,12 @@ class Evolution:
         communities: from :func:`natsel.discover`; their model gets gates.
         dynamics: a registered law, or a function of the same form.
         fitness: a registered signal, or a function of ``Parts``.
-        optimizer: if given, every ``optimizer.step()`` evolves the masses first.
+        optimizer: if given, every ``optimizer.step()`` evolves the masses, see :meth:`attach`.
         seed: seed of the generator that stochastic laws draw from.
+        process_group: the processes that train copies of this model together: "default" for all of
+            ``torch.distributed``, where it runs, or None if each trains a model of its own. Over
+            them, a fitness of activations is averaged, and masses are compared.
+        compare_every: steps between two comparisons; None for never.
         constants: any field of :class:`Ecology`.
 
     Raises:
@@ -74,6 +82,8 @@ class Evolution:
         fitness: str | Fitness | Callable[[Parts], Tensor] = "taylor",
         optimizer: torch.optim.Optimizer | None = None,
         seed: int = 0,
+        process_group: Any = ALL,
+        compare_every: int | None = 100,
         **constants: Any,
     ) -> None:
         communities.require()
@@ -86,20 +96,18 @@ class Evolution:
         self.ecology.check_floor(sizes)
         floors = [self.ecology.floor_of(community) for community in communities.values()]
         self._carried = self.ecology.carried(sizes.values(), floors=floors)
+        self._replicas = Replicas(process_group, compare_every)
         if optimizer is not None:
             check_holds(optimizer, communities.model)
+        check(communities)
         self._device = next(communities.model.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._alpha = 1.0 - math.exp(-self.ecology.every / self.ecology.horizon)
-        self._signals = Signals(communities, self.fitness)
-        try:
-            self._gates: list[Gated] = install(communities)
-        except ValueError:
-            self._signals.close()
-            raise
         self._pressure = float(self.ecology.pressure)
         self._steps = 0
+        self._skips = Skips()
         self._attachment: Attachment | None = None
+        self._closed: str | None = None
         self._populations = Populations(
             sizes,
             self.ecology,
@@ -108,21 +116,34 @@ class Evolution:
             device=self._device,
             floors=floors,
         )
-        places = self._populations.places()
-        self._writers = [
-            Writer(gated, self._populations.influence, places[gated.places.to(self._device)])
-            for gated in self._gates
-        ]
-        self._write_gates()
-        self.trajectory = Trajectory(communities.num_populations)
-        self._record()
-        if optimizer is not None:
-            self.attach(optimizer)
+        try:
+            self._signals = Signals(communities, self.fitness, self._replicas)
+            self._gates: list[Gated] = install(communities)
+            places = self._populations.places()
+            self._writers = [
+                Writer(gated, self._populations.influence, places[gated.places.to(self._device)])
+                for gated in self._gates
+            ]
+            follow_averages()
+            self._write_gates()
+            self.trajectory = Trajectory(communities.num_populations)
+            self._record()
+            if optimizer is not None:
+                self.attach(optimizer)
+        except BaseException:
+            self.detach()
+            drop(communities.model)
+            raise
 
     # Training.
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Evolve before each ``optimizer.step()`` from now on; needed again after a deep copy.
+        """Evolve with each ``optimizer.step()`` from now on; needed again after a deep copy.
+
+        The signal is read before the weights move; from a step with a closure, after the closure
+        ran for the first time, and the masses change when the step is over. A step that a
+        ``GradScaler`` skips evolves nothing. Of an optimizer that wraps another (accelerate's,
+        lightning's) the inner one counts.
 
         It ends by itself when the optimizer goes on with another model, as it does after
         ``natsel.extract(model, survivors, optimizer=optimizer)``.
@@ -130,9 +151,10 @@ class Evolution:
         Raises:
             ValueError: if the optimizer holds no parameter of the model.
         """
+        self._check_open()
         check_holds(optimizer, self.communities.model)
         self.detach()
-        self._attachment = Attachment(optimizer, self.communities.model, self.step)
+        self._attachment = Attachment(optimizer, self.communities.model, Steps(self))
 
     def detach(self) -> None:
         """Stop evolving before each ``optimizer.step()``; :meth:`step` still works."""
@@ -144,13 +166,32 @@ class Evolution:
     def step(self) -> None:
         """Read the fitness of every population and evolve the masses by one step.
 
+        Where gradients are NaN or infinite although no weight is, as they are when a scaled loss
+        overflows, nothing evolves; ``num_skipped`` counts that.
+
         Raises:
-            ValueError: if there are no gradients to read (called after ``zero_grad``), or the model
-                has moved to another device.
-            NonFiniteError: if a fitness is NaN or infinite.
+            ValueError: if there are no gradients to read (called after ``zero_grad``), the model
+                has moved to another device, or the evolution is closed.
+            NonFiniteError: if a fitness is NaN or infinite for another reason, or too many steps
+                in a row were skipped.
+            PartedError: if processes that train together have different masses.
 
         Whatever it raises, masses stay as they were; averages too, unless the law is at fault.
         """
+        try:
+            self._advance(None)
+        except NonFiniteError as error:
+            if not self._signals.overflowed():
+                raise
+            self._skips.take(error)
+            self._signals.reset()
+            return
+        self._write_gates()
+
+    @torch.no_grad()
+    def _advance(self, scale: Tensor | None) -> None:
+        """Evolve by one step, but let the gates as they are."""
+        self._check_open()
         if (device := self._gates[0].gate.mass.device) != self._device:
             refuse(
                 "device",
@@ -163,7 +204,7 @@ class Evolution:
             self._record_when_due()
             return
         populations = self._populations
-        raw = self._signals.read(populations, self._steps + 1)
+        raw = self._signals.read(populations, self._steps + 1, scale)
         full = self._carried is not None and self.num_alive <= self._carried
         if self._steps:
             populations.average.lerp_(raw, self._alpha)
@@ -185,8 +226,9 @@ class Evolution:
             crowded = self.num_alive > self._carried
             self._pressure = self.ecology.next_pressure(self._pressure, crowded=crowded)
         populations.press(self._pressure)
-        self._write_gates()
+        self._skips.over()
         self._record_when_due()
+        self._replicas.compare_when_due(populations.influence, self._steps)
 
     def _evolved(self, *, full: bool) -> Tensor:
         """Return the masses after one step of the law, flat.
@@ -226,171 +268,82 @@ class Evolution:
         populations = self._populations
         self.trajectory.record(self._steps, populations.in_order(populations.influence))
 
-    # What users read.
+    # The model without gates.
 
-    @property
-    def num_steps(self) -> int:
-        """Steps so far."""
-        return self._steps
+    @contextmanager
+    def ungated(self) -> Iterator[nn.Module]:
+        """Let the model be a plain one for a while, that computes the same.
 
-    @property
-    def pressure(self) -> float:
-        """The selection pressure now."""
-        return self._pressure
+        Its classes are its own, its weights hold the masses, nothing of natsel is in it. Afterwards
+        every weight is what it was before, bit for bit; one that was changed meanwhile acts as it
+        does then.
 
-    @property
-    def num_alive(self) -> int:
-        """How many populations are not extinct."""
-        return self._populations.num_alive
-
-    @property
-    def extinct_share(self) -> float:
-        """Share of all populations that are extinct."""
-        return 1.0 - self.num_alive / self.communities.num_populations
-
-    @property
-    def masses(self) -> dict[str, Tensor]:
-        """The mass of every population, in [0, 1]: what scales its influence now."""
-        return self._populations.by_name(self._populations.influence)
-
-    @property
-    def fitness_values(self) -> dict[str, Tensor]:
-        """The averaged fitness of every population, 1 for the mean of its community's living."""
-        return self._populations.by_name(self._populations.all_relative())
-
-    @property
-    def alive(self) -> dict[str, Tensor]:
-        """Which populations are not extinct."""
-        return self._populations.by_name(self._populations.alive.bool())
-
-    def survivors(self, budget: Sparsity | None = None) -> Survivors:
-        """Return who survives: all that did not go extinct, or exactly as many as a budget asks.
-
-        Args:
-            budget: how many to remove; the lowest masses go first, ties by fitness then index,
-                over all communities together (masses are relative to their community already).
-
-        Returns:
-            The survivors, never fewer than the floor in a community.
-        """
-        if budget is None:
-            return Survivors(self.alive, self.communities)
-        return select(
-            self.masses,
-            budget,
-            communities=self.communities,
-            scope="global",
-            normalize=None,
-            floor={n: self.ecology.floor_of(c) for n, c in self.communities.items()},
-            ties=self.fitness_values,
-        )
-
-    def landing(self) -> Landing:
-        """Say how close the run came to its carrying capacity.
+        Yields:
+            The model.
 
         Raises:
-            ValueError: if the run has no capacity.
+            ValueError: if the evolution is closed.
+
+        Example:
+            >>> import natsel
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> evolution = Evolution(natsel.discover(model, (torch.zeros(1, 4),)))
+            >>> with evolution.ungated() as plain:
+            ...     type(plain[1]) is torch.nn.Linear
+            True
         """
-        capacity = self.ecology.capacity
-        if capacity is None or self._carried is None:
-            refuse("capacity", None, "a run with a carrying capacity")
-        return Landing.of(
-            capacity,
-            num_carried=self._carried,
-            num_alive=self.num_alive,
-            num_populations=self.communities.num_populations,
-            pressure=self._pressure,
-        )
+        self._check_open()
+        self._closed = "inside evolution.ungated()"
+        try:
+            with suspended(self.communities.model, fold=True):
+                yield self.communities.model
+        finally:
+            self._closed = None
 
-    def outlook(self) -> Outlook:
-        """Say who is extinct, and in how many steps the next is: the law, played on.
-
-        The masses go on from where they are while everybody stays as fit as on average so far.
-        """
-        populations = self._populations
-        full = self._carried is not None and self.num_alive <= self._carried
-        future = Future(
-            populations,
-            self.dynamic,
-            self.ecology,
-            pressure=self._pressure,
-            rising=self._carried is not None,
-            generator=self._generator,
-        )
-        return describe(
-            None if full else future,
-            ecology=self.ecology,
-            num_alive=self.num_alive,
-            num_populations=self.communities.num_populations,
-            lowest=populations.lowest(populations.influence[:-1]),
-            pressure=self._pressure,
-            num_steps=self._steps,
-        )
-
-    def forecast(self, num_steps: int) -> str | None:
-        """Say before training that the run will hardly land at its capacity, and what would do.
+    def close(self, *, fold: bool = True) -> None:
+        """Take gates, hooks and classes off the model for good, and evolve no more.
 
         Args:
-            num_steps: how many steps the run has.
-
-        Returns:
-            One sentence; None where nothing speaks against it, or there is no capacity.
-        """
-        if self._carried is None:
-            return None
-        return foretell(
-            self.dynamic,
-            self.ecology,
-            self._populations.sizes,
-            floors=[self.ecology.floor_of(c) for c in self.communities.values()],
-            carried=self._carried,
-            num_steps=num_steps,
-        )
-
-    # State.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs, as plain tensors and numbers."""
-        return {
-            "steps": self._steps,
-            "pressure": self._pressure,
-            "dynamics": self.dynamic.name,
-            "fitness": self.fitness.name,
-            "sizes": dict(self._populations.sizes),
-            "constants": self.ecology.constants(),
-            "generator": self._generator.get_state(),
-            **self._populations.state_dict(),
-            "trajectory": self.trajectory.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the run that saved ``state`` was.
+            fold: True to multiply the masses into the weights, so that the model computes what it
+                does now; False to drop them, so that its weights are those that were trained.
 
         Raises:
-            ValueError: if the state is of another dynamic, fitness or model, or of a run with
-                other constants; nothing has changed then.
-        """
-        mine = self.state_dict()
-        if missing := sorted(mine.keys() - state.keys()):
-            refuse("state", f"one without {', '.join(missing)}", "the result of state_dict()")
-        for name in ("dynamics", "fitness", "sizes"):
-            if state[name] != mine[name]:
-                refuse(f"state[{name!r}]", state[name], repr(mine[name]))
-        self.ecology.check_same(state["constants"])
-        self._steps, self._pressure = int(state["steps"]), float(state["pressure"])
-        self._generator.set_state(state["generator"].cpu())
-        self._populations.load_state_dict(state, self._pressure)
-        self.trajectory.load_state_dict(state["trajectory"])
-        self._write_gates()
+            ValueError: if it is closed already, or ``fold`` is no boolean.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Evolution:
-        """Copy the evolution together with its model; call :meth:`attach` for its optimizer."""
-        twin = object.__new__(Evolution)
-        memo[id(self)] = twin
-        for name, value in vars(self).items():
-            if name == "_generator":
-                twin._generator = torch.Generator(self._device)
-                twin._generator.set_state(value.get_state())
-            else:
-                setattr(twin, name, None if name == "_attachment" else copy.deepcopy(value, memo))
-        return twin
+        Masses, survivors and trajectory can still be read.
+        """
+        if not isinstance(fold, bool):
+            refuse("fold", fold, "True (masses go into the weights) or False (they are dropped)")
+        self._check_open()
+        self.detach()
+        self._signals.close()
+        remove = folded_in if fold else drop
+        remove(self.communities.model)
+        self._closed = "closed"
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise ValueError(
+                f"this evolution is {self._closed}: expected one that is open"
+                + ("; make a new Evolution of the model" if self._closed == "closed" else "")
+            )
+
+
+class Steps:
+    """What an optimizer tells an evolution."""
+
+    def __init__(self, evolution: Evolution) -> None:
+        self._evolution = evolution
+
+    def advance(self, scale: Tensor | None = None) -> None:
+        """Evolve by one step; the gates stay as they are."""
+        self._evolution._advance(scale)
+
+    def write(self) -> None:
+        """Write the masses into the gates."""
+        self._evolution._write_gates()
+
+    def skip(self) -> None:
+        """Evolve nothing: gradients overflowed."""
+        self._evolution._skips.count()
+        self._evolution._signals.reset()

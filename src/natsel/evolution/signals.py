@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
+from natsel.communities.sharded import check_not_spread
 from natsel.dynamics import competition
 from natsel.evolution.populations import Group, Populations
+from natsel.evolution.replicas import Replicas
 from natsel.fitness import Fitness
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.taylor import OF_MASS_GRADIENT
@@ -22,9 +25,12 @@ class Signals:
     Args:
         communities: whose populations to read.
         fitness: the signal.
+        replicas: processes that train copies of the model. Gradients they have in common;
+            activations each has of its own, so that what is made of those is averaged over them.
     """
 
-    def __init__(self, communities: Communities, fitness: Fitness) -> None:
+    def __init__(self, communities: Communities, fitness: Fitness, replicas: Replicas) -> None:
+        self._replicas = replicas
         self._model = communities.model
         self._fitness = fitness
         self._reader = PartsReader(communities)
@@ -34,14 +40,23 @@ class Signals:
                 communities, fitness.statistic, training=True, asked=f"fitness={fitness.name!r}"
             )
 
-    def read(self, populations: Populations, step: int) -> Tensor:
+    def read(self, populations: Populations, step: int, scale: Tensor | None = None) -> Tensor:
         """Return the fitness of every population now, flat.
 
+        Args:
+            populations: who is alive, with which mass.
+            step: for messages.
+            scale: what gradients were multiplied by, if they still are.
+
         Raises:
-            ValueError: if the signal has the wrong shape, or there are no gradients to read.
+            ValueError: if the signal has the wrong shape, there are no gradients to read, or they
+                are spread over processes.
             NonFiniteError: if it is NaN or infinite; the message names ``step``.
         """
-        raw = self._raw(populations)
+        gradient = _gradient if scale is None else _Unscaled(scale)
+        raw = self._raw(populations, gradient)
+        if self._fitness.statistic is not None:
+            raw = self._replicas.mean(raw)
         if populations.num_alive < len(raw):
             raw.mul_(populations.alive)
         # A sum that is finite has no term that is not; opposite terms that cancel do no harm.
@@ -57,14 +72,26 @@ class Signals:
             )
         return raw
 
-    def _raw(self, populations: Populations) -> Tensor:
+    def overflowed(self) -> bool:
+        """Tell whether gradients are NaN or infinite while all weights are numbers.
+
+        So it is where a loss was scaled up too far: the step is skipped, and the scale lowered.
+        """
+        weights = self._reader.weights()
+        if not self._fitness.needs_gradient or not all(_is_finite(w) for w in weights):
+            return False
+        return any(w.grad is not None and not _is_finite(w.grad) for w in weights)
+
+    def _raw(
+        self, populations: Populations, given: Callable[[nn.Parameter], Tensor | None]
+    ) -> Tensor:
         finish = OF_MASS_GRADIENT.get(self._fitness.signal)
         if finish is not None:
             read = self._reader.mass_gradient
-            rows = [read(position, _gradient) for position, _ in populations.rows]
+            rows = [read(position, given) for position, _ in populations.rows]
             return finish(torch.cat(rows).float())
         statistics = self._watch.read() if self._watch else None
-        gradient = _gradient if self._fitness.needs_gradient else _no_gradient
+        gradient = given if self._fitness.needs_gradient else _no_gradient
         rows = []
         for position, mass in populations.rows:
             row = self._fitness.signal(self._reader.read(position, mass, gradient, statistics))
@@ -101,10 +128,27 @@ class Signals:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor | None:
+    if type(parameter) is not nn.Parameter:
+        check_not_spread("a weight", parameter)
     if parameter.grad is None and parameter.requires_grad:
         # Nothing reached it in this step. If that is true of all, Signals.read refuses.
         return torch.zeros_like(parameter)
     return parameter.grad
+
+
+class _Unscaled:
+    """Reads gradients that still carry the scale of the loss."""
+
+    def __init__(self, scale: Tensor) -> None:
+        self._inverse = scale.double().reciprocal()
+
+    def __call__(self, parameter: nn.Parameter) -> Tensor | None:
+        gradient = _gradient(parameter)
+        return None if gradient is None else gradient * self._inverse.to(gradient)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _no_gradient(parameter: nn.Parameter) -> Tensor | None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
-from natsel.communities.gates import ungated_name
 from natsel.communities.surgery import kept_indices
 from natsel.extraction.state_cutting import StateCut
 from natsel.extraction.state_history import cut_history
@@ -49,7 +48,7 @@ def follow(
         ValueError: if the optimizer holds a parameter that is not in the model, or state of which
             it is not certain how to cut it; nothing of the optimizer has changed then.
     """
-    old = {ungated_name(n): p for n, p in model.named_parameters()}
+    old = dict(model.named_parameters())
     new = dict(small.named_parameters())
     kept = kept_indices(communities.values(), survivors, {**dict(model.named_buffers()), **old})
     moves = {id(p): Move(n, p, new.get(n), kept.get(n, {})) for n, p in old.items()}

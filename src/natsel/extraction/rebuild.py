@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities.adapters import adapt
+from natsel.communities.gates import folded
 from natsel.communities.program import follow_literals
 from natsel.communities.tensors import all_tensors
 from natsel.extraction.conversion import Conversion
@@ -33,6 +34,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
     Raises:
         ValueError: if the model is of another architecture.
     """
+    model = folded(model)
     conversion = Conversion.from_dict(plan.conversion) if plan.conversion is not None else None
     if conversion is not None:
         model = with_skeletons(model, conversion)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.common.folders import Sealed, locate, replace_together
 from natsel.common.tensorfiles import described, description, read_tensors, write_tensors
+from natsel.communities.gates import folded
 from natsel.communities.tensors import tensors_of, tied_names
 from natsel.extraction.plan import Plan, plan_of
 
@@ -82,6 +83,7 @@ def write_model(
     """
     folder = Path(folder)
     tied = tied_names(small)
+    small = folded(small)
     kept = tensors_of(small)
     tensors = {name: t for name, t in kept.items() if name not in left_out}
     copies = {name: kept[tied[name]].detach().clone() for name in repeated}

@@ -14,7 +14,7 @@ from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.gap import TOLERANCE
-from natsel.communities.gates import folded, ungated_name
+from natsel.communities.gates import folded
 from natsel.communities.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.decide import decide, decide_removal, stated, with_own
@@ -50,7 +50,7 @@ def check_model(model: nn.Module, communities: Communities) -> None:
     Raises:
         ValueError: if a tensor that they own is missing or has another shape.
     """
-    shapes = {ungated_name(n): t.shape for n, t in tensors_of(communities.model).items()}
+    shapes = {n: t.shape for n, t in tensors_of(communities.model).items()}
     mine = tensors_of(model)
     for community in communities.values():
         for part in community.slices:

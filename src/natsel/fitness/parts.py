@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community, Slice
-from natsel.communities.gates import gated_slices, ungated_name
+from natsel.communities.gating import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Products, Running
@@ -26,15 +26,15 @@ class PartsReader:
     """
 
     def __init__(self, communities: Communities) -> None:
-        named = {ungated_name(n): p for n, p in communities.model.named_parameters()}
+        named = dict(communities.model.named_parameters())
         self.names = list(communities)
         self._slices: list[tuple[list[_Place], list[_Place]]] = []
         for community in communities.values():
             consumers = gated_slices(community)
             self._slices.append(
                 (
-                    [_Place(s, named) for s in consumers],
-                    [_Place(s, named) for s in _producers(community, consumers, named)],
+                    [_Place(s, communities.model) for s in consumers],
+                    [_Place(s, communities.model) for s in _producers(community, consumers, named)],
                 )
             )
 
@@ -105,9 +105,9 @@ def _producers(
 
 
 class _Place:
-    def __init__(self, part: Slice, named: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, part: Slice, model: nn.Module) -> None:
         self.key = (part.tensor, part.axis)
-        self.parameter = named[part.tensor]
+        self._module, self._name = owner(model, part.tensor)
         self.axis = part.axis
         self.index = part.index.to(self.parameter.device)
         size = self.parameter.shape[part.axis]
@@ -116,6 +116,17 @@ class _Place:
         )
         self._others = [i for i in range(self.parameter.dim()) if i != part.axis]
         self._in_rows = torch.equal(part.index.reshape(-1).cpu(), torch.arange(size))
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter that is there now: ``load_state_dict(assign=True)`` puts another."""
+        found = self._module._parameters.get(self._name)
+        if found is None:
+            raise ValueError(
+                f"{self.key[0]} is gone from the model (made another parameter, or spread over "
+                "processes): make the Evolution again, after that"
+            )
+        return found
 
     def contract(self, gradient: Tensor | None) -> Tensor:
         """Return the product with a gradient, summed over everything but the population."""

@@ -134,7 +134,8 @@ def weights(
         refuse("model", type(model).__name__, "a model with Linear or convolution layers")
     taking = {name: layers[name] for name in chosen(layers, include, exclude)}
     for name, layer in taking.items():
-        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        parameter = layer._parameters.get("weight")
+        if not isinstance(parameter, nn.Parameter) or layer.weight is not parameter:
             # A gated or normalised weight is computed anew at each read: a mask has no place.
             what, remedy = how_computed(model, name)
             refuse(f"model.{name}", what, f"a parameter of its layer ({remedy})")
