@@ -64,9 +64,7 @@ def _put(temporary: Path, path: Path, exclusive: bool) -> None:
     os.replace(temporary, path)
 
 
-def write_atomic(
-    path: str | os.PathLike[str], content: bytes, *, exclusive: bool = False
-) -> None:
+def write_atomic(path: str | os.PathLike[str], content: bytes, *, exclusive: bool = False) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
@@ -105,9 +103,7 @@ def json_last(path: str | os.PathLike[str], obj: Any) -> Iterator[None]:
         yield
 
 
-def sweep(
-    folder: str | os.PathLike[str], *, below: bool = False, seconds_old: float = 0.0
-) -> None:
+def sweep(folder: str | os.PathLike[str], *, below: bool = False, seconds_old: float = 0.0) -> None:
     """Remove the temporary files that a killed process left in a folder that nobody writes to.
 
     Args:

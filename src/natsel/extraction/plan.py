@@ -208,6 +208,7 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         return all(type(v) is kind for v in values)
 
     tables = ("survivors", "sizes", "attributes", "tensors", "tied", "files", "prediction")
+
     def is_count(value: Any) -> bool:
         return type(value) is int and 0 <= value < 2**63
 
