@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from natsel.common.calls import Inputs
 from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.json_data import read_json
 from natsel.extraction import plan_of
 from natsel.extraction.store import is_saved
 from natsel.integrations.transformers import class_of, example_inputs
@@ -134,7 +134,7 @@ def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
 def _is_pretrained(folder: Path) -> bool:
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_bytes()) if path.is_file() else None
+        data = read_json(path, finite=False) if path.is_file() else None
     except ValueError:
         return False
     return isinstance(data, dict) and "model_type" in data

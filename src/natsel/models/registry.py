@@ -113,7 +113,14 @@ def rebuild(constructor: Mapping[str, Any]) -> nn.Module:
     missing = {"in_shape", "num_classes"} - set(arguments)
     if missing:
         refuse("constructor", dict(constructor), f"arguments with {' and '.join(sorted(missing))}")
-    return build(constructor["name"], **arguments)
+    name, options = constructor["name"], dict(arguments)
+    if not isinstance(name, str) or options.keys() & {"name", "generator"}:
+        refuse("constructor", dict(constructor), "what build stores")
+    try:
+        return build(name, **options)
+    # Any value may be of any type and size, which each network's arithmetic tells in its own way.
+    except (TypeError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
+        refuse("constructor", dict(constructor), f"what {name} can be built from ({error})")
 
 
 _COMMON = ("in_shape", "num_classes")
