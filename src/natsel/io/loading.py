@@ -86,7 +86,7 @@ def _constructed(stored: Stored, constructor: Callable[..., nn.Module]) -> nn.Mo
     with torch.random.fork_rng(devices=[]), _building(stored, "plan constructor"):
         try:
             model = constructor(*args, **kwargs)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ArithmeticError, RuntimeError, LookupError) as error:
             told = first_line(error)
             refuse("constructor", constructor, f"one that takes the recorded arguments ({told})")
     if type(model).__name__ != wanted:

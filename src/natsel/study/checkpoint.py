@@ -16,6 +16,8 @@ from natsel.common.files import load_tree, save_tree
 from natsel.evolution import Evolution
 from natsel.study.folder import differing, plain
 
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -121,6 +123,8 @@ def _check_state(state: Mapping[str, Any], epochs: int, parts: Parts) -> None:
     if theirs["state"].keys() != set(range(len(parameters))):
         raise ValueError("its optimizer is of another network")
     for number, parameter in enumerate(parameters):
+        if isinstance(parts.optimizer, torch.optim.Adam) and _ADAM - theirs["state"][number].keys():
+            raise ValueError("its optimizer lacks a part of its state")
         for name, value in theirs["state"][number].items():
             if value.dim() and value.shape != parameter.shape:
                 raise ValueError(f"its {name} of parameter {number} has another shape")

@@ -38,7 +38,15 @@ KIND = "evolve"
 RESULT = "result.json"
 MASSES = "masses.safetensors"
 CHECKPOINTS = ("checkpoint-evolved.safetensors", "checkpoint-dense.safetensors")
-_PARTS = {"task", "evolved", "extracted", "extinct", "communities", "capacity", "history", "table"}
+_PARTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "evolved", "extracted", "extinct", "verification"), dict),
+    **dict.fromkeys(("versions", "hardware", "seconds"), dict),
+    **dict.fromkeys(("communities", "history", "table"), list),
+    **dict.fromkeys(("capacity", "git"), (dict, type(None))),
+    "natsel": str,
+}
+"""What a result holds of which type, beside what :func:`natsel.study.folder.finished` checks."""
+
 SPARSITIES = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 RECIPES = {
     "digits": Recipe(epochs=60, batch_size=32),
@@ -181,8 +189,11 @@ def evolve(
         if not (folder / RESULT).is_file():
             return _evolve(config, folder, progress)
         result = finished(folder / RESULT, config.as_json(), KIND)
-        if missing := sorted(_PARTS - result.keys()):
-            raise ValueError(f"{folder / RESULT} is damaged: it lacks {', '.join(missing)}")
+        parts = {**_PARTS, "dense": dict} if config.baselines else _PARTS
+        wrong = [n for n, kind in parts.items() if not isinstance(result.get(n, ...), kind)]
+        if wrong or result.get("schema") != SCHEMA:
+            told = wrong[0] if wrong else f"schema {SCHEMA}"
+            raise ValueError(f"{folder / RESULT} is damaged: it has no {told}")
         _clean(folder)
         return result
 

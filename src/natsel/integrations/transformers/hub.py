@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from natsel.common.errors import first_line, refuse
+from natsel.common.extras import require
 from natsel.common.json_data import read_json
 from natsel.communities.adapters import adapt
 from natsel.extraction.csr import CsrLinear
@@ -73,7 +75,8 @@ def from_pretrained(name: str) -> nn.Module:
         kind = type(f"Natsel{kind.__name__}", (Reshaped, kind), made)
     try:
         # Reading a folder takes seconds; a download may take long, and shows it on a terminal.
-        with nullcontext() if sys.stderr.isatty() and not here else without_bars():
+        bars = nullcontext() if sys.stderr.isatty() and not here else without_bars()
+        with bars, _without_reports():
             model, told = kind.from_pretrained(
                 name, config=config, use_safetensors=True, output_loading_info=True, **options
             )
@@ -94,6 +97,18 @@ def _check_numbers(folder: Path) -> None:
     data = read_json(path, finite=False) if path.is_file() else None
     if isinstance(data, dict):
         check_numbers(data, stored_in(folder)[0] or MAX_REPEATED)
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep the library from a table of what does not fit: that is told in one line."""
+    logging = require("transformers.utils.logging", "transformers")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def check_record(record: object) -> None:
