@@ -60,6 +60,18 @@ def _raise_again(unraisable: Any) -> None:
     import threading
 
     signal.signal(signal.SIGINT, _stop)
-    timer = threading.Timer(_RAISED_AGAIN_AFTER, signal.raise_signal, (signal.SIGINT,))
+    timer = threading.Timer(_RAISED_AGAIN_AFTER, _interrupt)
     timer.daemon = True
     timer.start()
+
+
+def _interrupt() -> None:
+    """Interrupt the main thread, also where it waits."""
+    import threading
+
+    if sys.platform == "win32":
+        signal.raise_signal(signal.SIGINT)
+    else:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.common.json_data import parse_json
-from natsel.common.writing import writing
+from natsel.common.writing import of_system
 
 MAX_HEADER = 100_000_000
 _DTYPES = {
@@ -42,13 +42,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             refuse(name, f"{tensor.layout} on {tensor.device}", "a dense tensor with data")
         plain[name] = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     try:
-        with writing(path):
-            # Readers of other libraries ask which of them wrote the file.
-            safetensors.torch.save_file(plain, path, metadata={"format": "pt"})
+        # Readers of other libraries ask which of them wrote the file.
+        safetensors.torch.save_file(plain, path, metadata={"format": "pt"})
     except KeyError as error:
         raise ValueError(f"safetensors cannot hold tensors of type {error}") from None
     except safetensors.SafetensorError as error:
-        raise OSError(f"{path.parent} cannot be written: {error}") from None
+        told = OSError(f"{path.parent} cannot be written: {error}")
+        raise of_system(error) or told from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -53,10 +53,16 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
             raise UnwrittenError(error.errno, _REASONS[error.errno], os.fspath(path)) from error
         raise
     except SafetensorError as error:
-        found = _SYSTEM_ERROR.search(str(error))
+        found = of_system(error)
         if found is None:
             raise
-        number = int(found[1])
-        if number in _REASONS:
-            raise UnwrittenError(number, _REASONS[number], os.fspath(path)) from error
-        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+        assert found.errno is not None
+        if found.errno in _REASONS:
+            raise UnwrittenError(found.errno, _REASONS[found.errno], os.fspath(path)) from error
+        raise OSError(found.errno, found.strerror, os.fspath(path)) from error
+
+
+def of_system(error: SafetensorError) -> OSError | None:
+    """Return the error of the system that safetensors met, without a file; None if it met none."""
+    found = _SYSTEM_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found is not None else None

@@ -139,7 +139,7 @@ def _check_evolution(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None
             raise ValueError(f"{name} has another shape")
     if not bool((theirs["mass"] >= 0).all()):
         raise ValueError("it holds what is no mass")
-    if not math.isfinite(theirs["pressure"]) or theirs["steps"] < 0:
+    if not 0 <= theirs["pressure"] < math.inf or theirs["steps"] < 0:
         raise ValueError("its pressure or its steps are none")
 
 
