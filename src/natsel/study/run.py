@@ -187,7 +187,7 @@ def evolve(
     folder = Path(out)
     with claim(folder, config.as_json(), resume):
         if not (folder / RESULT).is_file():
-            return _evolve(config, folder, progress)
+            return _evolve(config, folder, progress, warn)
         result = finished(folder / RESULT, config.as_json(), KIND)
         parts = {**_PARTS, "dense": dict} if config.baselines else _PARTS
         wrong = [n for n, kind in parts.items() if not isinstance(result.get(n, ...), kind)]
@@ -198,7 +198,9 @@ def evolve(
         return result
 
 
-def _evolve(config: RunConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+def _evolve(
+    config: RunConfig, folder: Path, progress: Progress, warn: Callable[[str], None] | None
+) -> dict[str, Any]:
     started = time.perf_counter()
     recipe = config.recipe()
     progress(f"load {config.dataset}", 0, 1)
