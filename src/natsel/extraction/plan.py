@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
 from natsel.communities.program import literals_of
@@ -147,8 +147,9 @@ class Plan:
         data.setdefault("conversion", None)
         try:
             is_plan = set(data) == {f.name for f in fields(cls)} and _well_formed(data)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            is_plan = False
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            told = first_line(error)
+            raise ValueError(f"{name} is not a plan of schema {SCHEMA}: {told}") from None
         if not is_plan:
             raise ValueError(f"{name} is not a plan of schema {SCHEMA}")
         return cls(**data)
