@@ -6,9 +6,12 @@ Names are imported when they are first used, so that ``natsel --help`` does not 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Not from typing, which takes longer to import than all the rest that the command line begins with.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from natsel.communities import Communities, Community, Cost, Refusal, rule
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover

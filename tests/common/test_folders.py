@@ -26,7 +26,7 @@ def write(folder, files):
     def seal(sealed):
         return json.dumps({n: asdict(s) for n, s in sealed.items()}).encode()
 
-    replace_together(folder, writers, MANIFEST, seal, held=held)
+    replace_together(folder, writers, MANIFEST, seal, held=lambda: held)
 
 
 def read(folder):

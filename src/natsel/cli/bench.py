@@ -72,7 +72,7 @@ def peers(
 ) -> None:
     """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.study.bench_peers import bench_peers
 
         with voice.progress() as progress:
@@ -207,7 +207,7 @@ def all_(
 ) -> None:
     """All benchmarks, one after the other, with one page."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.study.bench_all import bench_all
 
         with voice.progress() as progress:

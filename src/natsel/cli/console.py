@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +17,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from natsel.common.errors import did_you_mean, refuse
+from natsel.cli.interrupts import STOPPED, of_output
+from natsel.common.errors import did_you_mean, first_line, refuse
 from natsel.common.extras import MissingExtraError, require
+from natsel.common.interrupts import clearing_up
 
 SHOW_AFTER = 2.0
 """Seconds before something that takes long shows a bar."""
@@ -26,7 +30,6 @@ PIPE_WIDTH = 160
 
 WRONG_INPUT = 2
 FAILED = 1
-STOPPED = 130
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Voice:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with _LateBars(*columns, console=console, transient=True) as bars:
+        bars_shown = _LateBars(*columns, console=console, transient=True)
+        with clearing_up(), bars_shown as bars:  # they hide the cursor while they are shown
             tasks: dict[str, TaskID] = {}
 
             def update(what: str, done: int, total: int) -> None:
@@ -90,11 +94,15 @@ class _LateBars(Bars):
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors(*, resumable: bool = False) -> Iterator[None]:
     """Turn what went wrong into one line on standard error and an exit code.
 
     Exit 2 if the input is wrong (an argument, a file, a missing extra), 1 if the work failed: a
-    number became NaN, an extraction could not be verified, a disk is full, memory ran out.
+    number became NaN, an extraction could not be verified, a disk is full, memory ran out. What
+    nobody has thought of is told in one line, too; with ``NATSEL_TRACEBACK`` set, in full.
+
+    Args:
+        resumable: a command that was stopped can go on.
     """
     try:
         with warnings.catch_warnings():
@@ -104,10 +112,27 @@ def clear_errors() -> Iterator[None]:
         _end(error, WRONG_INPUT)
     except (ArithmeticError, OSError, MemoryError, RuntimeError) as error:
         # RuntimeError is what torch raises when memory runs out.
+        if isinstance(error, OSError) and _is_of_output(error):
+            _end(RuntimeError(of_output(error)), FAILED)
         _end(error, FAILED)
     except KeyboardInterrupt:
-        print("natsel: stopped; a run goes on with --resume", file=sys.stderr)
+        more = "; the run goes on with --resume" if resumable else ""
+        print(f"natsel: stopped{more}", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
+    except (LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        if os.environ.get("NATSEL_TRACEBACK"):
+            raise
+        told = f"{type(error).__name__}: {first_line(error)}"
+        how = (
+            "a file that natsel did not write, or a fault of natsel (NATSEL_TRACEBACK=1 tells more)"
+        )
+        _end(RuntimeError(f"{told}; {how}"), FAILED)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Say whether it was printing that failed: whoever writes a file names it."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)
+    return error.filename is None and error.errno in numbers
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:

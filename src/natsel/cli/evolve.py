@@ -54,7 +54,7 @@ def evolve(
 ) -> None:
     """Train a network while its populations evolve; remove what went extinct; show the cost."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.models import MODELS
         from natsel.study.run import RunConfig
         from natsel.study.run import evolve as run_evolve

@@ -1,94 +1,51 @@
-"""The command line: one file a command, thin; what computes is imported when it is needed."""
+"""Where ``natsel`` begins: Ctrl-C and a closed or full output end it in one line, at any moment."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-import typer
-from typer.core import TyperGroup
+from natsel.cli.interrupts import STOPPED, end_at_once, listen, of_output
 
-from natsel.cli import audit, bench, evolve, inspect, prune, reproduce, spectrum
-from natsel.cli.console import WRONG_INPUT, one_line
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-
-class Commands(TyperGroup):
-    """The commands; what is wrong with how one was called is told in one line."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run a command and exit, or return what it returns without ``standalone_mode``."""
-        try:
-            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
-        except Exception as error:
-            # Some versions of typer carry a click of their own: known by what they can do.
-            if not standalone_mode or not hasattr(error, "format_message"):
-                raise
-            print(*_told(error), file=sys.stderr, sep="\n", end="")
-            raise SystemExit(WRONG_INPUT) from None
-        if not standalone_mode:
-            return code
-        raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def _told(error: Any) -> Iterator[str]:
-    """Say in one line what is wrong with a call; a command without a subcommand shows its help."""
-    message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        yield message  # empty where rich has printed the help already
-        return
-    context = getattr(error, "ctx", None)
-    if context is not None and hasattr(context.command, "list_commands"):
-        message += f" Expected one of {', '.join(context.command.list_commands(context))}."
-    see = f" See {context.command_path} --help." if context is not None else ""
-    yield f"natsel: {one_line(message + see)}\n"
-
-
-app = typer.Typer(
-    cls=Commands,
-    help="Prune neural networks by natural selection: evolve, select, extract, prove.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("evolve")(evolve.evolve)
-app.command("inspect")(inspect.inspect)
-app.command("prune")(prune.prune)
-app.command("verify")(prune.verify)
-app.command("audit")(audit.audit)
-app.command("spectrum")(spectrum.spectrum)
-app.add_typer(reproduce.app, name="reproduce")
-app.add_typer(bench.app, name="bench")
-
-
-def _version(value: bool) -> None:
-    if value:
-        import natsel
-
-        print(natsel.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
-    ),
-) -> None:
-    """Prune neural networks by natural selection."""
+    from natsel.cli.app import app as app
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    listen()
+    code: Any = 0
+    try:
+        from natsel.cli.app import app
+
+        app()
+    except KeyboardInterrupt:
+        end_at_once("natsel: stopped", STOPPED)
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:
+        # Of help and of the version; what the commands meet, they tell themselves.
+        end_at_once(f"natsel: {of_output(error)}", 1)
+    # What is left to do is to go: an interrupt would only break that off with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # A command that failed has said why already.
+        end_at_once("" if code else f"natsel: {of_output(error)}", code or 1)
+    raise SystemExit(code)
+
+
+def __getattr__(name: str) -> Any:
+    """Return the commands, which take longer to import than to begin with."""
+    if name == "app":
+        from natsel.cli.app import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def evolution(
 ) -> None:
     """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.common.files import write_atomic
         from natsel.study.reproduce_evolution import Grid, reproduce_evolution
         from natsel.study.training import Recipe
@@ -75,7 +75,7 @@ def plateau(
 ) -> None:
     """Selection Plateau (arXiv 2605.09345): feature classes, sparsities, kappa, every claim."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.study.reproduce_plateau import reproduce_plateau
 
         need_report()

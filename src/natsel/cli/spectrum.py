@@ -34,7 +34,7 @@ def spectrum(
 ) -> None:
     """Measure what escapes the plateau of a model, at which complexity and sparsity."""
     voice = Voice(quiet, as_json)
-    with clear_errors():
+    with clear_errors(resumable=True):
         from natsel.features import NINE
         from natsel.study.plateau_grid import PlateauGrid
         from natsel.study.spectrum import run_spectrum

@@ -82,6 +82,8 @@ def shortened(text: str, most: int = LONGEST) -> str:
 
 
 def _brief(value: Any, depth: int) -> str:
+    if isinstance(value, int) and value.bit_length() > 2**12:
+        return "<int of thousands of digits>"  # which Python refuses to write out
     if isinstance(value, str | int | float | complex | bool | None):
         return repr(value)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)

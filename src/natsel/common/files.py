@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
+from natsel.common.interrupts import clearing_up
+from natsel.common.json_data import read_json as read_json
+from natsel.common.writing import writing
 
 # One metadata key only: safetensors writes several in random order, and equal trees should give
 # equal files.
@@ -29,45 +33,91 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Lend a temporary path beside ``path``; it takes the place of ``path`` on success."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        # Some writers, tempfile and safetensors among them, would leave the file private.
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with clearing_up():
+        try:
+            with writing(path):
+                # Some writers, tempfile and safetensors among them, would leave the file private.
+                temporary.touch(exist_ok=False)
+                mode = temporary.stat().st_mode
+                yield temporary
+                temporary.chmod(mode)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                _put(temporary, path, exclusive)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+def _put(temporary: Path, path: Path, exclusive: bool) -> None:
+    if exclusive:
+        try:
+            os.link(temporary, path)
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links, where the folder's lock has to do
+            if os.path.lexists(path):
+                raise
+    os.replace(temporary, path)
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes, *, exclusive: bool = False) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
         path: where to; its folder must exist.
         content: the whole content.
+        exclusive: write a new file only.
 
     Raises:
+        FileExistsError: if there is such a file and it has to be a new one.
         OSError: if it cannot be written; the old file is then untouched.
     """
-    with _replacing(Path(path)) as temporary:
+    with _replacing(Path(path), exclusive=exclusive) as temporary:
         temporary.write_bytes(content)
 
 
-def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left in a folder.
+@contextlib.contextmanager
+def json_last(path: str | os.PathLike[str], obj: Any) -> Iterator[None]:
+    """Write a file as :func:`write_json` does, around what has to be written before it.
+
+    There is room for the file before the block begins; it appears once the block has ended.
 
     Args:
-        folder: where to look, not below; nothing happens if it is missing.
+        path: where to.
+        obj: what ``json`` can write.
+
+    Raises:
+        ValueError: if the object holds NaN or infinity.
+        OSError: if it cannot be written; the block is not run then.
     """
-    for path in Path(folder).glob(".*.tmp"):
-        if is_temporary(path):
-            path.unlink(missing_ok=True)
+    content = _as_json(path, obj)
+    with _replacing(Path(path)) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
+
+
+def sweep(folder: str | os.PathLike[str], *, below: bool = False, seconds_old: float = 0.0) -> None:
+    """Remove the temporary files that a killed process left in a folder that nobody writes to.
+
+    Args:
+        folder: where to look; nothing happens if it is missing.
+        below: look into folders in it, too; links are not followed.
+        seconds_old: leave files that were changed later than so many seconds ago.
+    """
+    found = [Path(folder)]
+    if below:
+        found = [Path(where) for where, _, _ in os.walk(folder)]
+    for path in (path for where in found for path in where.glob(".*.tmp") if is_temporary(path)):
+        with contextlib.suppress(FileNotFoundError):
+            if seconds_old <= 0 or path.stat().st_mtime < time.time() - seconds_old:
+                path.unlink()
 
 
 def is_temporary(path: Path) -> bool:
@@ -75,40 +125,27 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+def write_json(path: str | os.PathLike[str], obj: Any, *, exclusive: bool = False) -> None:
     """Write an object as JSON, atomically; the order of keys is kept.
 
     Args:
         path: where to.
         obj: what ``json`` can write; NaN and infinity are not JSON and are refused.
+        exclusive: write a new file only.
 
     Raises:
         ValueError: if the object holds NaN or infinity.
+        OSError: as :func:`write_atomic`.
     """
+    write_atomic(path, _as_json(path, obj), exclusive=exclusive)
+
+
+def _as_json(path: str | os.PathLike[str], obj: Any) -> bytes:
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} is not written: {error}") from None
-    write_atomic(path, (text + "\n").encode())
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The object it holds.
-
-    Raises:
-        ValueError: if the file is damaged; the message names it.
-        FileNotFoundError: if there is no such file.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueError
-        raise ValueError(f"{os.fspath(path)} is not valid JSON: {error}") from None
+    return (text + "\n").encode()
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
@@ -132,7 +169,8 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     with _replacing(target) as temporary:
         metadata = {"natsel.tree": f"sha256:{_UNSIGNED.decode()}{skeleton}"}
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            with writing(target):
+                save_file(tensors, temporary, metadata=metadata)
         except (SafetensorError, KeyError) as error:
             reason = "safetensors cannot hold one of its tensors"
             raise ValueError(f"{target} is not written: {reason} ({error})") from None
@@ -180,8 +218,11 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
         text = json.loads(header)["__metadata__"]["natsel.tree"]
         skeleton = json.loads(text[len("sha256:") + len(_UNSIGNED) :])
         return _decode(skeleton, tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{source} is not a file that natsel can read: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{source} is not a file that natsel can read: nested too deep") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = first_line(error)
+        raise ValueError(f"{source} is not a file that natsel can read: {told}") from None
 
 
 def _header(path: Path) -> bytes | None:

@@ -6,12 +6,18 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from natsel.common.errors import refuse
 from natsel.common.files import is_temporary, write_atomic
+from natsel.common.interrupts import clearing_up
+from natsel.common.locks import hold
+from natsel.common.writing import writing
+
+PATIENCE = 10.0
+"""Seconds that a save waits for another one in the same folder."""
 
 _PENDING = ".pending"
 
@@ -30,40 +36,78 @@ def replace_together(
     manifest: str,
     seal: Callable[[Mapping[str, Sealed]], bytes],
     *,
-    held: Mapping[str, Sealed],
+    held: Callable[[], Mapping[str, Sealed]],
 ) -> None:
     """Write files so that the replacement of one file, the manifest, makes all of them valid.
 
     Every file is first written under a name made of its content, and is on the disk before the
     manifest that lists it takes the old one's place. Until then :func:`locate` finds the old
     files, from then on the new ones, also if the process is killed before they have their final
-    names. Files that are not named here are left alone.
+    names. Files that are not named here are left alone, and so is every file that is not the one
+    that the manifest describes: a manifest may come from elsewhere. Of two processes that write at
+    once, one waits.
 
     Args:
         folder: where to; it is made if it is not there.
         writers: file name to a function that writes the content to a path.
         manifest: name of the file that lists the others.
         seal: from what was written to the content of the manifest.
-        held: what the manifest that is there lists; what is not written again is removed.
+        held: returns what the manifest that is there lists; what is not written again is removed.
 
     Raises:
-        ValueError: if the folder is no folder, or holds a file of such a name that the manifest
-            does not list.
+        ValueError: if the folder is no folder, holds a file of such a name that is not the one
+            that the manifest lists, or another process writes to it for long.
         OSError: if something cannot be written; the old files are then untouched.
     """
-    created = _make(folder)
+    with clearing_up():
+        created = make_folder(folder)
+        try:
+            with hold(folder, argument="folder", wait=PATIENCE):
+                _replace(folder, writers, manifest, seal, held())
+        except BaseException:
+            remove_empty(created)
+            raise
+
+
+def check_replaceable(folder: Path, names: Iterable[str], held: Mapping[str, Sealed]) -> None:
+    """Make sure that files of some names may be written; nothing is changed.
+
+    Args:
+        folder: where.
+        names: of the files.
+        held: what the manifest that is there lists.
+
+    Raises:
+        ValueError: if there is another file of such a name than the one that the manifest lists.
+    """
+    for name in names:
+        if not os.path.lexists(folder / name):
+            continue
+        if name not in held:
+            refuse("folder", str(folder), f"a folder whose {name} was saved by natsel")
+        if not (_is(folder / name, held[name]) or _is_half_saved(folder, name, held[name])):
+            allowed = f"a folder whose {name} is the one that was saved there: move it away"
+            refuse("folder", str(folder), allowed)
+
+
+def _replace(
+    folder: Path,
+    writers: Mapping[str, Callable[[Path], object]],
+    manifest: str,
+    seal: Callable[[Mapping[str, Sealed]], bytes],
+    held: Mapping[str, Sealed],
+) -> None:
     pending: dict[str, Path] = {}
     made: list[Path] = []
     content = None
     try:
-        for name in writers:
-            if os.path.lexists(folder / name) and name not in held:
-                refuse("folder", str(folder), f"a folder whose {name} was saved by natsel")
-        _finish(folder, manifest, held)
+        check_replaceable(folder, writers, held)
+        _finish(folder, manifest, held, writers)
         sealed = {}
         for name, write in writers.items():
             made.append(folder / f".{name}.{secrets.token_hex(6)}{_PENDING}")
-            _write(made[-1], write)
+            with writing(folder / name):
+                _write(made[-1], write)
             sealed[name] = seal_of(made[-1])
             pending[name] = _pending(folder, name, sealed[name])
             made.append(pending[name])
@@ -76,15 +120,13 @@ def replace_together(
         if content is None or not _holds(folder / manifest, content):
             for path in made:
                 path.unlink(missing_ok=True)
-            for path in created:
-                with contextlib.suppress(OSError):
-                    path.rmdir()
         raise
     _sync(folder)
     for name, path in pending.items():
         os.replace(path, folder / name)
     for name in held.keys() - writers.keys():
-        (folder / name).unlink(missing_ok=True)
+        if _is(folder / name, held[name]):
+            (folder / name).unlink()
     _sync(folder)
 
 
@@ -105,7 +147,7 @@ def locate(folder: Path, name: str, sealed: Sealed) -> Path:
     for path in (folder / name, _pending(folder, name, sealed)):
         if path.is_symlink():
             refuse("folder", str(folder), f"a folder with {name} as a plain file, not a link")
-        if path.is_file() and path.stat().st_size == sealed.bytes and seal_of(path) == sealed:
+        if _is(path, sealed):
             return path
     if not (folder / name).is_file():
         refuse("folder", str(folder), f"a folder with {name}")
@@ -119,14 +161,43 @@ def seal_of(path: Path) -> Sealed:
         return Sealed(file.tell(), digest)
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder; return what was made, the innermost first."""
+def make_folder(folder: Path, argument: str = "folder") -> list[Path]:
+    """Make a folder; return what was made, the innermost first.
+
+    Raises:
+        ValueError: if a file is in its place or above.
+        OSError: if it cannot be made; nothing is left of it then.
+    """
     missing = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not nearest.is_dir():
-        refuse("folder", str(folder), f"a folder, but {nearest} is none")
-    folder.mkdir(parents=True, exist_ok=True)
+        refuse(argument, str(folder), f"a folder, but {nearest} is none")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except BaseException:
+        remove_empty(missing)
+        raise
     return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, unless something is in them."""
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _is(path: Path, sealed: Sealed) -> bool:
+    """Say whether a file is the one that was sealed."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != sealed.bytes:
+        return False
+    return seal_of(path) == sealed
+
+
+def _is_half_saved(folder: Path, name: str, sealed: Sealed) -> bool:
+    """Say whether a save was killed before its file took the place of an older one."""
+    is_plain = (folder / name).is_file() and not (folder / name).is_symlink()
+    return is_plain and _is(_pending(folder, name, sealed), sealed)
 
 
 def _pending(folder: Path, name: str, sealed: Sealed) -> Path:
@@ -137,11 +208,15 @@ def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
 
 
-def _finish(folder: Path, manifest: str, held: Mapping[str, Sealed]) -> None:
+def _finish(
+    folder: Path, manifest: str, held: Mapping[str, Sealed], names: Collection[str]
+) -> None:
     """Finish a save that was killed after its manifest was there; clear up after one before."""
     for name, sealed in held.items():
         path = _pending(folder, name, sealed)
-        if path.is_file():
+        # Under a name that no save would write now, there may be a file of the user's.
+        is_free = name in names or not os.path.lexists(folder / name)
+        if is_free and _is(path, sealed):
             os.replace(path, folder / name)
     half_written = (p for p in folder.glob(f".{manifest}.*") if is_temporary(p))
     for path in (*folder.glob(f".*{_PENDING}"), *half_written):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.json_data import parse_json
+from natsel.common.writing import of_system
 
 MAX_HEADER = 100_000_000
 _DTYPES = {
@@ -46,7 +47,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except KeyError as error:
         raise ValueError(f"safetensors cannot hold tensors of type {error}") from None
     except safetensors.SafetensorError as error:
-        raise OSError(f"{path.parent} cannot be written: {error}") from None
+        told = OSError(f"{path.parent} cannot be written: {error}")
+        raise of_system(error) or told from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ def described(path: Path) -> dict[str, dict[str, Any]]:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if 0 < length <= min(size - 8, MAX_HEADER) else b""
     try:
-        entries = json.loads(header)
+        entries = parse_json(header, str(path), finite=False)
         entries.pop("__metadata__", None)
         found = {name: _entry(entry) for name, entry in entries.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from natsel.common.files import load_tree, save_tree
+from natsel.common.files import load_tree, save_tree, sweep
+
+HOUR = 3600.0
 
 
 def key(files: Mapping[str, Path]) -> str:
@@ -57,6 +59,8 @@ def write(name: str, key: str, tensors: Mapping[str, Tensor]) -> None:
     path = _path(name, key)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Nobody takes so long for one file: whoever began it was killed.
+        sweep(path.parent, seconds_old=HOUR)
         save_tree(path, tensors)
 
 

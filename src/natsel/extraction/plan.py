@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import first_line, refuse
+from natsel.common.json_data import parse_json
 from natsel.communities import Communities
 from natsel.communities.program import literals_of
 from natsel.extraction.absorbed import Compensation
@@ -134,10 +135,7 @@ class Plan:
         Raises:
             ValueError: if it is damaged, of another version, or no plan.
         """
-        try:
-            data = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"{name} is not valid JSON: {error}") from None
+        data = parse_json(content, name)
         found = data.get("schema") if isinstance(data, dict) else None
         if found != SCHEMA:
             refuse(f"{name} schema", found, f"{SCHEMA}")
@@ -147,7 +145,12 @@ class Plan:
         # Plans from before there was compensation or conversion say nothing of it.
         data.setdefault("compensation", None)
         data.setdefault("conversion", None)
-        if set(data) != {f.name for f in fields(cls)} or not _well_formed(data):
+        try:
+            is_plan = set(data) == {f.name for f in fields(cls)} and _well_formed(data)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            told = first_line(error)
+            raise ValueError(f"{name} is not a plan of schema {SCHEMA}: {told}") from None
+        if not is_plan:
             raise ValueError(f"{name} is not a plan of schema {SCHEMA}")
         return cls(**data)
 
@@ -206,21 +209,46 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         return all(type(v) is kind for v in values)
 
     tables = ("survivors", "sizes", "attributes", "tensors", "tied", "files", "prediction")
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 2**63
+
     if data["compensation"] is not None:
         Compensation.from_dict(data["compensation"])
     if data["conversion"] is not None:
         Conversion.from_dict(data["conversion"])
+    if data["prediction"]:
+        Prediction.from_dict(data["prediction"])
     return (
-        all_of(dict, (data[name] for name in tables))
+        type(data["frozen"]) is list
+        and all_of(dict, (data[name] for name in tables))
         and all_of(str, (data["model"], *data["frozen"], *data["tied"].values()))
         and type(data["constructor"]) in (dict, type(None))
         and all_of(list, data["survivors"].values())
-        and all_of(int, (*data["sizes"].values(), *data["attributes"].values()))
-        and all_of(int, (data["parameters_before"], data["parameters_after"]))
+        and all_of(int, data["attributes"].values())
+        and all(map(is_count, data["sizes"].values()))
+        and data["survivors"].keys() == data["sizes"].keys()
+        and all(_are_places(kept, data["sizes"][n]) for n, kept in data["survivors"].items())
+        and all(is_count(data[name]) for name in ("parameters_before", "parameters_after"))
         and all_of(dict, (*data["tensors"].values(), *data["files"].values()))
         and all(set(d) == {"shape", "dtype"} for d in data["tensors"].values())
         and all(
-            set(d) == {"bytes", "sha256"} and type(d["sha256"]) is str and "/" not in name
+            set(d) == {"bytes", "sha256"}
+            and is_count(d["bytes"])
+            and type(d["sha256"]) is str
+            and _is_name(name)
             for name, d in data["files"].items()
         )
     )
+
+
+def _are_places(kept: list[Any], size: int) -> bool:
+    """Say whether a list holds places of a community, in order and each once."""
+    if not all(type(place) is int for place in kept):
+        return False
+    return all(map(int.__lt__, kept, kept[1:])) and (not kept or 0 <= kept[0] <= kept[-1] < size)
+
+
+def _is_name(name: str) -> bool:
+    """Say whether this can be a file in the folder itself, on any system."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0:")

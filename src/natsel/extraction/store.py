@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
-from natsel.common.folders import Sealed, locate, replace_together
+from natsel.common.folders import Sealed, check_replaceable, locate, replace_together
 from natsel.common.tensorfiles import described, description, read_tensors, write_tensors
 from natsel.communities.gates import folded
 from natsel.communities.tensors import tensors_of, tied_names
@@ -43,10 +45,23 @@ class Stored:
         Raises:
             ValueError: if they are not those that the plan lists.
         """
+        self.check_tensors()
+        return read_tensors(self.files[MODEL_FILE])
+
+    def check_tensors(self) -> None:
+        """Make sure that the file holds what the plan lists, from its header alone.
+
+        Raises:
+            ValueError: if it does not.
+        """
         path = self.files[MODEL_FILE]
         if described(path) != self.plan.tensors:
             raise ValueError(f"{path} does not hold the tensors that its plan lists")
-        return read_tensors(path)
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers are stored."""
+        return sum(math.prod(entry["shape"]) for entry in self.plan.tensors.values())
 
 
 def write_model(
@@ -103,7 +118,7 @@ def write_model(
     def seal(sealed: Mapping[str, Sealed]) -> bytes:
         return replace(plan, files={n: asdict(s) for n, s in sealed.items()}).to_json()
 
-    replace_together(folder, writers, PLAN_FILE, seal, held=_held(folder))
+    replace_together(folder, writers, PLAN_FILE, seal, held=partial(_held, folder))
     return folder
 
 
@@ -135,6 +150,15 @@ def is_saved(folder: Path) -> bool:
     return (folder / PLAN_FILE).is_file()
 
 
+def check_room(folder: Path) -> None:
+    """Make sure that a model may be saved into a folder, before the work that makes it.
+
+    Raises:
+        ValueError: if it holds a model that natsel did not save, or not this way.
+    """
+    check_replaceable(folder, [MODEL_FILE], _held(folder))
+
+
 def _read_plan(folder: Path) -> bytes:
     path = folder / PLAN_FILE
     if not path.is_file() or path.is_symlink():
@@ -144,7 +168,7 @@ def _read_plan(folder: Path) -> bytes:
 
 def _held(folder: Path) -> dict[str, Sealed]:
     """Return what the plan in a folder lists, nothing if there is none."""
-    if not is_saved(folder):
+    if not os.path.lexists(folder / PLAN_FILE):
         return {}
     plan = Plan.from_json(_read_plan(folder), str(folder / PLAN_FILE))
     return {name: Sealed(**sealed) for name, sealed in plan.files.items()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from natsel.common.errors import refuse
-from natsel.extraction import Plan, Stored, read_folder, rebuild_small
+from natsel.common.budget import within
+from natsel.common.errors import first_line, refuse
+from natsel.extraction import Stored, read_folder, rebuild_small
+from natsel.extraction.conversion import Conversion
 from natsel.integrations.transformers import dense_model
 from natsel.models import rebuild
 
@@ -41,6 +44,7 @@ def load(
     if model is not None and constructor is not None:
         refuse("constructor", constructor, "None where model is given")
     stored = read_folder(folder)
+    stored.check_tensors()
     dense = model if model is not None else _dense(stored, constructor)
     return rebuild_small(dense, stored.tensors(), stored.plan)
 
@@ -49,17 +53,29 @@ def _dense(stored: Stored, constructor: Callable[..., nn.Module] | None) -> nn.M
     plan = stored.plan
     recorded = plan.constructor or {}
     if constructor is not None:
-        return _constructed(plan, constructor)
+        return _constructed(stored, constructor)
     if "class" in recorded:
         return dense_model(stored)
     if "name" in recorded:
-        return rebuild(recorded)
+        with _building(stored, "plan constructor"):
+            return rebuild(recorded)
     how = "constructor=<its class>" if "args" in recorded else "model=<a dense one>"
     refuse("model", None, f"{how}, as the folder holds a {plan.model}")
 
 
-def _constructed(plan: Plan, constructor: Callable[..., nn.Module]) -> nn.Module:
+@contextmanager
+def _building(stored: Stored, what: str) -> Iterator[None]:
+    """Let a recorded constructor build what is stored, and little more."""
+    tensors = len(stored.plan.tensors) + len(stored.plan.tied)
+    if stored.plan.conversion is not None:
+        tensors += len(Conversion.from_dict(stored.plan.conversion).layers)
+    with within(what, tensors=tensors, elements=stored.num_elements):
+        yield
+
+
+def _constructed(stored: Stored, constructor: Callable[..., nn.Module]) -> nn.Module:
     """Call what the user named with the recorded arguments."""
+    plan = stored.plan
     wanted = plan.model.rpartition(".")[2]
     if isinstance(constructor, type) and constructor.__name__ != wanted:
         refuse("constructor", constructor.__name__, f"{wanted}, the class that was saved")
@@ -67,11 +83,12 @@ def _constructed(plan: Plan, constructor: Callable[..., nn.Module]) -> nn.Module
     args, kwargs = recorded.get("args", []), recorded.get("kwargs", {})
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         refuse("plan constructor", recorded, 'lists and objects as "args" and "kwargs"')
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _building(stored, "plan constructor"):
         try:
             model = constructor(*args, **kwargs)
-        except TypeError as error:
-            refuse("constructor", constructor, f"one that takes the recorded arguments ({error})")
+        except (TypeError, ArithmeticError, RuntimeError, LookupError) as error:
+            told = first_line(error)
+            refuse("constructor", constructor, f"one that takes the recorded arguments ({told})")
     if type(model).__name__ != wanted:
         refuse("constructor", type(model).__name__, f"{wanted}, the class that was saved")
     return model

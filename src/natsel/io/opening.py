@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from torch import nn
 
 from natsel.common.calls import Inputs
 from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.json_data import read_json
 from natsel.extraction import plan_of
 from natsel.extraction.store import is_saved
 from natsel.integrations.transformers import class_of, example_inputs
+from natsel.integrations.transformers.examples import MAX_INPUT
 from natsel.integrations.transformers.hub import from_pretrained
 from natsel.io.loading import load
 from natsel.models import MODELS, build, default_shape
@@ -121,6 +123,8 @@ def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
     else:
         constructor: Any = model.constructor
         shape = constructor["arguments"]["in_shape"]
+        if math.prod(shape) > MAX_INPUT:
+            refuse("in_shape", shape, f"an input of at most {MAX_INPUT:,} numbers")
         generator = torch.Generator().manual_seed(seed)
         inputs = (torch.randn(BATCH, *shape, generator=generator),)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -134,7 +138,7 @@ def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
 def _is_pretrained(folder: Path) -> bool:
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_bytes()) if path.is_file() else None
+        data = read_json(path, finite=False) if path.is_file() else None
     except ValueError:
         return False
     return isinstance(data, dict) and "model_type" in data

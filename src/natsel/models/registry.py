@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, first_line, refuse
 from natsel.models.checks import positive, positives
 from natsel.models.cnn import CNN
 from natsel.models.language import bert, llama
@@ -79,8 +79,8 @@ def build(
         choose("option", option, accepted)
     in_shape = positives("in_shape", in_shape)
     num_classes = positive("num_classes", num_classes)
-    if not isinstance(seed, int):
-        refuse("seed", seed, "a whole number")
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        refuse("seed", seed, "a whole number of 64 bits")
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     bound = inspect.signature(factory).bind(in_shape, num_classes, **options)
@@ -113,7 +113,15 @@ def rebuild(constructor: Mapping[str, Any]) -> nn.Module:
     missing = {"in_shape", "num_classes"} - set(arguments)
     if missing:
         refuse("constructor", dict(constructor), f"arguments with {' and '.join(sorted(missing))}")
-    return build(constructor["name"], **arguments)
+    name, options = constructor["name"], dict(arguments)
+    if not isinstance(name, str) or options.keys() & {"name", "generator"}:
+        refuse("constructor", dict(constructor), "what build stores")
+    try:
+        return build(name, **options)
+    # Any value may be of any type and size, which each network's arithmetic tells in its own way.
+    except (TypeError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
+        told = first_line(error)
+        refuse("constructor", dict(constructor), f"what {name} can be built from ({told})")
 
 
 _COMMON = ("in_shape", "num_classes")

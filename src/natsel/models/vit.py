@@ -7,6 +7,7 @@ Legend: B images, T tokens, D = dim, h heads, d = D / h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -115,6 +116,8 @@ class ViT(nn.Module):
         if positive("dim", dim) % positive("heads", heads):
             refuse("heads", heads, f"a divisor of dim={dim}")
         positive("depth", depth)
+        if not isinstance(mlp_ratio, int | float) or not math.isfinite(mlp_ratio):
+            refuse("mlp_ratio", mlp_ratio, "a finite number")
         hidden = int(dim * mlp_ratio)
         if hidden < 1:
             refuse("mlp_ratio", mlp_ratio, f"at least 1 / dim = 1 / {dim}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from natsel.common.errors import choose, refuse
-from natsel.common.files import read_json, write_json
+from natsel.common.files import read_json, sweep, write_json
 from natsel.communities import discover
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.fitness import FITNESS
 from natsel.study import environment
 from natsel.study.audit import audit
-from natsel.study.folder import check
+from natsel.study.folder import alone, check
 from natsel.study.oneshot import calibration
 from natsel.study.overlap import check_sparsities
 from natsel.study.prune import open_for
@@ -82,9 +82,19 @@ def audit_model(
         >>> audit_model(config)["classes"]
         [['l2', 'log-l2']]
     """
-    folder = Path(out) if out is not None else None
-    if folder is not None:
-        _check_out(folder)
+    if out is None:
+        return _audited(config, progress)
+    folder = Path(out)
+    _check_out(folder)
+    with alone(folder):
+        _check_out(folder, held=True)
+        sweep(folder)
+        result = _audited(config, progress)
+        write_json(folder / RESULT, result)
+    return result
+
+
+def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
     opened, splits = open_for(config.model, config.data, config.seed)
     communities = discover(opened.model, opened.example_inputs, residual=config.residual)
     communities.require("model", config.model)
@@ -97,7 +107,7 @@ def audit_model(
         exclude=config.exclude or None,
         progress=progress,
     )
-    result: dict[str, Any] = {
+    return {
         "kind": KIND,
         "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
         "model": opened.description,
@@ -105,20 +115,13 @@ def audit_model(
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / RESULT, result)
-        except OSError as error:
-            refuse("out", str(folder), f"a folder that can be written ({error.strerror})")
-    return result
 
 
-def _check_out(folder: Path) -> None:
+def _check_out(folder: Path, *, held: bool = False) -> None:
     """Make sure that nothing but an earlier audit is written over."""
     earlier = folder / RESULT
     if earlier.is_file():
-        held = read_json(earlier)
-        if isinstance(held, dict) and held.get("kind") == KIND:
+        found = read_json(earlier)
+        if isinstance(found, dict) and found.get("kind") == KIND:
             return
-    check(folder, {}, resume=False)
+    check(folder, {}, resume=False, held=held)

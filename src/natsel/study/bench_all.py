@@ -8,7 +8,8 @@ from typing import Any
 
 from natsel.common.errors import choose, refuse_together
 from natsel.common.extras import MissingExtraError
-from natsel.common.files import read_json, write_atomic, write_json
+from natsel.common.files import write_atomic, write_json
+from natsel.common.json_data import read_object
 from natsel.study import environment, folder
 from natsel.study.bench_extract import bench_extract
 from natsel.study.bench_peers import bench_peers
@@ -71,15 +72,27 @@ def bench_all(
         refuse_together({"only": ",".join(only), "model": model}, "search among them: it reads one")
     target = Path(out)
     config = {"kind": "bench all", "quick": quick, "model": model, "data": data}
-    folder.check(target, config, resume)
-    folder.take(target, config)
+    with folder.claim(target, config, resume):
+        folder.take(target, config)
+        return _run(target, only, quick, model, data, progress)
+
+
+def _run(
+    target: Path,
+    only: Sequence[str],
+    quick: bool,
+    model: str | None,
+    data: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run what is not kept yet, and write the page."""
     names = [name for name in TITLES if not only or name in only]
     results: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name in names:
         kept = target / f"{name}.json"
         if kept.is_file():
-            results[name] = read_json(kept)
+            results[name] = read_object(kept)
             continue
         try:
             results[name] = _RUNS[name](target, quick, model, data, progress)

@@ -67,20 +67,21 @@ def bench_peers(
         "versions": _versions(),
         "code": environment.git_state(),
     }
-    folder.check(out, config, resume)
-    for tool in chosen:
-        load_tool(tool)
-    folder.take(out, config)
-    result = compare(
-        out / "cases",
-        chosen,
-        {name: kind for name, kind in names().items() if not quick or name in QUICK},
-        limit=limit,
-        large=None if quick else LARGE,
-        progress=progress,
-    )
-    write_json(out / "peers.json", result)
-    write_atomic(out / "peers.md", ("# natsel and its peers\n\n" + to_markdown(result)).encode())
+    with folder.claim(out, config, resume):
+        for tool in chosen:
+            load_tool(tool)
+        folder.take(out, config)
+        result = compare(
+            out / "cases",
+            chosen,
+            {name: kind for name, kind in names().items() if not quick or name in QUICK},
+            limit=limit,
+            large=None if quick else LARGE,
+            progress=progress,
+        )
+        write_json(out / "peers.json", result)
+        page = "# natsel and its peers\n\n" + to_markdown(result)
+        write_atomic(out / "peers.md", page.encode())
     return result
 
 

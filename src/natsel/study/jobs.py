@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from natsel.common.errors import NonFiniteError, refuse
-from natsel.common.files import read_json, sweep, write_json
+from natsel.common.files import sweep, write_json
+from natsel.common.json_data import read_object
 from natsel.study.timing import one_thread
 from natsel.study.training import Progress
 
@@ -78,6 +79,9 @@ def run_jobs(
     sweep(folder)
     tasks = [(work, job, str(path_of(folder, job))) for job in jobs]
     missing = [task for task in tasks if not Path(task[2]).is_file()]
+    for _, _, path in tasks:
+        if Path(path).is_file():
+            read_object(path)  # what is damaged is told before the work
     done = len(jobs) - len(missing)
     progress(label, done, len(jobs))
     run = _in_turn if workers == 1 else _side_by_side
@@ -88,8 +92,7 @@ def run_jobs(
                 progress(label, done, len(jobs))
     finally:
         sweep(folder)
-    results: list[dict[str, Any]] = [read_json(path_of(folder, job)) for job in jobs]
-    return results
+    return [read_object(path_of(folder, job)) for job in jobs]
 
 
 def default_workers() -> int:

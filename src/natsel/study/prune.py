@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
-from natsel.common.files import write_json
+from natsel.common.files import json_last, read_json, sweep
 from natsel.communities import Communities, discover
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
+from natsel.extraction.store import check_room
 from natsel.features import CLASSES, feature_class, fuse, matrices
 from natsel.fitness import FITNESS, score
 from natsel.io import load, open_model, save
@@ -28,11 +30,14 @@ from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
 from natsel.study import environment
+from natsel.study.folder import alone
 from natsel.study.measure import accuracy
 from natsel.study.oneshot import calibration
 from natsel.study.splits import Splits, load_splits
 from natsel.study.training import Progress, silent
 
+KIND = "prune"
+RESULT = "result.json"
 NUM_VERIFIED = 64
 ADAPTIVE = "adaptive"
 BUDGETS: dict[str, Callable[[float], Budget]] = {
@@ -185,12 +190,19 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         What was removed, what it saves and costs, as plain data; ``"summary"`` says it in words.
 
     Raises:
-        ValueError: if an argument is not allowed, or the budget cannot be met.
+        ValueError: if an argument is not allowed, the budget cannot be met, or the folder holds
+            files that are not of an earlier ``prune`` or is used by another process.
+        OSError: if there is no space left; what was there is then untouched.
         VerificationError: if the small model differs from the masked one; nothing is saved.
     """
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        refuse("out", str(folder), "a folder")
+    with alone(folder):
+        _check_out(folder)
+        sweep(folder)
+        return _prune(config, folder, progress)
+
+
+def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, Any]:
     steps = (
         *("open", "find communities", "score", "select", "extract and verify"),
         *(("compensate",) if _compensates(config) else ()),
@@ -257,7 +269,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         done = compensation_of(small)
     step(len(steps) - 1)
     result: dict[str, Any] = {
-        "kind": "prune",
+        "kind": KIND,
         "config": asdict(config),
         "model": opened.description,
         "communities": _kept(survivors, communities),
@@ -274,10 +286,20 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         "hardware": environment.hardware(),
         "out": str(folder),
     }
-    save(small, folder)
-    write_json(folder / "result.json", result)
+    with json_last(folder / RESULT, result):
+        save(small, folder)
     progress("prune: done", len(steps), len(steps))
     return result
+
+
+def _check_out(folder: Path) -> None:
+    """Make sure that nothing but an earlier small model is written over."""
+    check_room(folder)
+    earlier = folder / RESULT
+    if os.path.lexists(earlier):
+        found = read_json(earlier) if earlier.is_file() else None
+        if not isinstance(found, dict) or found.get("kind") != KIND:
+            refuse("out", str(folder), f"a folder whose {RESULT} is none, or one of natsel prune")
 
 
 def _scores(

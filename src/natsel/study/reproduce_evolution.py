@@ -19,7 +19,7 @@ from natsel.dynamics import DYNAMICS
 from natsel.extraction import extract
 from natsel.selection import Sparsity
 from natsel.study.evolution_table import summarize, table
-from natsel.study.folder import check, take
+from natsel.study.folder import claim, take
 from natsel.study.jobs import default_workers, run_jobs
 from natsel.study.measure import num_correct
 from natsel.study.networks import network, put_under_selection, reduced
@@ -151,18 +151,25 @@ def reproduce_evolution(
     Raises:
         ValueError: if an argument is not allowed or the folder holds another run.
     """
-    started = time.perf_counter()
     folder = Path(out)
     config = {"reproduce": "evolution", **_as_json(grid)}
     workers = default_workers() if workers is None else workers
     if not isinstance(workers, int) or workers < 1:
         refuse("workers", workers, "a whole number >= 1")
-    check(folder, config, resume)
-    progress(f"load {grid.dataset}", 0, 1)
-    _splits(grid.dataset)
-    progress(f"load {grid.dataset}", 1, 1)
-    # Only now: what is wrong with the input has shown itself, and nothing was written for it.
-    take(folder, config)
+    with claim(folder, config, resume):
+        progress(f"load {grid.dataset}", 0, 1)
+        _splits(grid.dataset)
+        progress(f"load {grid.dataset}", 1, 1)
+        # Only now: what is wrong with the input has shown itself, and nothing was written for it.
+        take(folder, config)
+        return _reproduce(grid, folder, config, workers, progress)
+
+
+def _reproduce(
+    grid: Grid, folder: Path, config: dict[str, Any], workers: int, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run what is not cached yet, and write the table and the summary."""
+    started = time.perf_counter()
     jobs_folder = folder / "trainings"
     seeds = range(grid.seeds)
     first = [grid.cell("dense", s) for s in seeds]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import choose
-from natsel.common.files import read_json, write_json
+from natsel.common.files import write_json
+from natsel.common.json_data import read_object
 from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.extraction import extract
@@ -145,38 +146,38 @@ def reproduce_plateau(
         "recipe": asdict(recipe),
         **asdict(grid),
     }
-    folder.check(target, config, resume)
-    splits = load_splits(chosen.dataset)
-    folder.take(target, config)
-    networks = [
-        trained_network(
-            target / "networks" / f"seed-{seed}",
-            splits,
-            chosen.options,
-            recipe,
-            seed=seed,
-            device=wanted,
+    with folder.claim(target, config, resume):
+        splits = load_splits(chosen.dataset)
+        folder.take(target, config)
+        networks = [
+            trained_network(
+                target / "networks" / f"seed-{seed}",
+                splits,
+                chosen.options,
+                recipe,
+                seed=seed,
+                device=wanted,
+                progress=progress,
+            )
+            for seed in range(grid.seeds)
+        ]
+        rows, summary = study(
+            networks,
+            chosen.dataset,
+            grid,
+            target,
+            title=TITLE,
+            workers=workers if wanted == "cpu" else 1,
             progress=progress,
+            more=config,
+            notes=list(NOTES),
         )
-        for seed in range(grid.seeds)
-    ]
-    rows, summary = study(
-        networks,
-        chosen.dataset,
-        grid,
-        target,
-        title=TITLE,
-        workers=workers if wanted == "cpu" else 1,
-        progress=progress,
-        more=config,
-        notes=list(NOTES),
-    )
-    rows = rows + paper_rows()
-    summary["networks"] = [
-        read_json(target / "networks" / f"seed-{seed}" / "network.json")
-        for seed in range(grid.seeds)
-    ]
-    write_study(target, rows, summary)
+        rows = rows + paper_rows()
+        summary["networks"] = [
+            read_object(target / "networks" / f"seed-{seed}" / "network.json")
+            for seed in range(grid.seeds)
+        ]
+        write_study(target, rows, summary)
     return rows, summary
 
 
@@ -211,7 +212,10 @@ def trained_network(
     saved = where / "model"
     record = where / "network.json"
     if record.is_file():
-        return str(saved), str(read_json(record)["digest"])
+        held = read_object(record).get("digest")
+        if not isinstance(held, str):
+            raise ValueError(f"{record} is damaged: it names no digest")
+        return str(saved), held
     model = build(
         "vit",
         in_shape=splits.in_shape,
@@ -230,6 +234,7 @@ def trained_network(
         recipe,
         seed=seed,
         checkpoint=where / CHECKPOINT,
+        run={"options": dict(options), "recipe": asdict(recipe), "seed": seed},
         progress=progress,
         label=f"train network {seed}",
     )

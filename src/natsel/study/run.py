@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse, refuse_together
-from natsel.common.files import read_json, write_atomic, write_json
+from natsel.common.files import write_atomic, write_json
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.dynamics import DYNAMICS
@@ -27,16 +27,26 @@ from natsel.models import MODELS, TASKS
 from natsel.selection import Sparsity
 from natsel.study import environment
 from natsel.study.cuts import evolved_cuts, plain_cuts
-from natsel.study.folder import check, take
+from natsel.study.folder import claim, finished, take
 from natsel.study.measure import describe, latency, stretch
 from natsel.study.networks import network, put_under_selection
 from natsel.study.splits import Splits, check_fit, load_splits
 from natsel.study.training import Progress, Recipe, make_optimizer, silent, train
 
 SCHEMA = 1
+KIND = "evolve"
 RESULT = "result.json"
 MASSES = "masses.safetensors"
 CHECKPOINTS = ("checkpoint-evolved.safetensors", "checkpoint-dense.safetensors")
+_PARTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "evolved", "extracted", "extinct", "verification"), dict),
+    **dict.fromkeys(("versions", "hardware", "seconds"), dict),
+    **dict.fromkeys(("communities", "history", "table"), list),
+    **dict.fromkeys(("capacity", "git"), (dict, type(None))),
+    "natsel": str,
+}
+"""What a result holds of which type, beside what :func:`natsel.study.folder.finished` checks."""
+
 SPARSITIES = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 RECIPES = {
     "digits": Recipe(epochs=60, batch_size=32),
@@ -169,15 +179,28 @@ def evolve(
         The content of ``result.json``.
 
     Raises:
-        ValueError: if an argument is not allowed or the folder holds another run.
+        ValueError: if an argument is not allowed, the folder holds another run, another process
+            uses it, or what it holds of this run is damaged.
         NonFiniteError: if the loss or a fitness became NaN or infinite.
+        OSError: if there is no space left; the run can go on from its last checkpoint.
     """
     folder = Path(out)
-    check(folder, config.as_json(), resume)
-    if (folder / RESULT).is_file():
-        finished: dict[str, Any] = read_json(folder / RESULT)
+    with claim(folder, config.as_json(), resume):
+        if not (folder / RESULT).is_file():
+            return _evolve(config, folder, progress, warn)
+        result = finished(folder / RESULT, config.as_json(), KIND)
+        parts = {**_PARTS, "dense": dict} if config.baselines else _PARTS
+        wrong = [n for n, kind in parts.items() if not isinstance(result.get(n, ...), kind)]
+        if wrong or result.get("schema") != SCHEMA:
+            told = wrong[0] if wrong else f"schema {SCHEMA}"
+            raise ValueError(f"{folder / RESULT} is damaged: it has no {told}")
         _clean(folder)
-        return finished
+        return result
+
+
+def _evolve(
+    config: RunConfig, folder: Path, progress: Progress, warn: Callable[[str], None] | None
+) -> dict[str, Any]:
     started = time.perf_counter()
     recipe = config.recipe()
     progress(f"load {config.dataset}", 0, 1)
@@ -210,6 +233,7 @@ def evolve(
         seed=config.seed,
         evolution=evolution,
         checkpoint=folder / CHECKPOINTS[0],
+        run={**config.as_json(), "network": "evolved"},
         progress=progress,
         label=f"evolve ({config.dynamics})",
     )
@@ -218,7 +242,7 @@ def evolve(
     verification = verify(model, small, survivors, splits.test[0][:256])
     result: dict[str, Any] = {
         "schema": SCHEMA,
-        "kind": "evolve",
+        "kind": KIND,
         "natsel": environment.versions()["natsel"],
         "config": config.as_json(),
         "task": _task(splits),
@@ -259,6 +283,7 @@ def evolve(
             recipe,
             seed=config.seed,
             checkpoint=folder / CHECKPOINTS[1],
+            run={**config.as_json(), "network": "dense"},
             progress=progress,
             label="train (plain, for comparison)",
         )

@@ -65,19 +65,26 @@ def run_spectrum(
     """
     target = Path(out)
     check_device(grid.device)
-    opened, splits = open_for(model, data, 0)
-    if splits is None or splits.task is not None:
-        refuse("data", data, "a data set of images with one class each")
-    # Kinds that the model lacks are refused before the folder is taken.
-    only(discover(opened.model, (splits.train[0][:2],)), grid.kinds)
-    network = (model, digest(tensors_of(opened.model)))
     config = {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
-    folder.check(target, config, resume)
-    folder.take(target, config)
-    rows, summary = study(
-        [network], data, grid, target, title=TITLE, workers=workers, progress=progress, more=config
-    )
-    write_study(target, rows, summary)
+    with folder.claim(target, config, resume):
+        opened, splits = open_for(model, data, 0)
+        if splits is None or splits.task is not None:
+            refuse("data", data, "a data set of images with one class each")
+        # Kinds that the model lacks are refused before the folder is taken.
+        only(discover(opened.model, (splits.train[0][:2],)), grid.kinds)
+        network = (model, digest(tensors_of(opened.model)))
+        folder.take(target, config)
+        rows, summary = study(
+            [network],
+            data,
+            grid,
+            target,
+            title=TITLE,
+            workers=workers,
+            progress=progress,
+            more=config,
+        )
+        write_study(target, rows, summary)
     return rows, summary
 
 

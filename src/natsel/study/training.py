@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,9 @@ from torch import nn
 
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, choose, refuse
-from natsel.common.files import load_tree, save_tree
 from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
+from natsel.study.checkpoint import Parts, keep, resume
 from natsel.study.measure import outcomes
 from natsel.study.splits import Splits
 
@@ -92,6 +92,7 @@ def train(
     seed: int,
     evolution: Evolution | None = None,
     checkpoint: Path | None = None,
+    run: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     label: str = "train",
 ) -> Trained:
@@ -107,6 +108,7 @@ def train(
         seed: of the order of batches.
         evolution: evolves beside; None for plain training.
         checkpoint: file to write and to go on from.
+        run: what decides the outcome, as plain data: a checkpoint of another run is refused.
         progress: called after every few steps.
         label: what ``progress`` is told.
 
@@ -114,14 +116,16 @@ def train(
         The history and the time spent.
 
     Raises:
+        ValueError: if the checkpoint is damaged or of another run.
         NonFiniteError: if the loss, a fitness or a weight is NaN or infinite; the step is named
             and the checkpoint of the last good epoch stays.
     """
     inputs, labels = splits.train
     generator = torch.Generator().manual_seed(seed)
     trained = Trained([], 0.0)
+    parts = Parts(model, optimizer, evolution, generator)
     if checkpoint is not None and checkpoint.is_file():
-        trained = _resume(checkpoint, model, optimizer, evolution, generator)
+        trained = Trained(*resume(checkpoint, run, recipe.epochs, parts))
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     total = recipe.epochs * per_epoch
     augment = crop_and_flip if splits.name.startswith("cifar") else None
@@ -168,44 +172,6 @@ def train(
             row |= {"alive": evolution.num_alive, "pressure": evolution.pressure}
         trained.history.append(row)
         if checkpoint is not None:
-            _write(checkpoint, model, optimizer, evolution, generator, trained)
+            keep(checkpoint, run, parts, trained.history, trained.seconds)
     progress(label, total, total)
     return trained
-
-
-def _write(
-    checkpoint: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    evolution: Evolution | None,
-    generator: torch.Generator,
-    trained: Trained,
-) -> None:
-    save_tree(
-        checkpoint,
-        {
-            "model": dict(model.state_dict()),
-            "optimizer": optimizer.state_dict(),
-            "evolution": evolution.state_dict() if evolution is not None else None,
-            "generator": generator.get_state(),
-            "history": trained.history,
-            "seconds": trained.seconds,
-        },
-    )
-
-
-def _resume(
-    checkpoint: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    evolution: Evolution | None,
-    generator: torch.Generator,
-) -> Trained:
-    state = load_tree(checkpoint)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if evolution is not None:
-        evolution.load_state_dict(state["evolution"])
-    generator.set_state(state["generator"])
-    history = list(state["history"])
-    return Trained(history, float(state["seconds"]), resumed_from=len(history))

@@ -18,6 +18,9 @@ SIDE = 64
 SAMPLES = 4096
 """Of a sound wave."""
 
+MAX_INPUT = 2**24
+"""Numbers of one input: no tensor of a model may depend on the size of an image."""
+
 
 def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
     """Return small random inputs by name: images, sound, tokens, or several of them.
@@ -45,9 +48,11 @@ def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
     size = _number(config, "image_size") or (SIDE if main == "pixel_values" else None)
     if "pixel_values" in accepted and size is not None:
         channels = _number(config, "num_channels") or 3
+        _check_input("image_size", size, channels * size * size)
         inputs["pixel_values"] = torch.randn(BATCH, channels, size, size, generator=generator)
     bins, frames = _number(config, "num_mel_bins"), _number(config, "max_source_positions")
     if main == "input_features" and bins is not None and frames is not None:
+        _check_input("max_source_positions", frames, 2 * bins * frames)
         # Two frames become one position.
         inputs[main] = torch.randn(BATCH, bins, 2 * frames, generator=generator)
     if main == "input_values" and bins is None:
@@ -60,6 +65,13 @@ def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
     if main not in inputs:
         refuse("model", type(model).__name__, f"one that takes images, sound or tokens, not {main}")
     return inputs
+
+
+def _check_input(name: str, value: int, num_elements: int) -> None:
+    if not 0 < num_elements <= MAX_INPUT:
+        refuse(
+            f"config.json {name}", value, f"what makes an input of at most {MAX_INPUT:,} numbers"
+        )
 
 
 def _tokens(vocabulary: int, length: int, generator: torch.Generator) -> Tensor:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from natsel.common.errors import first_line, refuse
+from natsel.common.extras import require
+from natsel.common.json_data import read_json
 from natsel.communities.adapters import adapt
 from natsel.extraction.csr import CsrLinear
+from natsel.integrations.transformers.bounds import (
+    MAX_REPEATED,
+    check_numbers,
+    check_size,
+    stored_in,
+)
 from natsel.integrations.transformers.keeping import mark
 from natsel.integrations.transformers.layers import refuse_ignored
 from natsel.integrations.transformers.library import class_named, library, without_bars
@@ -40,6 +49,8 @@ def from_pretrained(name: str) -> nn.Module:
     here = Path(name).is_dir()
     if not here and name.startswith(PATHS):
         refuse("model", name, "a folder that is there")
+    if here:
+        _check_numbers(Path(name))
     options = {"trust_remote_code": False, "local_files_only": here}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
@@ -52,6 +63,9 @@ def from_pretrained(name: str) -> nn.Module:
     if not kinds or kinds[0] is None:
         found = ", ".join(config.architectures or ()) or "none"
         refuse("model", name, f"a model of a class in the transformers library, not {found}")
+    stored = stored_in(Path(name)) if here else (0, 0)
+    if stored[0]:  # where nothing is, the library says what it looks for
+        check_size(kinds[0], config.to_dict(), *stored)
     kind = kinds[0]
     refuse_ignored(kind, json.loads(config.to_json_string(use_diff=False)))
     if record is not None:
@@ -61,7 +75,8 @@ def from_pretrained(name: str) -> nn.Module:
         kind = type(f"Natsel{kind.__name__}", (Reshaped, kind), made)
     try:
         # Reading a folder takes seconds; a download may take long, and shows it on a terminal.
-        with nullcontext() if sys.stderr.isatty() and not here else without_bars():
+        bars = nullcontext() if sys.stderr.isatty() and not here else without_bars()
+        with bars, _without_reports():
             model, told = kind.from_pretrained(
                 name, config=config, use_safetensors=True, output_loading_info=True, **options
             )
@@ -74,6 +89,26 @@ def from_pretrained(name: str) -> nn.Module:
         mark(model)
     found_model: nn.Module = model.eval()
     return found_model
+
+
+def _check_numbers(folder: Path) -> None:
+    """Refuse a configuration that the library would not come to the end of."""
+    path = folder / "config.json"
+    data = read_json(path, finite=False) if path.is_file() else None
+    if isinstance(data, dict):
+        check_numbers(data, stored_in(folder)[0] or MAX_REPEATED)
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep the library from a table of what does not fit: that is told in one line."""
+    logging = require("transformers.utils.logging", "transformers")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def check_record(record: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.common.errors import first_line, refuse
+from natsel.common.errors import first_line
 from natsel.common.extras import require
 
 ATTENTION = ("eager", "sdpa")
@@ -21,11 +21,6 @@ _UNTRUSTED = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
-_LAYERS = {
-    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers"),
-    *("encoder_layers", "decoder_layers", "num_encoder_layers"),
-}
-MAX_RATIO = 10_000
 
 
 def library() -> Any:
@@ -152,36 +147,3 @@ def build(kind: Any, data: Mapping[str, Any], *, device: str = "cpu", like: Any 
         told = first_line(error)
         raise ValueError(f"config.json is none of a {kind.__name__}: {told}") from None
     return model.eval()
-
-
-def check_size(kind: Any, data: Mapping[str, Any], num_tensors: int, num_elements: int) -> None:
-    """Refuse a configuration that is far too large for what is stored, before it is built.
-
-    Args:
-        kind: a class of the library.
-        data: the configuration.
-        num_tensors: how many tensors are stored.
-        num_elements: how many numbers they hold.
-
-    Raises:
-        ValueError: if it is.
-    """
-    if data.get("model_type") != kind.config_class.model_type:
-        allowed = f"{kind.config_class.model_type!r}, as {kind.__name__} has it"
-        refuse("config.json model_type", data.get("model_type"), allowed)
-    for name, value in _numbers(data):
-        if name in _LAYERS and value > num_tensors:
-            refuse(f"config.json {name}", value, f"at most {num_tensors}, the tensors stored")
-    dense = sum(p.numel() for p in build(kind, data, device="meta").parameters())
-    if dense > MAX_RATIO * max(num_elements, 1):
-        raise ValueError(f"config.json describes {dense:,} parameters, {num_elements:,} are stored")
-
-
-def _numbers(data: Mapping[str, Any]) -> list[tuple[str, int]]:
-    found = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value)
-        elif isinstance(value, int):
-            found.append((key, value))
-    return found

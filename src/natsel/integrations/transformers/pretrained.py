@@ -10,18 +10,19 @@ from typing import Any
 
 from torch import nn
 
-from natsel.common.errors import refuse
-from natsel.common.files import read_json
+from natsel.common.budget import within
+from natsel.common.errors import first_line, refuse
+from natsel.common.json_data import read_json
 from natsel.communities.tensors import tied_names
 from natsel.extraction.conversion import Conversion, Layer
 from natsel.extraction.csr import CsrLinear
 from natsel.extraction.store import Stored
 from natsel.extraction.unstructured import with_skeletons
 from natsel.integrations.transformers import facts
+from natsel.integrations.transformers.bounds import check_size
 from natsel.integrations.transformers.layers import honoured, layered_config, refuse_ignored
 from natsel.integrations.transformers.library import (
     build,
-    check_size,
     class_named,
     class_of,
     implementation,
@@ -192,17 +193,21 @@ def dense_model(stored: Stored) -> nn.Module:
         refuse("plan class", constructor.get("class"), "a model class of the transformers library")
     if CONFIG_FILE not in stored.files:
         refuse("folder", str(stored.folder), f"a folder with {CONFIG_FILE}")
-    data = read_json(stored.files[CONFIG_FILE])
+    data = read_json(stored.files[CONFIG_FILE], finite=False)
     if not isinstance(data, dict):
         raise ValueError(f"{stored.files[CONFIG_FILE]} is no configuration")
-    tensors = stored.plan.tensors
-    num_elements = sum(_product(entry["shape"]) for entry in tensors.values())
-    check_size(kind, data, len(tensors), num_elements)
+    num_tensors, num_elements = len(stored.plan.tensors), stored.num_elements
+    check_size(kind, data, num_tensors, num_elements)
     refuse_ignored(kind, data)
-    model: Any = build(kind, {**data, "architectures": [kind.__name__]}, like=constructor)
+    with within("config.json", tensors=num_tensors, elements=num_elements):
+        model: Any = build(kind, {**data, "architectures": [kind.__name__]}, like=constructor)
     if GENERATION_FILE in stored.files:
-        generation = read_json(stored.files[GENERATION_FILE])
-        model.generation_config = library().GenerationConfig.from_dict(generation)
+        generation = read_json(stored.files[GENERATION_FILE], finite=False)
+        try:
+            model.generation_config = library().GenerationConfig.from_dict(generation)
+        except Exception as error:  # noqa: BLE001 - any value of it may be of any type
+            told = f"none of transformers: {first_line(error)}"
+            raise ValueError(f"{stored.files[GENERATION_FILE]} is {told}") from None
     # Where its tokenizer is, for whoever saves it again.
     model.name_or_path = model.config._name_or_path = str(stored.folder)
     built: nn.Module = model
@@ -257,13 +262,6 @@ def _code(kind: Any, needed: Mapping[str, tuple[str, str]]) -> tuple[dict[str, s
 
 def _names(kinds: list[Any]) -> list[str]:
     return [kind.__name__ for kind in kinds]
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,86 @@
+"""The command line: one file a command, thin; what computes is imported when it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from natsel.cli import audit, bench, evolve, inspect, prune, reproduce, spectrum
+from natsel.cli.console import WRONG_INPUT, one_line
+
+
+class Commands(TyperGroup):
+    """The commands; what is wrong with how one was called is told in one line."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and exit, or return what it returns without ``standalone_mode``."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except Exception as error:
+            # Some versions of typer carry a click of their own: known by what they can do.
+            if not standalone_mode or not hasattr(error, "format_message"):
+                raise
+            print(*_told(error), file=sys.stderr, sep="\n", end="")
+            raise SystemExit(WRONG_INPUT) from None
+        if not standalone_mode:
+            return code
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Any) -> Iterator[str]:
+    """Say in one line what is wrong with a call; a command without a subcommand shows its help."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        yield message  # empty where rich has printed the help already
+        return
+    context = getattr(error, "ctx", None)
+    if context is not None and hasattr(context.command, "list_commands"):
+        message += f" Expected one of {', '.join(context.command.list_commands(context))}."
+    see = f" See {context.command_path} --help." if context is not None else ""
+    yield f"natsel: {one_line(message + see)}\n"
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Prune neural networks by natural selection: evolve, select, extract, prove.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("evolve")(evolve.evolve)
+app.command("inspect")(inspect.inspect)
+app.command("prune")(prune.prune)
+app.command("verify")(prune.verify)
+app.command("audit")(audit.audit)
+app.command("spectrum")(spectrum.spectrum)
+app.add_typer(reproduce.app, name="reproduce")
+app.add_typer(bench.app, name="bench")
+
+
+def _version(value: bool) -> None:
+    if value:
+        import natsel
+
+        print(natsel.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Prune neural networks by natural selection."""
