@@ -80,8 +80,8 @@ def test_before_the_first_step_nothing_is_made_up():
 
 
 def test_a_community_at_its_floor_is_not_said_to_lose_anybody():
-    evolution = steady(floor=8, pressure=3.0, rate=0.2)
-    for _ in range(20):
+    evolution = steady(floor=7, pressure=3.0, rate=0.2, patience=2)
+    while evolution.num_alive > 7:
         evolution.step()
     assert evolution.outlook().steps is None
 
