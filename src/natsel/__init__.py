@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from natsel.adaptive.adaptive import adapt
+    from natsel.auditing.audit import audit
     from natsel.communities import Communities, Community, Cost, Refusal, rule
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     from natsel.fitness.score import score
     from natsel.io import load, open_model, save
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
-    from natsel.selection.adaptive import adapt
     from natsel.selection.select import select
-    from natsel.selection.weights import weights
-    from natsel.study.audit import audit
+    from natsel.single_weights.weights import weights
 
 __version__ = "0.1.0"
 
@@ -109,8 +109,8 @@ _HOMES = {
         "select",
         "weights",
     ),
-    "selection.adaptive": ("adapt",),
-    "study": ("audit",),
+    "adaptive": ("adapt",),
+    "auditing": ("audit",),
 }
 _ROOMS = (
     *(home for home in _HOMES if "." not in home),
@@ -119,6 +119,7 @@ _ROOMS = (
     "features",
     "models",
     "report",
+    "runs",
     "study",
 )
 

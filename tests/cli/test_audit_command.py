@@ -14,7 +14,7 @@ from natsel.fitness import FITNESS, Fitness
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run folder with a small network that was trained on digits."""
-    from natsel.study.run import RunConfig, evolve
+    from natsel.runs.evolve import RunConfig, evolve
 
     out = tmp_path_factory.mktemp("trained") / "run"
     ecology = {"rate": 0.3, "horizon": 5, "patience": 2, "pressure": 1.5}

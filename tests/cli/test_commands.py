@@ -12,7 +12,7 @@ import torch
 import natsel as library
 from natsel import models
 from natsel.common.files import read_json
-from natsel.study import reproduce_evolution as reproduction
+from natsel_papers import reproduce_evolution as reproduction
 
 
 def process(*arguments, **environment):
@@ -182,7 +182,7 @@ def test_reproduce(natsel, tmp_path):
 
 def test_bench_score_and_extract(natsel, monkeypatch):
     small = {"small": ("mlp", (1, 4, 4), 4, {"hidden": (6, 5)})}
-    monkeypatch.setattr("natsel.study.bench_score.NETWORKS", small)
+    monkeypatch.setattr("natsel_bench.score.NETWORKS", small)
     for command, said in (("score", "brute force"), ("extract", "equals the masked one")):
         result = natsel("bench", command, "--quick")
         assert (result.exit_code, result.stderr) == (0, "")

@@ -38,7 +38,7 @@ def interrupted(at, *arguments):
     ("at", "mode"),
     [
         *(("natsel.cli.app", "--json"), ("typer", "--quiet"), ("torch", "--json")),
-        *(("natsel.study.run", "--quiet"),),
+        *(("natsel.runs.evolve", "--quiet"),),
     ],
 )
 def test_while_it_starts(tmp_path, at, mode):

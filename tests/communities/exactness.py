@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import outputs_of
 from natsel.communities import Communities, discover
-from natsel.communities.surgery import remove, silence
+from natsel.communities.surgery.surgery import remove, silence
 
 TOLERANCE = 1e-10
 

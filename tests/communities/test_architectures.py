@@ -8,8 +8,8 @@ from torch import nn
 
 import natsel
 from natsel.communities import discover
-from natsel.communities.surgery import remove
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel.communities.surgery.surgery import remove
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 LAYERS = range(2)
 EXPECTED = {

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from natsel.communities import Community, Cost, Rebinding, Slice
-from natsel.communities.labels import DATA, NONE, LabelSpace
-from natsel.communities.propagation import Propagation
-from natsel.communities.rebinding import attempts, candidates, conflict
+from natsel.communities.labels.labels import DATA, NONE, LabelSpace
+from natsel.communities.labels.propagation import Propagation
+from natsel.communities.proof.rebinding import attempts, candidates, conflict
 
 NODE = fx.Graph().placeholder("x")
 SHAPES = [(3,), (1,), (2, 1), (2, 3), (1, 3), (1, 1)]

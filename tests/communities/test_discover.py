@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import natsel
 from natsel import models
 from natsel.communities import discover
-from natsel.communities.propagation import RULES
-from natsel.communities.quiet import without_words
+from natsel.communities.labels.propagation import RULES
+from natsel.communities.programs.quiet import without_words
 
 L = nn.Linear
 VEC = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def test_costs_are_what_removal_saves(name):
     total = sum(p.numel() for p in communities.model.parameters())
     for community in communities.values():
         alive = torch.arange(community.size) > 0
-        small = natsel.communities.surgery.remove(
+        small = natsel.communities.surgery.surgery.remove(
             communities.model, communities.values(), {community.name: alive}
         )
         assert total - sum(p.numel() for p in small.parameters()) == community.cost.parameters
@@ -250,7 +250,7 @@ def test_shared_weights_are_cut_once():
     communities = found(model, VEC)
     assert set(owned(communities, "a")) == {"a.weight:0", "a.bias:0", "b.weight:1"}
     assert_exact(communities)
-    small = natsel.communities.surgery.remove(
+    small = natsel.communities.surgery.surgery.remove(
         model, communities.values(), {"a": torch.tensor([True, False, True, False])}
     )
     assert small.c.weight is small.b.weight

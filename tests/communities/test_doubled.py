@@ -10,8 +10,8 @@ from torch import nn
 
 from natsel.common.calls import call, in_double, outputs_of, without_cache
 from natsel.communities import as_program
-from natsel.communities.doubled import MAX_CHUNK, in_float64
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel.communities.proof.doubled import MAX_CHUNK, in_float64
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 CASTS = {
     "float": lambda x: x.float(),

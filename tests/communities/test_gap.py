@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from natsel.communities.gap import ROUNDING, TOLERANCE, VISIBLE, gap
+from natsel.communities.proof.gap import ROUNDING, TOLERANCE, VISIBLE, gap
 
 DENSE = torch.tensor([1000.0, 3.0], dtype=torch.float64)
 MASKED = torch.tensor([1000.0, 1.0], dtype=torch.float64)

@@ -10,8 +10,8 @@ from exactness import Net, found
 from torch import nn
 
 from natsel import models
-from natsel.communities.gates import fold, install, is_gated
-from natsel.communities.surgery import silence
+from natsel.communities.gates.gates import fold, install, is_gated
+from natsel.communities.surgery.surgery import silence
 
 VEC = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 TOK = torch.tensor([[1, 2, 0, 4]])

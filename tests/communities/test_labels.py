@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from natsel.communities.labels import DATA, NONE, LabelSpace
+from natsel.communities.labels.labels import DATA, NONE, LabelSpace
 
 NUM = 12
 pairs = st.lists(st.tuples(st.integers(0, NUM + 1), st.integers(0, NUM + 1)), max_size=20)

@@ -6,9 +6,9 @@ from exactness import Net
 from literal_nets import EXACT, VEC, L
 
 import natsel
-from natsel.communities.literals import FOLLOWERS, rewrite
-from natsel.communities.program import literals_of
-from natsel.communities.surgery import remove
+from natsel.communities.programs.literals import FOLLOWERS, rewrite
+from natsel.communities.programs.program import literals_of
+from natsel.communities.surgery.surgery import remove
 
 KEPT = {"a": [0, 2, 3], "a#2": [7]}
 CASES = {

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from natsel.communities.loud import loud, loud_input, with_noise
+from natsel.communities.proof.loud import loud, loud_input, with_noise
 
 
 def size(x):

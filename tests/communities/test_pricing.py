@@ -7,8 +7,8 @@ from exactness import Net, found, parameter
 from torch import nn
 
 import natsel
-from natsel.communities.surgery import remove
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel.communities.surgery.surgery import remove
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 
 def mask(size, num_kept):

@@ -13,8 +13,8 @@ from torch import nn
 
 import natsel
 from natsel.common.calls import outputs_of
-from natsel.communities.surgery import remove, silence
-from natsel.models.architectures import build_architecture
+from natsel.communities.surgery.surgery import remove, silence
+from natsel_bench.zoo import build_architecture
 
 OFFERED = {
     "vit": {"first": ("head", 4), "second": ("head", 4), "up": ("neuron", 10)},

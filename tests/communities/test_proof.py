@@ -8,10 +8,10 @@ from exactness import Net, apart, offered, reasons
 from torch import nn
 
 import natsel
-from natsel.communities import proof
-from natsel.communities.likeness import Likeness, likeness
-from natsel.communities.parts import Parts
-from natsel.communities.trials import alone
+from natsel.communities.proof import proof
+from natsel.communities.proof.likeness import Likeness, likeness
+from natsel.communities.proof.parts import Parts
+from natsel.communities.proof.selections import alone
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from natsel.communities.surgery import remove
+from natsel.communities.surgery.surgery import remove
 
 L = nn.Linear
 VEC = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from exactness import Net, assert_exact, found, offered, owned, parameter, reasons
 from torch import nn
 
-from natsel.communities.broken import why_broken
+from natsel.communities.proof.broken import why_broken
 
 L = nn.Linear
 VEC = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from torch import nn
 
 import natsel
 from natsel.communities.community import Community, Cost
-from natsel.communities.trials import choices
+from natsel.communities.proof.selections import choices
 
 
 def communities(*sizes, minimum=1):

@@ -123,7 +123,7 @@ def test_the_exported_program_is_left_as_it_is():
     model = UNUSED["softmax"].float()
     program = torch.export.export(model, (VEC,))
     before = str(program.graph)
-    from natsel.communities.propagation import Propagation
+    from natsel.communities.labels.propagation import Propagation
     from natsel.communities.tensors import canonical_names
 
     Propagation(program, canonical_names(model))

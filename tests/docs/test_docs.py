@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from natsel.cli.main import app
 from natsel.evolution import Ecology
 from natsel.fitness import FITNESS
-from natsel.study.reproduce_evolution import MATCHED_FOR_ALL, Grid
+from natsel_papers.reproduce_evolution import MATCHED_FOR_ALL, Grid
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

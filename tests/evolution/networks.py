@@ -11,7 +11,7 @@ from torch import Tensor
 import natsel
 from natsel.common.calls import call, logits_of, tensors_of_inputs
 from natsel.communities import Communities
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 RESIDUAL = ("hf-llama residual", "hf-gpt2 residual")
 NAMES = tuple(ARCHITECTURES)

@@ -10,8 +10,8 @@ import torch
 from networks import NAMES, RESIDUAL, batch, draw_survivors, logits, loss_of, network, set_masses
 
 import natsel
-from natsel.communities.gates import masses_of
-from natsel.communities.surgery import cut, kept_indices, silence
+from natsel.communities.gates.gates import masses_of
+from natsel.communities.surgery.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verify import folded
 from natsel.fitness import FITNESS

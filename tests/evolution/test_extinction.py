@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import natsel
-from natsel.communities.gated_modules import GatedModule
+from natsel.communities.gates.modules import GatedModule
 from natsel.dynamics import DYNAMICS
 
 

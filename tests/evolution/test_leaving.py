@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import natsel
-from natsel.communities import gates
-from natsel.communities.gates import is_gated
+from natsel.communities.gates import gates
+from natsel.communities.gates.gates import is_gated
 
 NAMES = ["mlp", "lstm", "transformer-encoder", "hf-mixtral"]
 
@@ -158,8 +158,8 @@ FAILING = {
     "writer": "natsel.evolution.loop.Writer",
     "trajectory": "natsel.evolution.loop.Trajectory",
     "attachment": "natsel.evolution.loop.Attachment",
-    "classes": "natsel.communities.gated_modules._gated_class",
-    "ways": "natsel.communities.gates.Way",
+    "classes": "natsel.communities.gates.modules._gated_class",
+    "ways": "natsel.communities.gates.gates.Way",
 }
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import natsel
-from natsel.communities.gated_modules import weights_of
-from natsel.communities.gates import Gate, Gated
+from natsel.communities.gates.gates import Gate, Gated
+from natsel.communities.gates.modules import weights_of
 from natsel.dynamics import DYNAMICS
 from natsel.evolution.writing import Writer
 

@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import natsel
 from natsel import models
-from natsel.communities.gates import fold, is_gated
-from natsel.communities.surgery import silence
+from natsel.communities.gates.gates import fold, is_gated
+from natsel.communities.surgery.surgery import silence
 from natsel.extraction.verify import folded
 
 

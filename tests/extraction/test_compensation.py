@@ -14,7 +14,7 @@ from torch import nn
 
 import natsel
 from natsel.extraction.moments import Moments, regress
-from natsel.models.architectures import build_architecture
+from natsel_bench.zoo import build_architecture
 
 SMALL_RIDGE = 1e-9
 
@@ -517,8 +517,8 @@ def test_a_batch_too_small_for_a_variance_changes_nothing():
 
 def test_on_real_data_most_of_the_loss_comes_back():
     pytest.importorskip("sklearn")
-    from natsel.study.measure import num_correct
-    from natsel.study.splits import load_splits
+    from natsel.runs.measure import num_correct
+    from natsel.runs.splits import load_splits
 
     splits = load_splits("digits")
     inputs, labels = splits.train

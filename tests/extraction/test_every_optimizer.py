@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import natsel
-from natsel.communities.surgery import cut, kept_indices
+from natsel.communities.surgery.surgery import cut, kept_indices
 from natsel.extraction.state_layouts import KNOWN, register_state
 
 WIDTHS = (12, 10, 7, 3)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import natsel
-from natsel.communities.surgery import kept_indices, silence
+from natsel.communities.surgery.surgery import kept_indices, silence
 from natsel.communities.tensors import tensors_of
 
 OPTIMIZERS = {

@@ -71,7 +71,7 @@ def test_a_gated_model_is_predicted_and_stays_gated():
     masks = {"0": torch.arange(8) < 2}
     found = natsel.preview(model, masks, communities=evolution.communities, measure=True, repeats=1)
     assert found.small == Cost(4 * 2 + 2 + 2 * 3 + 3, 4 * 2 + 2 * 3)
-    assert natsel.communities.gates.is_gated(model)
+    assert natsel.communities.gates.gates.is_gated(model)
 
 
 def timing(batch_size, median, low, high):

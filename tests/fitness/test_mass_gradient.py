@@ -9,7 +9,7 @@ from torch import nn
 
 import natsel
 from natsel import models
-from natsel.communities.gates import suspended
+from natsel.communities.gates.gates import suspended
 from natsel.communities.tensors import tensors_of
 from natsel.fitness import FITNESS
 from natsel.fitness.parts import PartsReader

@@ -14,7 +14,7 @@ from io_helpers import survivors_of
 from torch import nn
 
 import natsel
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 CUTS = ("even", "uneven")
 

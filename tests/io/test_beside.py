@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 
 import natsel
 from natsel.cli.main import main
-from natsel.models.architectures import build_architecture
+from natsel_bench.zoo import build_architecture
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 BESIDE = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}

@@ -16,7 +16,7 @@ from io_helpers import result, survivors_of
 from torch import nn
 
 import natsel
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 # T5 is saved by the library's method in no other way, and slow to take apart.
 NAMES = [name for name in ARCHITECTURES if name.startswith("hf-") and name != "hf-t5"]

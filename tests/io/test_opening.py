@@ -13,7 +13,7 @@ import natsel
 from natsel import models
 from natsel.common.calls import call
 from natsel.integrations.transformers import example_inputs
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet20", "vit"])

@@ -12,7 +12,7 @@ from torch import nn
 
 import natsel
 from natsel.integrations.transformers import class_of
-from natsel.models.architectures import ARCHITECTURES, build_architecture
+from natsel_bench.zoo import ARCHITECTURES, build_architecture
 
 NAMES = [name for name in ARCHITECTURES if name.startswith("hf-")]
 

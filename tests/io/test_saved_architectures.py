@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import natsel
 from natsel.communities.tensors import tensors_of
-from natsel.models.architectures import ARCHITECTURES
+from natsel_bench.zoo import ARCHITECTURES
 
 LOADER = """
 import json, sys, torch, natsel
 from safetensors.torch import load_file, save_file
-from natsel.models.architectures import text, vision
+from natsel_bench.zoo import text, vision
 torch.set_num_threads(int(sys.argv[2]))
 own = {
     "mobile-unet": vision.MobileUNet, "convnext": vision.ConvNeXt,

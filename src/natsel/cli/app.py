@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import audit, bench, evolve, inspect, prune, reproduce, spectrum
+from natsel.cli import audit, evolve, inspect, prune
 from natsel.cli.console import WRONG_INPUT, one_line
 
 
@@ -52,6 +53,22 @@ def _told(error: Any) -> Iterator[str]:
     yield f"natsel: {one_line(message + see)}\n"
 
 
+def add_command(app: typer.Typer, name: str, found: typer.Typer | Callable[..., Any]) -> None:
+    """Add a command, or a group of commands, of a package that extends natsel.
+
+    Packages name theirs in the entry-point group ``natsel.commands``.
+
+    Args:
+        app: is added to.
+        name: of the command.
+        found: a function, or a typer application.
+    """
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name)
+    else:
+        app.command(name)(found)
+
+
 app = typer.Typer(
     cls=Commands,
     help="Prune neural networks by natural selection: evolve, select, extract, prove.",
@@ -64,9 +81,8 @@ app.command("inspect")(inspect.inspect)
 app.command("prune")(prune.prune)
 app.command("verify")(prune.verify)
 app.command("audit")(audit.audit)
-app.command("spectrum")(spectrum.spectrum)
-app.add_typer(reproduce.app, name="reproduce")
-app.add_typer(bench.app, name="bench")
+for _point in sorted(entry_points(group="natsel.commands"), key=lambda point: point.name):
+    add_command(app, _point.name, _point.load())
 
 
 def _version(value: bool) -> None:

@@ -31,7 +31,7 @@ def audit(
     """Say which scorers are one criterion, and how far apart the others select."""
     voice = Voice(quiet, as_json)
     with clear_errors():
-        from natsel.study.audit_model import AuditConfig, audit_model
+        from natsel.runs.audit_model import AuditConfig, audit_model
 
         config = AuditConfig(
             model=model,

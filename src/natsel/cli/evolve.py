@@ -56,8 +56,8 @@ def evolve(
     voice = Voice(quiet, as_json)
     with clear_errors(resumable=True):
         from natsel.models import MODELS
-        from natsel.study.run import RunConfig
-        from natsel.study.run import evolve as run_evolve
+        from natsel.runs.evolve import RunConfig
+        from natsel.runs.evolve import evolve as run_evolve
 
         options: dict[str, Any] = {}
         if hidden is not None:

@@ -57,8 +57,8 @@ def prune(
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
     voice = Voice(quiet, as_json)
     with clear_errors():
-        from natsel.study.prune import PruneConfig
-        from natsel.study.prune import prune as run
+        from natsel.runs.prune import PruneConfig
+        from natsel.runs.prune import prune as run
 
         if budget is not None and sparsity is not None:
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
@@ -103,7 +103,7 @@ def verify(
     """Compare a saved small model with the masked model that it was cut from."""
     voice = Voice(as_json=as_json)
     with clear_errors():
-        from natsel.study.prune import verify_saved
+        from natsel.runs.prune import verify_saved
 
         result = verify_saved(model, small, data=data, seed=seed)
         voice.words.print(result["model"], markup=False)

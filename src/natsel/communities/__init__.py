@@ -10,7 +10,7 @@ from natsel.communities.community import (
     Slice,
 )
 from natsel.communities.discover import discover
-from natsel.communities.propagation import rule
+from natsel.communities.labels.propagation import rule
 
 __all__ = [
     "Communities",

@@ -24,16 +24,16 @@ from natsel.common.calls import (
 )
 from natsel.common.errors import first_line
 from natsel.communities.discover import evaluating, functional
-from natsel.communities.doubled import in_float64
-from natsel.communities.gap import TOLERANCE
-from natsel.communities.gates import folded
-from natsel.communities.graph import operator_name
-from natsel.communities.literals import OPEN
-from natsel.communities.normal_form import normalise
-from natsel.communities.program import Code, Program
-from natsel.communities.quiet import without_words
+from natsel.communities.gates.gates import folded
+from natsel.communities.labels.graph import operator_name
+from natsel.communities.programs.literals import OPEN
+from natsel.communities.programs.normal_form import normalise
+from natsel.communities.programs.program import Code, Program
+from natsel.communities.programs.quiet import without_words
+from natsel.communities.programs.trace import TensorKind
+from natsel.communities.proof.doubled import in_float64
+from natsel.communities.proof.gap import TOLERANCE
 from natsel.communities.tensors import all_tensors, canonical_names
-from natsel.communities.trace import TensorKind
 from natsel.communities.unfit import check_fit, why_not_exported
 
 

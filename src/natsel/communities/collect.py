@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from natsel.communities.community import Community, Cost, Refusal, Role, Slice
+from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
-from natsel.communities.propagation import Propagation
 
 Key = tuple[str, int]
 Group = tuple[np.ndarray, list[Key]]

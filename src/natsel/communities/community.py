@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
-from natsel.common.errors import refuse
+from natsel.common.errors import did_you_mean, refuse
 
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
@@ -207,6 +207,39 @@ class Communities(Mapping[str, Community]):
     def full(self) -> dict[str, Tensor]:
         """Return the selection that keeps everything: one all-true tensor per community."""
         return {c.name: torch.ones(c.size, dtype=torch.bool) for c in self.values()}
+
+    def only(self, *kinds: str) -> Communities:
+        """Return the communities of some kinds; the populations of the others all stay.
+
+        Args:
+            kinds: such as "neuron" or "head".
+
+        Returns:
+            The same model with fewer communities.
+
+        Raises:
+            ValueError: if the model has none of these kinds.
+
+        Example:
+            >>> import natsel
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> natsel.discover(model, torch.zeros(1, 4)).only("neuron")
+            Communities(0: 8 neurons)
+        """
+        chosen = tuple(c for c in self.values() if c.kind in kinds)
+        if not chosen:
+            there = sorted({c.kind for c in self.require().values()})
+            hint = "".join(did_you_mean(kind, there) for kind in kinds)
+            refuse("kinds", ",".join(kinds), f"kinds that the model has: {', '.join(there)}{hint}")
+        return Communities(
+            self.model,
+            self.example_inputs,
+            chosen,
+            self.refused,
+            self.barriers,
+            self.macs,
+            pricing=self.pricing,
+        )
 
     def price(self, survivors: Mapping[str, Tensor] | None = None) -> Cost:
         """Return what the model costs that holds only the survivors, without building it.

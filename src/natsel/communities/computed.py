@@ -13,8 +13,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from natsel.communities.community import Community, Refusal
-from natsel.communities.graph import TensorRef, module_of, operator_name, place
-from natsel.communities.propagation import COMPUTED, Propagation
+from natsel.communities.labels.graph import TensorRef, module_of, operator_name, place
+from natsel.communities.labels.propagation import COMPUTED, Propagation
 
 HELD = "hold what is computed as a parameter of its own"
 INTEGERS = "prune the floating-point model, then quantise the small one"

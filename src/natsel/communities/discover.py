@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-import natsel.communities.rules  # noqa: F401  (fills the table of rules)
+import natsel.communities.labels.rules  # noqa: F401  (fills the table of rules)
 from natsel.common.calls import (
     Inputs,
     as_inputs,
@@ -22,14 +22,14 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal
 from natsel.communities.computed import computed, explained
-from natsel.communities.gates import suspended
+from natsel.communities.gates.gates import suspended
+from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
-from natsel.communities.program import Program
-from natsel.communities.proof import prove
-from natsel.communities.propagation import Propagation
-from natsel.communities.quiet import without_words
-from natsel.communities.spread import spread
+from natsel.communities.programs.program import Program
+from natsel.communities.programs.quiet import without_words
+from natsel.communities.proof.proof import prove
+from natsel.communities.proof.spread import spread
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
 

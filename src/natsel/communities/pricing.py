@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
 from natsel.communities.community import Community, Cost
-from natsel.communities.propagation import Propagation, WeightMacs
+from natsel.communities.labels.propagation import Propagation, WeightMacs
 
 
 @dataclass(frozen=True, eq=False)

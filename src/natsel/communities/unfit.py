@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from natsel.common.calls import Inputs, call, tensors_of_inputs
 from natsel.common.errors import first_line, refuse
 from natsel.communities.community import Community, Refusal
-from natsel.communities.graph import place_of_error
+from natsel.communities.labels.graph import place_of_error
 
 SHARDED = (
     "the whole model, but this one is sharded: discover, score, select and extract it before that, "

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
-from natsel.communities.averages import follow_averages
-from natsel.communities.gates import Gated, drop, install, suspended
-from natsel.communities.gates import fold as folded_in
-from natsel.communities.gating import check
+from natsel.communities.gates.averages import follow_averages
+from natsel.communities.gates.gates import Gated, drop, install, suspended
+from natsel.communities.gates.gates import fold as folded_in
+from natsel.communities.gates.gating import check
 from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds

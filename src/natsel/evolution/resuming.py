@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
-from natsel.communities.gates import Gated
+from natsel.communities.gates.gates import Gated
 from natsel.evolution.readings import Readings
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
-from natsel.communities.sharded import check_not_spread
+from natsel.communities.gates.sharded import check_not_spread
 from natsel.dynamics import competition
 from natsel.evolution.populations import Group, Populations
 from natsel.evolution.replicas import Replicas

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from natsel.communities.gates import Gated
+from natsel.communities.gates.gates import Gated
 
 
 class Writer:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
-from natsel.communities.surgery import cut
+from natsel.communities.surgery.surgery import cut
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed
 from natsel.extraction.consumers import Consumer

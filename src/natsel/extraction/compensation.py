@@ -13,7 +13,7 @@ from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.discover import evaluating
-from natsel.communities.gates import folded
+from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed, Compensation
 from natsel.extraction.absorption import Evidence, absorb

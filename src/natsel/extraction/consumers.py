@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community
-from natsel.communities.surgery import kept_indices
+from natsel.communities.surgery.surgery import kept_indices
 from natsel.communities.tensors import owner, tensors_of, tied_names
 from natsel.fitness.parts import input_axis
 

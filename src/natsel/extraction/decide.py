@@ -13,12 +13,12 @@ from natsel.common.errors import first_line
 from natsel.communities import Communities
 from natsel.communities.copies import copied
 from natsel.communities.discover import evaluating
-from natsel.communities.doubled import in_float64
-from natsel.communities.gap import TOLERANCE, Gap, gap
-from natsel.communities.loud import loud, loud_input
-from natsel.communities.surgery import cut, kept_indices, reference
+from natsel.communities.proof.doubled import in_float64
+from natsel.communities.proof.gap import TOLERANCE, Gap, gap
+from natsel.communities.proof.loud import loud, loud_input
+from natsel.communities.proof.trial import MAX_DOUBLE_ELEMENTS, NUM_TRIALS
+from natsel.communities.surgery.surgery import cut, kept_indices, reference
 from natsel.communities.tensors import tensors_of
-from natsel.communities.trial import MAX_DOUBLE_ELEMENTS, NUM_TRIALS
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
 

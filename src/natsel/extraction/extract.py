@@ -13,8 +13,8 @@ from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
-from natsel.communities.gates import folded
-from natsel.communities.surgery import remove
+from natsel.communities.gates.gates import folded
+from natsel.communities.surgery.surgery import remove
 from natsel.extraction.compensation import compensate as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan

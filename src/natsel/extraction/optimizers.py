@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
-from natsel.communities.surgery import kept_indices
+from natsel.communities.surgery.surgery import kept_indices
 from natsel.extraction.state_cutting import StateCut
 from natsel.extraction.state_history import cut_history
 from natsel.extraction.state_layouts import known_keys, qualified

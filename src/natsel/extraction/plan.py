@@ -13,7 +13,7 @@ from torch import nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
-from natsel.communities.program import literals_of
+from natsel.communities.programs.program import literals_of
 from natsel.extraction.absorbed import Compensation
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.keepers import look_after

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
-from natsel.communities.adapters import adapt
-from natsel.communities.gates import folded
-from natsel.communities.program import follow_literals
+from natsel.communities.gates.gates import folded
+from natsel.communities.programs.program import follow_literals
+from natsel.communities.surgery.adapters import adapt
 from natsel.communities.tensors import all_tensors
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.communities.surgery import cut
+from natsel.communities.surgery.surgery import cut
 from natsel.extraction.state_layouts import Layout, axes_of, is_gram
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, torch.dtype, torch.device)

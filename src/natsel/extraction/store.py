@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from natsel.common.errors import refuse
 from natsel.common.folders import Sealed, check_replaceable, locate, replace_together
 from natsel.common.tensorfiles import described, description, read_tensors, write_tensors
-from natsel.communities.gates import folded
+from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of, tied_names
 from natsel.extraction.plan import Plan, plan_of
 

@@ -13,9 +13,9 @@ from natsel.common.calls import Inputs, as_inputs
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
-from natsel.communities.gap import TOLERANCE
-from natsel.communities.gates import folded
-from natsel.communities.surgery import reference, remove, silence
+from natsel.communities.gates.gates import folded
+from natsel.communities.proof.gap import TOLERANCE
+from natsel.communities.surgery.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.decide import decide, decide_removal, stated, with_own
 from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights

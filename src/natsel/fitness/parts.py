@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community, Slice
-from natsel.communities.gating import gated_slices
+from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Products, Running

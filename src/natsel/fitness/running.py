@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from natsel.communities.observers import Observer
+from natsel.communities.gates.observers import Observer
 
 PIECE = 2**18
 """Elements that a processor reads at a time: what it makes of them stays in its cache."""

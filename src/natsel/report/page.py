@@ -31,11 +31,13 @@ class Picture:
     caption: str = ""
 
 
-def render_page(template: str, facts: Facts, **context: Any) -> str:
+def render_page(template: str, facts: Facts, *, package: str = "", **context: Any) -> str:
     """Render a template of this room into one HTML document.
 
     Args:
         template: file name under ``templates``.
+        package: where that folder is, for pages of another package; its templates may extend this
+            room's.
         facts: what the page prints numbers from.
         **context: further values; strings are escaped.
 
@@ -46,7 +48,9 @@ def render_page(template: str, facts: Facts, **context: Any) -> str:
     markup = require("markupsafe", "report").Markup
     plotly_offline = require("plotly.offline", "report")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("natsel.report", "templates"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name, "templates") for name in ("natsel.report", package) if name]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

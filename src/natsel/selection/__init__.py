@@ -5,7 +5,7 @@ from natsel.selection.latency import Latency
 from natsel.selection.select import select
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import PackedSurvivors, Survivors
-from natsel.selection.weights import Weights, weights
+from natsel.single_weights.weights import Weights, weights
 
 __all__ = [
     "NM",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from natsel.common.errors import refuse
+from natsel.common.patterns import assigned
 from natsel.communities import Communities
-from natsel.selection.patterns import assigned
 
 NUM_NAMED = 3
 UNROUNDED = ("head", "expert")

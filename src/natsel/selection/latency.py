@@ -10,9 +10,9 @@ from torch import Tensor
 
 from natsel.common.errors import refuse, refuse_together
 from natsel.communities import Communities
-from natsel.communities.gates import folded
+from natsel.communities.gates.gates import folded
 from natsel.communities.latency import batch_of, median, time_in_turn
-from natsel.communities.surgery import remove
+from natsel.communities.surgery.surgery import remove
 from natsel.selection.budget import Gauge, is_share
 
 NUM_STEPS = 8

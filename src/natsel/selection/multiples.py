@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from natsel.common.calls import tensors_of_inputs
 from natsel.communities import Communities
-from natsel.communities.gates import folded
+from natsel.communities.gates.gates import folded
 from natsel.communities.latency import median, time_in_turn
-from natsel.communities.surgery import remove
+from natsel.communities.surgery.surgery import remove
 from natsel.selection.counts import UNROUNDED, Bounds
 
 AUTO = "auto"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from natsel.common.alike import warn_alike
 from natsel.common.errors import NonFiniteError, choose, did_you_mean, refuse, refuse_together
+from natsel.common.patterns import Patterns, assigned, chosen
 from natsel.communities import Communities
 from natsel.selection.budget import MACs, Parameters, Sparsity
 from natsel.selection.counts import bounds_of
@@ -19,13 +20,12 @@ from natsel.selection.latency import Latency
 from natsel.selection.meeting import Contest, survive
 from natsel.selection.multiples import AUTO, measured
 from natsel.selection.normalize import Normalization
-from natsel.selection.patterns import Patterns, assigned, chosen
 from natsel.selection.sequence import Scope
-from natsel.selection.streaming.source import identity
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
 from natsel.selection.unstructured import select_weights
-from natsel.selection.weights import Weights
+from natsel.single_weights.streaming.source import identity
+from natsel.single_weights.weights import Weights
 
 NORMALIZATIONS = ("rank", "mean")
 MANY = 1 << 20

@@ -12,16 +12,21 @@ from torch import Tensor
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.selection.budget import Sparsity
 from natsel.selection.sequence import Scope
-from natsel.selection.streaming.blocks import block_scores, check_shape, keep_blocks, num_blocks
-from natsel.selection.streaming.engines import Engine, NumpyEngine, TorchEngine
-from natsel.selection.streaming.keys import KEY_TYPES, KeyType
-from natsel.selection.streaming.masks import BitMasks, BoolMasks, Masks
-from natsel.selection.streaming.n_of_m import check_groups, keep_of_groups
-from natsel.selection.streaming.source import UNSIGNED, Source, cut, identity, magnitude
-from natsel.selection.streaming.threshold import NonFinite, keep_fittest
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import PackedSurvivors, Survivors
-from natsel.selection.weights import Weights
+from natsel.single_weights.streaming.blocks import (
+    block_scores,
+    check_shape,
+    keep_blocks,
+    num_blocks,
+)
+from natsel.single_weights.streaming.engines import Engine, NumpyEngine, TorchEngine
+from natsel.single_weights.streaming.keys import KEY_TYPES, KeyType
+from natsel.single_weights.streaming.masks import BitMasks, BoolMasks, Masks
+from natsel.single_weights.streaming.n_of_m import check_groups, keep_of_groups
+from natsel.single_weights.streaming.source import UNSIGNED, Source, cut, identity, magnitude
+from natsel.single_weights.streaming.threshold import NonFinite, keep_fittest
+from natsel.single_weights.weights import Weights
 
 ZEROED = 1 << 17
 """Weights that are set to zero at once."""
@@ -121,7 +126,7 @@ def _engine(weights: Weights, sources: Sequence[Source]) -> Engine:
         there = importlib.util.find_spec("numba") is not None
         name = "numba" if there and weights.size >= WORTH_COMPILING else "numpy"
     if name == "numba":
-        from natsel.selection.streaming.compiled import NumbaEngine
+        from natsel.single_weights.streaming.compiled import NumbaEngine
 
         return NumbaEngine(kind, signed)
     return NumpyEngine(kind, signed) if name == "numpy" else TorchEngine(kind, signed)

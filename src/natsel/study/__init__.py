@@ -1,7 +1,22 @@
-"""What it cost: runs, seeds, intervals, paired tests, reproductions; and what a criterion is."""
+"""The former home of `natsel.runs` and `natsel.auditing`: their names, with a warning."""
 
-from natsel.study.audit import audit
-from natsel.study.audit_result import Audit
-from natsel.study.run import RunConfig, evolve
+from __future__ import annotations
 
-__all__ = ["Audit", "RunConfig", "audit", "evolve"]
+import importlib
+from typing import Any
+
+from natsel.common.deprecation import renamed
+
+_NOW = {
+    "Audit": "natsel.auditing",
+    "audit": "natsel.auditing",
+    "RunConfig": "natsel.runs",
+    "evolve": "natsel.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NOW:
+        raise AttributeError(f"module 'natsel.study' has no attribute {name!r}")
+    renamed(f"natsel.study.{name}", f"{_NOW[name]}.{name}")
+    return getattr(importlib.import_module(_NOW[name]), name)

@@ -36,7 +36,7 @@ def example_inputs(model: Any, *, seed: int = 0) -> dict[str, Tensor]:
         ValueError: if the model takes something else.
 
     Example:
-        >>> from natsel.models.architectures import build_architecture
+        >>> from natsel_bench.zoo import build_architecture
         >>> inputs = example_inputs(build_architecture("hf-t5")[0])
         >>> {name: tuple(tensor.shape) for name, tensor in inputs.items()}
         {'input_ids': (2, 8), 'decoder_input_ids': (2, 6)}

@@ -14,7 +14,7 @@ from torch import nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.extras import require
 from natsel.common.json_data import read_json
-from natsel.communities.adapters import adapt
+from natsel.communities.surgery.adapters import adapt
 from natsel.extraction.csr import CsrLinear
 from natsel.integrations.transformers.bounds import (
     MAX_REPEATED,

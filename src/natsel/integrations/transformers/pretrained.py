@@ -109,7 +109,7 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
         config = {**data, "natsel": {**record, "compressed": sizes}}
         needed = {}
         if facts.classes(small) != facts.classes(fresh):
-            needed["natsel_adapt"] = ("natsel.communities.adapters", "adapt")
+            needed["natsel_adapt"] = ("natsel.communities.surgery.adapters", "adapt")
         if conversion.converted:
             needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
         config["auto_map"], companions[CODE_FILE] = _code(kind, needed)

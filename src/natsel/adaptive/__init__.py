@@ -1,0 +1,5 @@
+"""What runs models on data to choose: contenders, races, levels between communities."""
+
+from natsel.adaptive.adaptive import adapt
+
+__all__ = ["adapt"]

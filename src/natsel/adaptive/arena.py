@@ -1,0 +1,202 @@
+"""The arena: masked accuracy of many selections on the same samples, and nothing done twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from natsel.common.calls import IGNORED, logits_of
+from natsel.common.errors import refuse
+from natsel.communities import Communities, Community
+from natsel.communities.discover import evaluating
+from natsel.communities.gates.gates import folded
+from natsel.communities.surgery.surgery import cut, kept_indices, silence
+from natsel.communities.tensors import owner, tensors_of
+
+BATCH = 500
+PLAIN = ("neuron", "filter")
+"""Kinds whose modules run on fewer populations as they are: no number in them holds the count."""
+
+
+def key_of(survivors: Mapping[str, Tensor]) -> str:
+    """Return a digest that two selections share if, and only if, the same populations survive.
+
+    Example:
+        >>> key_of({"a": torch.tensor([True, False])}) == key_of({"a": torch.tensor([1, 0])})
+        True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(survivors):
+        digest.update(name.encode() + b"\\0")
+        digest.update(survivors[name].to(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Arena:
+    """Runs selections on one set of samples and remembers which predictions were right.
+
+    A selection costs one forward pass over the samples it is asked for: the weights of what
+    survives are cut out and the model runs on them, without a copy of the model. Where a module
+    cannot run on fewer populations, the weights that read the removed ones are zero instead. The
+    samples' order is fixed, so that two selections are compared on the same ones.
+
+    Args:
+        communities: what selections are of; the model is not changed.
+        inputs: ``[N, ...]``, samples.
+        labels: ``[N]``, classes; or None, to compare with what the dense model predicts.
+        batch_size: samples at once.
+
+    Attributes:
+        num_images: how many samples were run, over all selections.
+        num_asked: how many would have been run without any memory.
+
+    Raises:
+        ValueError: if the samples are empty, or labels and inputs do not go together.
+    """
+
+    def __init__(
+        self,
+        communities: Communities,
+        inputs: Tensor,
+        labels: Tensor | None = None,
+        *,
+        batch_size: int = BATCH,
+    ) -> None:
+        if len(inputs) == 0:
+            refuse("inputs", "no samples", "at least one")
+        if labels is not None and len(labels) != len(inputs):
+            refuse("labels", len(labels), f"as many as there are inputs, {len(inputs)}")
+        if batch_size < 1:
+            refuse("batch_size", batch_size, "a whole number >= 1")
+        self.communities = communities
+        self.inputs = inputs
+        self.batch_size = batch_size
+        self.num_images = 0
+        self.num_asked = 0
+        self._model = folded(communities.model)
+        self._tensors = tensors_of(self._model)
+        self._known: dict[str, Tensor] = {}
+        self._cuts = all(_runs_cut(self._model, c) for c in communities.values())
+        self.labels = labels if labels is not None else self._predicted()
+
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+        return len(self.inputs)
+
+    def correct(self, survivors: Mapping[str, Tensor], stop: int | None = None) -> Tensor:
+        """Return which of the first samples are predicted rightly by what survives.
+
+        Args:
+            survivors: one boolean tensor per community.
+            stop: how many samples; None for all.
+
+        Returns:
+            bool ``[stop]``.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        key = key_of(survivors)
+        known = self._known.get(key, torch.zeros(0, dtype=torch.bool))
+        self.num_asked += stop
+        if len(known) < stop:
+            start = len(known)
+            fresh = self._run(survivors, start, stop)
+            known = torch.cat((known, fresh))
+            self._known[key] = known
+            self.num_images += stop - start
+        return known[:stop]
+
+    def known(self, survivors: Mapping[str, Tensor]) -> Tensor:
+        """Return what is known already of a selection, without running anything."""
+        return self._known.get(key_of(survivors), torch.zeros(0, dtype=torch.bool))
+
+    def accuracy(self, survivors: Mapping[str, Tensor]) -> float:
+        """Return the share of all samples that are predicted rightly by what survives."""
+        return float(self.correct(survivors).double().mean())
+
+    def dense(self) -> Tensor:
+        """Return which samples the whole model predicts rightly, bool ``[N]``."""
+        return self.correct(self.communities.full())
+
+    def predicted_classes(self) -> list[int]:
+        """Return the classes that the whole model predicts at least once."""
+        return sorted({int(c) for c in self._predicted().flatten()})
+
+    def _predicted(self) -> Tensor:
+        with evaluating(self._model), torch.no_grad():
+            parts = [
+                logits_of(self._model(x)).argmax(-1)
+                for x in torch.split(self.inputs, self.batch_size)
+            ]
+        return torch.cat(parts)
+
+    def _run(self, survivors: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
+        inputs, labels = self.inputs[start:stop], self.labels[start:stop]
+        model, replaced = self._masked(survivors)
+        parts = []
+        with evaluating(model), torch.no_grad():
+            for x, y in zip(
+                torch.split(inputs, self.batch_size),
+                torch.split(labels, self.batch_size),
+                strict=True,
+            ):
+                logits = logits_of(_call(model, replaced, x))
+                parts.append(((logits.argmax(-1) == y) | (y == IGNORED)).reshape(len(y), -1))
+        # Of a sequence a sample is right if all of it is: one observation per sample.
+        return torch.cat(parts).all(1).cpu()
+
+    def _masked(self, survivors: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        found = self.communities.values()
+        if self._cuts:
+            kept = kept_indices(found, survivors, self._tensors)
+            return self._model, {n: cut(self._tensors[n], axes) for n, axes in kept.items()}
+        if any(p.role == "route" for c in found for p in c.slices):
+            return silence(self._model, found, survivors, share=True), {}
+        return self._model, _zeroed(found, survivors, self._tensors)
+
+
+def _call(model: nn.Module, replaced: dict[str, Tensor], x: Tensor) -> Any:
+    return functional_call(model, replaced, (x,)) if replaced else model(x)
+
+
+def _zeroed(
+    communities: Sequence[Community] | Any,
+    survivors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return the weights that read removed populations, with those columns zero."""
+    changed: dict[str, Tensor] = {}
+    for community in communities:
+        dead = ~survivors[community.name].cpu() if community.name in survivors else None
+        if dead is None or not bool(dead.any()):
+            continue
+        for part in community.gates:
+            if part.tensor not in changed:
+                changed[part.tensor] = tensors[part.tensor].detach().clone()
+            weight = changed[part.tensor]
+            weight.index_fill_(part.axis, part.index[dead].reshape(-1).to(weight.device), 0)
+    return changed
+
+
+def _runs_cut(model: nn.Module, community: Community) -> bool:
+    """Tell whether the modules of a community run on fewer populations without being changed."""
+    if community.kind not in PLAIN or community.rebindings:
+        return False
+    for part in community.slices:
+        module, _ = owner(model, part.tensor)
+        if type(module).forward not in _FORWARDS or getattr(module, "groups", 1) != 1:
+            return False
+    return True
+
+
+_FORWARDS = (
+    nn.Linear.forward,
+    nn.Conv1d.forward,
+    nn.Conv2d.forward,
+    nn.Conv3d.forward,
+    nn.BatchNorm1d.forward,
+)

@@ -1,0 +1,247 @@
+"""Is a criterion another one? Scorers compared by order and by survivors, proved where it can be.
+
+A selection by rank sees the order of the scores and nothing else. Two scorers that put the
+populations of every community in one order, ties included, therefore keep the same survivors at
+every sparsity, and must give one accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from natsel.auditing.overlap import (
+    agreement,
+    check_sparsities,
+    expected_agreement,
+    jaccard,
+    matrix,
+    num_tied_at_cut,
+    spearman,
+    weighted_mean,
+)
+from natsel.auditing.result import Audit, Cut, Place, UpToTies
+from natsel.common.calls import cross_entropy
+from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.orders import compare_orders, same_order
+from natsel.common.patterns import Patterns, chosen
+from natsel.communities import Communities
+from natsel.fitness import Fitness, Parts, get, score
+from natsel.fitness.score import Criterion
+from natsel.runs.training import Progress, silent
+from natsel.selection import Sparsity, select
+
+Scorer = str | Fitness | Callable[[Parts], Tensor]
+Scored = Mapping[str, Mapping[str, Tensor]]
+
+
+def audit(
+    communities: Communities,
+    scorers: Sequence[Scorer] | Mapping[str, Scorer | Mapping[str, Tensor]],
+    sparsities: Sequence[float],
+    data: Iterable[tuple[Tensor, ...]] | None = None,
+    *,
+    criterion: Criterion = cross_entropy,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    progress: Progress = silent,
+) -> Audit:
+    """Compare scorers: which are one criterion, and how far apart the others select.
+
+    Survivors are those of :func:`natsel.select` with its scope "community". What is said of order
+    holds for the scope "global" with rank normalisation, too.
+
+    Args:
+        communities: from :func:`natsel.discover`.
+        scorers: two or more: registered names, or functions of ``Parts``; or a mapping from names
+            to these, or to scores that are there already, ``{community: tensor [size]}``.
+        sparsities: where to compare survivors: in (0, 1), ascending, each once.
+        data: as :func:`natsel.score` takes it, for scorers that read some.
+        criterion: the loss, as :func:`natsel.score` takes it.
+        include: patterns of the communities to compare; None for all.
+        exclude: patterns of communities to leave out.
+        progress: called between scorers.
+
+    Returns:
+        Equivalence classes, overlaps and correlations; print it for the outcome in words.
+
+    Raises:
+        ValueError: if there are fewer than two scorers, two have one name, one is unknown or gives
+            a wrong shape, data is missing, or a sparsity is not allowed or cannot be met.
+        NonFiniteError: if a score is NaN or infinite.
+
+    Example:
+        >>> import natsel
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+        >>> communities = natsel.discover(model, torch.ones(1, 4))
+        >>> found = natsel.audit(communities, ["l2", "l1", "log-l2"], [0.5])
+        >>> found.classes
+        (('l2', 'log-l2'), ('l1',))
+        >>> found.overall.at[0].agreement[0]
+        [1.0, 0.7, 1.0]
+
+    Source: the lemma of rank-monotone equivalence in Li & Li, arXiv 2605.09345.
+    """
+    asked = check_sparsities(sparsities)
+    named = _named(scorers)
+    names = chosen(communities, include, exclude)
+    batches = list(data) if data is not None and iter(data) is data else data
+    scored: dict[str, Mapping[str, Tensor]] = {}
+    for number, (name, scorer) in enumerate(named.items()):
+        progress(f"audit: score by {name}", number, len(named))
+        if isinstance(scorer, Mapping):
+            scored[name] = _given(name, scorer, communities, names)
+        else:
+            all_scores = score(communities, scorer, data=batches, criterion=criterion)
+            scored[name] = {n: all_scores[n] for n in names}
+    progress("audit: compare", len(named), len(named))
+    return _compared(scored, asked, communities)
+
+
+def _named(
+    scorers: Sequence[Scorer] | Mapping[str, Scorer | Mapping[str, Tensor]],
+) -> dict[str, Any]:
+    """Return scorers by name; names of the table are looked up here, before any work."""
+    if not isinstance(scorers, list | tuple | Mapping):
+        refuse("scorers", scorers, "a list of scorers, or a mapping from names to scorers")
+    named: dict[str, Any] = {}
+    given = scorers.items() if isinstance(scorers, Mapping) else ((None, s) for s in scorers)
+    for name, scorer in given:
+        found = scorer if isinstance(scorer, Mapping) else get(scorer)
+        name = name if name is not None or isinstance(found, Mapping) else found.name
+        if not isinstance(name, str):
+            refuse("scorers", name, "a name for each: give a mapping from names to scores")
+        if name in named:
+            refuse("scorers", name, "each name once; a mapping gives a scorer another name")
+        named[name] = found if isinstance(found, Mapping) else found._replace(name=name)
+    if len(named) < 2:
+        refuse("scorers", list(named), "at least two scorers")
+    return named
+
+
+def _given(
+    scorer: str, scores: Mapping[str, Tensor], communities: Communities, names: list[str]
+) -> dict[str, Tensor]:
+    """Return scores that the user made, once they fit the communities."""
+    found = {}
+    for name in names:
+        value = scores.get(name)
+        size = communities[name].size
+        if not isinstance(value, Tensor) or value.shape != (size,):
+            told = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            refuse(f"scorers[{scorer!r}][{name!r}]", told, f"a tensor of shape [{size}]")
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"scorer {scorer!r} gave NaN or infinity in {name!r}")
+        found[name] = value.detach().cpu()
+    return found
+
+
+def _compared(scored: Scored, sparsities: tuple[float, ...], communities: Communities) -> Audit:
+    names = list(next(iter(scored.values())))
+    by_scorer = list(scored.values())
+    kept = [
+        [select(scores, Sparsity(s), communities=communities) for s in sparsities]
+        for scores in by_scorer
+    ]
+
+    def cuts(where: list[str]) -> list[Cut]:
+        scores = [[values[n] for n in where] for values in by_scorer]
+        return [
+            _cut(s, scores, [[selections[i][n] for n in where] for selections in kept])
+            for i, s in enumerate(sparsities)
+        ]
+
+    places = [
+        Place(
+            name,
+            communities[name].kind,
+            communities[name].size,
+            matrix([values[name] for values in by_scorer], spearman),
+            cuts([name]),
+        )
+        for name in names
+    ]
+    sizes = [place.size for place in places]
+    indices = range(len(scored))
+    mean = [
+        [weighted_mean([p.spearman[i][j] for p in places], sizes) for j in indices] for i in indices
+    ]
+    constant = _constant(scored)
+    proper = {n: s for n, s in scored.items() if len(constant.get(n, ())) < len(names)}
+    return Audit(
+        tuple(scored),
+        sparsities,
+        _classes(scored),
+        _up_to_ties(proper),
+        _reversed(proper),
+        constant,
+        Place("overall", "population", sum(sizes), mean, cuts(names)),
+        tuple(places),
+    )
+
+
+def _cut(sparsity: float, scores: list[list[Tensor]], kept: list[list[Tensor]]) -> Cut:
+    """Compare survivors at one sparsity; the outer lists are by scorer, the inner by community."""
+    masks = [torch.cat(parts) for parts in kept]
+    agreements = matrix(masks, agreement)
+    ties = [
+        sum(num_tied_at_cut(x, m) for x, m in zip(values, parts, strict=True))
+        for values, parts in zip(scores, kept, strict=True)
+    ]
+    counts, sizes = [int(m.sum()) for m in kept[0]], [m.numel() for m in kept[0]]
+    return Cut(
+        sparsity=sparsity,
+        num_survivors=sum(counts),
+        chance=expected_agreement(counts, sizes),
+        agreement=agreements,
+        jaccard_survivors=matrix(masks, jaccard),
+        jaccard_removed=matrix([~m for m in masks], jaccard),
+        moved=[1 - share for share in agreements[0]],
+        tied=ties,
+    )
+
+
+def _classes(scored: Scored) -> tuple[tuple[str, ...], ...]:
+    """Put together what gives one order everywhere; one member stands for its class."""
+    classes: list[list[str]] = []
+    for name, scores in scored.items():
+        for members in classes:
+            if all(same_order(scored[members[0]][n], scores[n]) for n in scores):
+                members.append(name)
+                break
+        else:
+            classes.append([name])
+    return tuple(tuple(members) for members in classes)
+
+
+def _up_to_ties(scored: Scored) -> tuple[UpToTies, ...]:
+    found = []
+    for first, second in combinations(scored, 2):
+        orders = [compare_orders(x, scored[second][n]) for n, x in scored[first].items()]
+        if all(o.up_to_ties for o in orders) and not all(o.same for o in orders):
+            ties = sum(o.ties_first for o in orders), sum(o.ties_second for o in orders)
+            found.append(UpToTies((first, second), ties))
+    return tuple(found)
+
+
+def _reversed(scored: Scored) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (first, second)
+        for first, second in combinations(scored, 2)
+        if all(same_order(x, -scored[second][n].double()) for n, x in scored[first].items())
+    )
+
+
+def _constant(scored: Scored) -> dict[str, tuple[str, ...]]:
+    """Say where scores are constant; of a single population every score is."""
+    found = {
+        scorer: tuple(n for n, x in scores.items() if x.numel() > 1 and bool((x == x[0]).all()))
+        for scorer, scores in scored.items()
+    }
+    return {scorer: where for scorer, where in found.items() if where}

@@ -1,0 +1,106 @@
+"""Which weights are gated, and whether they can be: looked at before anything changes."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from natsel.communities.community import Communities, Community, Slice
+from natsel.communities.gates.modules import REPARAMETRIZED, touched
+from natsel.communities.gates.sharded import check_whole
+from natsel.communities.tensors import owner
+
+
+def gated_slices(community: Community) -> tuple[Slice, ...]:
+    """Return the slices at which a community's masses multiply.
+
+    Everything that reads the populations; of an expert only its last weight, in the order of use,
+    since whatever it makes leaves through that one, linearly.
+    """
+    return community.gates[-1:] if community.kind == "expert" else community.gates
+
+
+def check(communities: Communities) -> None:
+    """Make sure that the weights that read populations can be gated.
+
+    Raises:
+        ValueError: naming the weight, why not, and what to do.
+    """
+    model = communities.model
+    if touched(model.modules()):
+        _refuse("the model is already gated", "use one Evolution per model, or close it first")
+    check_whole(model)
+    parameters = dict(model.named_parameters())
+    for community in communities.values():
+        for part in community.slices:
+            _check_there(model, part.tensor)
+        for part in gated_slices(community):
+            if part.tensor not in parameters:
+                _refuse(
+                    f"{part.tensor} is a buffer",
+                    "make it a torch.nn.Parameter; it may be frozen if the fitness needs no "
+                    "gradient",
+                )
+            module, _ = owner(model, part.tensor)
+            if isinstance(module._modules.get("parametrizations"), nn.ModuleDict):
+                _refuse(
+                    f"the module of {part.tensor} has a parametrization of its own",
+                    "remove it with torch.nn.utils.parametrize.remove_parametrizations, and find "
+                    "the communities again",
+                )
+
+
+def _check_there(model: nn.Module, tensor: str) -> None:
+    """Refuse a tensor that was there when the communities were found, and is not any more."""
+    path, _, name = tensor.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        _refuse(f"{tensor} is gone", "find the communities again")
+    if module._parameters.get(name) is not None or module._buffers.get(name) is not None:
+        return
+    parametrizations = module._modules.get("parametrizations")
+    if isinstance(parametrizations, nn.ModuleDict) and name in parametrizations:
+        steps = [type(step).__name__ for step in parametrizations[name].children()]
+        _refuse(
+            f"{tensor} has a parametrization of its own ({', '.join(steps)})",
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations first",
+        )
+    if name + "_mask" in module._buffers:
+        _refuse(
+            f"{tensor} is pruned by a mask of torch.nn.utils.prune",
+            f"make it permanent with torch.nn.utils.prune.remove(module, {name!r}) first",
+        )
+    if any(name + ending in module._parameters for ending in REPARAMETRIZED):
+        _refuse(
+            f"{tensor} is computed from others, by torch.nn.utils.weight_norm or spectral_norm",
+            "remove that first (torch.nn.utils.remove_weight_norm, remove_spectral_norm)",
+        )
+    _refuse(f"{tensor} is gone", "find the communities again")
+
+
+def _refuse(what: str, remedy: str) -> NoReturn:
+    raise ValueError(f"this model is not allowed: {what} (remedy: {remedy})")
+
+
+def places_of(communities: Communities) -> dict[tuple[str, int], Tensor]:
+    """Return, for each place along each gated axis, which population it belongs to.
+
+    Populations are counted through all communities; their number stands where there is none.
+    """
+    offset = 0
+    places: dict[tuple[str, int], Tensor] = {}
+    parameters = dict(communities.model.named_parameters())
+    for community in communities.values():
+        for part in gated_slices(community):
+            key = (part.tensor, part.axis)
+            if key not in places:
+                size = parameters[part.tensor].shape[part.axis]
+                places[key] = torch.full((size,), communities.num_populations)
+            ids = torch.arange(offset, offset + community.size)
+            width = part.index.shape[1]
+            places[key][part.index.reshape(-1)] = ids.repeat_interleave(width)
+        offset += community.size
+    return places

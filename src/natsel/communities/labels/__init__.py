@@ -1,0 +1,1 @@
+"""Whose is every element: a graph run on labels instead of data."""

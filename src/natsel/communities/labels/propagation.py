@@ -1,0 +1,378 @@
+"""Run an exported graph on labels instead of data."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from natsel.communities.community import OUTPUT
+from natsel.communities.labels.graph import (
+    TensorRef,
+    made_of,
+    map_tensors,
+    module_of,
+    operator_name,
+    place,
+    tensors_in,
+)
+from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
+from natsel.communities.labels.routes import routed_by, scores_behind
+from natsel.communities.labels.unused import leading_to_weights, unused
+
+MAX_LIFTED_ELEMENTS = 1 << 24
+MAX_PASSES = 100
+COMPUTED = "it is read by {module}, whose weight is computed"
+
+
+class WeightMacs(NamedTuple):
+    """Multiply-accumulates of one use of a weight, spread evenly along some of its axes."""
+
+    tensor: str
+    axes: tuple[int, ...]
+    macs: float
+
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Register how an operator treats labels.
+
+    The function gets ``(run, node, *args, **kwargs)`` with label tensors in place of data
+    tensors and a :class:`TensorRef` in place of parameters and buffers, and returns the label
+    tensor (or tuple) of the result.
+
+    Args:
+        operators: names such as ``"aten.relu.default"``.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+class Propagation:
+    """One model's labels: the graph run on them until nothing changes any more."""
+
+    def __init__(
+        self, program: ExportedProgram, canonical: dict[str, str], *, residual: bool = False
+    ) -> None:
+        self.program = program
+        self.residual = residual
+        self.inexact: list[Tensor] = []
+        self.space = LabelSpace()
+        self.axis_labels: dict[tuple[str, int], Tensor] = {}
+        self.lifted: dict[str, Tensor] = {}
+        self.roles: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.weight_macs: list[WeightMacs] = []
+        self.label_macs: list[tuple[Tensor, float]] = []
+        self.macs = 0.0
+        self.shared: dict[fx.Node, Tensor] = {}
+        self.marked: dict[str, list[Tensor]] = defaultdict(list)
+        self.routes = routed_by(program)
+        self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
+        self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
+        self.barriers: dict[str, str] = {}
+        self.untaught: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.values: dict[fx.Node, Any] = {}
+        self._refs = self._references(canonical)
+        self.held = made_of(program.graph, self._refs)
+        self.unused = unused(program.graph)
+        self._cut_along = leading_to_weights(self.unused, self.held)
+        self._counting = False
+        for number in range(MAX_PASSES):
+            before = self.space.num_changes
+            self._counting = number == 0
+            self._run()
+            if self.space.num_changes == before:
+                return
+        raise ValueError(
+            f"a rule keeps changing labels after {MAX_PASSES} passes: a rule may only make new "
+            "labels through run.axis"
+        )
+
+    def _references(self, canonical: dict[str, str]) -> dict[str, TensorRef]:
+        signature = self.program.graph_signature
+        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        tensors = {**self.program.state_dict, **self.program.constants}
+        refs = {}
+        for placeholder, target in held.items():
+            name = canonical.get(target, target)
+            shape = tuple(tensors[target].shape)
+            self.shapes[name] = shape
+            refs[placeholder] = TensorRef.whole(name, shape)
+        return refs
+
+    def _run(self) -> None:
+        environment = self.values = {}
+        self.inexact.clear()
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                ref = self._refs.get(node.name)
+                environment[node] = ref if ref is not None else self._data(node)
+            elif node.op == "output":
+                self._output(node)
+            elif node.op == "call_function":
+                args = fx.node.map_arg(node.args, environment.__getitem__)
+                kwargs = fx.node.map_arg(node.kwargs, environment.__getitem__)
+                environment[node] = self._call(node, args, kwargs)
+            else:
+                environment[node] = self._data(node)
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node in self.unused and node not in self._cut_along:
+            # Whatever it makes of the populations, nobody sees it.
+            args, kwargs = _as_data(args), _as_data(kwargs)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        function = RULES.get(operator_name(node))
+        if function is not None:
+            return function(self, node, *args, **kwargs)
+        if not tensors_in((args, kwargs)):
+            value = node.meta.get("val")
+            return self._data(node) if tensors_in(value) else value
+        return self.barrier(node, args, kwargs)
+
+    def _output(self, node: fx.Node) -> None:
+        written = self.program.graph_signature.buffers_to_mutate
+        for made in node.all_input_nodes:
+            reason = "it is kept in a buffer of the model" if made.name in written else OUTPUT
+            for labels in tensors_in(self.values[made]):
+                self.space.fix(self.lift(labels), reason)
+
+    def _data(self, node: fx.Node) -> Any:
+        return map_tensors(
+            node.meta.get("val"), lambda t: torch.full(tuple(t.shape), DATA, dtype=torch.int64)
+        )
+
+    # What rules use.
+
+    def barrier(
+        self, node: fx.Node, args: Any, kwargs: Any = None, *, reason: str | None = None
+    ) -> Any:
+        """Fix everything that enters an operator without a rule; its result is plain data.
+
+        Args:
+            node: the operator.
+            args: what enters.
+            kwargs: and by name.
+            reason: why its rule does not hold here, where it has one.
+        """
+        name = operator_name(node)
+        # Of what is computed from weights alone, only what reads the result is in the way.
+        unknown = reason is None
+        reason = reason or f"no rule for {name}{place(node)}"
+        met = tensors_in((args, kwargs))
+        if (
+            unknown
+            and node not in self.held
+            and any(isinstance(m, TensorRef) or bool((narrowed(m) > DATA).any()) for m in met)
+        ):
+            self.barriers[name] = place(node)
+        for labels in met:
+            if isinstance(labels, TensorRef) and unknown:
+                self.untaught[labels.name] = reason
+            self.space.fix(self.lift(labels), reason)
+        return self._data(node)
+
+    def unlike_weight(self, node: fx.Node, args: Any, weight: Any) -> Any:
+        """Fix everything that enters a layer whose weight is no parameter of the rule's shape."""
+        if isinstance(weight, TensorRef):
+            return self.barrier(node, args)
+        module = module_of(node)
+        where = "" if module else place(node)
+        reason = COMPUTED.format(module=module or "forward") + where
+        return self.barrier(node, args, reason=reason)
+
+    def axis(self, ref: Any, axis: int, role: str) -> Tensor:
+        """Return the labels of one axis of a parameter, and note the part it plays.
+
+        Args:
+            ref: the parameter.
+            axis: which axis, in the view that the operator sees.
+            role: "out" (makes populations), "in" (a linear map reads them) or "tied".
+        """
+        assert isinstance(ref, TensorRef)
+        stored = ref.axes[axis]
+        key = (ref.name, stored)
+        if key not in self.axis_labels:
+            self.axis_labels[key] = self.space.fresh(ref.shape[stored])
+        self.roles[key].add(role)
+        labels = self.axis_labels[key][slice(*ref.ranges[stored])]
+        if ref.name in self.lifted:
+            reason = f"{ref.name} serves both as a weight and as plain data"
+            self.space.fix(labels, reason)
+            self.space.fix(self.lifted[ref.name], reason)
+        return labels
+
+    def lift(self, value: Any) -> Tensor:
+        """Return a label tensor for a value: a parameter becomes one label per element."""
+        if isinstance(value, Tensor):
+            return value
+        assert isinstance(value, TensorRef)
+        if value.name not in self.lifted:
+            count = 1
+            for size in value.shape:
+                count *= size
+            if count > MAX_LIFTED_ELEMENTS:
+                self.lifted[value.name] = torch.full(value.shape, DATA, dtype=torch.int64)
+            else:
+                self.lifted[value.name] = self.space.fresh(*value.shape, loose=True)
+        for (name, axis), labels in list(self.axis_labels.items()):
+            if name == value.name:
+                reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
+                self.space.fix(labels, reason)
+                self.space.fix(self.lifted[name], reason)
+        part = self.lifted[value.name][tuple(slice(*held) for held in value.ranges)]
+        return part.permute(value.axes)
+
+    def charge(self, weight: TensorRef, axes: tuple[int, ...], macs: float) -> None:
+        """Charge multiply-accumulates to a weight (first pass only).
+
+        Args:
+            weight: the weight, as the operator sees it.
+            axes: the axes along which they are spread evenly; shrinking one shrinks them.
+            macs: how many there are.
+        """
+        if self._counting:
+            self.macs += macs
+            stored = tuple(weight.axes[axis] for axis in axes)
+            self.weight_macs.append(WeightMacs(weight.name, stored, macs))
+
+    def charge_labels(self, labels: Tensor, macs_each: float) -> None:
+        """Charge multiply-accumulates to each of some labels (first pass only)."""
+        if self._counting:
+            self.macs += macs_each * labels.numel()
+            self.label_macs.append((labels.reshape(-1), macs_each))
+
+    def spans_width(self, x: Tensor, axis: int) -> bool:
+        """Tell whether a normalisation runs over a width that may be cut on request.
+
+        It does where different populations lie along the axis, and everywhere the same ones. They
+        are noted: removing one of them changes how the rest is normalised.
+        """
+        if not self.residual:
+            return False
+        rows = self.space.roots(narrowed(x)).movedim(axis, -1)
+        width = rows.reshape(-1, rows.shape[-1])
+        if not bool((width > DATA).all()) or not bool((width[0] != width[0][0]).any()):
+            return False
+        if not bool((width == width[:1]).all()):
+            # Tokens of several makers are one width if it is all that one of them makes.
+            if not any(bool((width == made).all(1).any()) for made in self._made(width.shape[1])):
+                return False
+            self.space.unite(width[:1].expand_as(width), width, "it meets plain data")
+        self.inexact.append(width[0])
+        return True
+
+    def _made(self, size: int) -> Iterator[Tensor]:
+        """Yield the classes of every axis of a size that makes populations."""
+        for key, labels in self.axis_labels.items():
+            if "out" in self.roles[key] and len(labels) == size:
+                yield self.space.roots(labels)
+
+    def mark(self, labels: Tensor, kind: str) -> None:
+        """Note a kind of populations that their weights do not tell, such as heads."""
+        if self._counting:
+            self.marked[kind].append(labels.reshape(-1))
+
+    def combine(self, node: fx.Node, *values: Any) -> Tensor:
+        """Unite what meets in elementwise arithmetic, with broadcasting.
+
+        An operand that is repeated over places of different populations (a mask, a scale shared
+        by all) belongs to none of them and ties nothing. One whose every element meets exactly
+        one population belongs to it. A population whose values are repeated over several others
+        (a spatial gate, an outer product) has no linear consumer there: it is fixed.
+        """
+        operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
+        result = operands[0]
+        for other in operands[1:]:
+            result = self._combine_two(result, other, f"it meets other data{place(node)}")
+        return result
+
+    def _combine_two(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        whole = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        a, b = _unrepeated(a), _unrepeated(b)
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape))
+        b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape))
+        a, b = _narrowed_with(a, b), _narrowed_with(b, a)
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape))
+        if bool((a == NONE).all()) or bool((b == NONE).all()):
+            # One and the same constant changes nothing about who owns the other.
+            other = b if bool((a == NONE).all()) else a
+            return other.expand(whole)
+        a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
+        # A free element that is a population of its own is repeated over several others.
+        self.space.fix(a[a_free & ~self._is_plain(a)], reason)
+        self.space.fix(b[b_free & ~self._is_plain(b)], reason)
+        a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
+        tied = ~a_free & ~b_free
+        self.space.unite(a[tied], b[tied], reason)
+        result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
+        result = torch.where(a == NONE, b, torch.where(b == NONE, a, result))
+        if not bool((result == DATA).any()):
+            result = compact(self.space.roots(result))
+        return result.reshape((1,) * (len(whole) - result.dim()) + tuple(shape)).expand(whole)
+
+    def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+        """Return which elements of ``x`` tie nothing where they meet ``y``."""
+        met = self.space.roots(y)
+        over = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and y.shape[i] > 1)
+        high = met.amax(dim=over, keepdim=True) if over else met
+        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
+        low = low.amin(dim=over, keepdim=True) if over else low
+        single = ((low == high) | (high == NONE)).expand(x.shape)
+        # Data that meets one and the same population everywhere does not tell populations apart.
+        named = high[high > DATA]
+        tells_apart = bool(named.numel()) and bool((named != named[0]).any())
+        return ~single if tells_apart else ~single | self._is_plain(x)
+
+    def _is_plain(self, x: Tensor) -> Tensor:
+        """Tell which labels are no population's: data, and parameters that met nothing yet."""
+        return (x <= DATA) | self.space.is_loose(x)
+
+
+def _as_data(value: Any) -> Any:
+    """Return nested arguments with plain data in place of labels and references."""
+    if isinstance(value, Tensor | TensorRef):
+        shape = value.sizes if isinstance(value, TensorRef) else tuple(value.shape)
+        return torch.full((), DATA, dtype=torch.int64).expand(shape)
+    if isinstance(value, dict):
+        return {name: _as_data(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_as_data(item) for item in value)
+    return value
+
+
+def _unrepeated(x: Tensor) -> Tensor:
+    """Return data that is repeated along an axis with one place there: it has one value there.
+
+    Of populations only the label is repeated; their values differ from place to place.
+    """
+    found = narrowed(x)
+    return found if bool((found <= DATA).all()) else x
+
+
+def _narrowed_with(x: Tensor, other: Tensor) -> Tensor:
+    """Return labels narrowed where they, and what they meet, are the same along an axis."""
+    for axis, size in enumerate(x.shape):
+        alike = other.shape[axis] == 1 or other.stride(axis) == 0
+        if size > 1 and x.stride(axis) == 0 and alike:
+            x = x.narrow(axis, 0, 1)
+    return x

@@ -1,0 +1,1 @@
+"""Removing is masking: shown in float64, by what the removal changes."""

@@ -1,0 +1,227 @@
+"""The gate test: a community is offered only after removing from it was shown to be masking.
+
+Everything is decided in float64 and relative to what the removal changes, whatever the size and
+the precision of the model. Structure is proven where it is: a community in the smallest part of
+the model that holds it, on weights and inputs on which a wrong removal shows, and once for all
+parts that are built alike. Then pairs that meet in a tensor, and all together in the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from natsel.common.calls import Inputs
+from natsel.communities.community import Community, Rebinding, Refusal
+from natsel.communities.programs.program import Program
+from natsel.communities.proof.likeness import Likeness, likeness
+from natsel.communities.proof.parts import Part, Parts
+from natsel.communities.proof.rebinding import attempts, candidates
+from natsel.communities.proof.selections import alone, choices
+from natsel.communities.proof.trial import MAX_DOUBLE_ELEMENTS, Outcome, Stage
+
+REMEDY = (
+    "write sizes in forward as shapes of tensors, or as attributes of the module; or prune "
+    "natsel.as_program(model, inputs), in which they can follow"
+)
+
+
+def prove(
+    model: nn.Module,
+    communities: Sequence[Community],
+    inputs: Inputs,
+    program: ExportedProgram,
+) -> tuple[list[Community], list[Refusal]]:
+    """Keep the communities for which extracted equals masked; say why for the others.
+
+    Where ``forward`` uses a Python number that holds a size (a head count, say), numbers of that
+    value in the modules around are rebound, and the rebinding is proven by the same comparison.
+
+    Args:
+        model: the model, in evaluation mode.
+        communities: what was collected.
+        inputs: what the model runs on.
+        program: the exported model, which tells what parts are alike.
+
+    Returns:
+        The proven communities, with the rebindings they need, and the refusals.
+    """
+    return _Proof(model, communities, inputs, Likeness(program)).run()
+
+
+class _Proof:
+    """What is known so far of the communities of one model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        communities: Sequence[Community],
+        inputs: Inputs,
+        parts_alike: Likeness,
+    ) -> None:
+        self._model = model
+        self._communities = list(communities)
+        self._parts = Parts(model, communities, inputs)
+        self._known: dict[tuple[Any, ...], tuple[Rebinding, ...] | str] = {}
+        self._proven_in: dict[str, Part] = {}
+        self._numbers: dict[str, int] = {}
+        self._likeness = parts_alike
+        self._stages: dict[str, Stage] = {}
+        is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
+        whole = self._parts.whole
+        # Of a large model no copy is made: its parts were tried on loud weights.
+        self._whole = Stage(whole, communities, faithful=True) if is_large else self._stage(whole)
+
+    def run(self) -> tuple[list[Community], list[Refusal]]:
+        """Return the proven communities and the refusals."""
+        solved = [(c, self._solved(c)) for c in self._communities]
+        proven, refused = self._sorted(solved)
+        proven, clashing = self._without_clashes(proven)
+        refused += clashing
+        if self._is_exact(proven):
+            return proven, refused
+        # A number outside its part may have to follow, or what is exact alone is not together.
+        proven, failed = self._sorted([(c, self._solved_whole(c)) for c in proven])
+        proven, clashing = self._compatible(proven)
+        return proven, refused + failed + clashing
+
+    def _sorted(
+        self, solved: Iterable[tuple[Community, Community | str]]
+    ) -> tuple[list[Community], list[Refusal]]:
+        proven: list[Community] = []
+        refused: list[Refusal] = []
+        remedy = "" if isinstance(self._model, Program) else REMEDY
+        for community, found in solved:
+            if isinstance(found, Community):
+                proven.append(found)
+            else:
+                refused.append(Refusal(community.name, community.size, found, remedy))
+        return proven, refused
+
+    # One community.
+
+    def _solved(self, community: Community) -> Community | str:
+        """Return a community with the rebindings that make its removal exact, or why none do."""
+        reason = ""
+        for part in self._parts.around(community):
+            local = part.local(community)
+            key = (self._number(part), likeness(local))
+            if key not in self._known:
+                self._known[key] = self._rebindings(part, local)
+            known = self._known[key]
+            if not isinstance(known, str):
+                self._proven_in[community.name] = part
+                return part.outer(replace(local, rebindings=known))
+            reason = known
+        return reason
+
+    def _solved_whole(self, community: Community) -> Community | str:
+        """The same in the whole model, where it is not exact as it is."""
+        if self._whole.outcome([community], alone(community)).reason is None:
+            return community
+        found = self._rebindings(self._parts.whole, replace(community, rebindings=()))
+        return found if isinstance(found, str) else replace(community, rebindings=found)
+
+    def _rebindings(self, part: Part, community: Community) -> tuple[Rebinding, ...] | str:
+        """Return the fewest numbers that have to follow in a part, or why none suffice."""
+        stage, reason = self._stage(part), ""
+        for tried in attempts(community, candidates(part.module, community)):
+            outcomes = [stage.outcome([attempt], alone(attempt)) for attempt in tried]
+            exact = [(_size(o), n) for n, o in enumerate(outcomes) if o.reason is None]
+            if exact:
+                return tried[min(exact)[1]].rebindings
+            reason = reason or next(o.reason for o in outcomes if o.reason is not None)
+        return reason
+
+    # Several communities.
+
+    def _without_clashes(
+        self, communities: Sequence[Community]
+    ) -> tuple[list[Community], list[Refusal]]:
+        """Refuse each that is not exact together with one before that owns places of its tensors.
+
+        Those that meet in the whole model alone are tried there, all together.
+        """
+        kept: list[Community] = []
+        refused: list[Refusal] = []
+        for community in communities:
+            mine = {s.tensor for s in community.slices}
+            met = (c for c in kept if mine & {s.tensor for s in c.slices})
+            reason = next((r for c in met if (r := self._clash(c, community)) is not None), None)
+            if reason is None:
+                kept.append(community)
+            else:
+                refused.append(_clashing(community, reason))
+        return kept, refused
+
+    def _clash(self, first: Community, second: Community) -> str | None:
+        # A smaller part may return what the model does not, such as a width that is cut.
+        both_hold = [self._proven_in[first.name].path, self._proven_in[second.name].path]
+        around = self._parts.around(first)
+        part = next(p for p in around if all(p.holds(path) for path in both_hold))
+        if part is self._parts.whole:
+            return None
+        both = [part.local(first), part.local(second)]
+        key = (self._number(part), *(likeness(c) for c in both))
+        if key not in self._known:
+            self._known[key] = self._stage(part).outcome(both, choices(both)).reason or ()
+        found = self._known[key]
+        return found if isinstance(found, str) else None
+
+    def _is_exact(self, communities: Sequence[Community]) -> bool:
+        return not communities or self._together(communities).reason is None
+
+    def _together(self, communities: Sequence[Community]) -> Outcome:
+        return self._whole.outcome(communities, choices(communities))
+
+    def _compatible(
+        self, communities: Sequence[Community]
+    ) -> tuple[list[Community], list[Refusal]]:
+        """Keep communities that are exact together: refuse each that breaks with those before."""
+        kept: list[Community] = []
+        rest = list(communities)
+        refused: list[Refusal] = []
+        while rest and not self._is_exact(kept + rest):
+            good, bad = 0, len(rest)
+            while bad - good > 1:
+                middle = (good + bad) // 2
+                if self._is_exact(kept + rest[:middle]):
+                    good = middle
+                else:
+                    bad = middle
+            last = rest[good]
+            why = self._together([*kept, *rest[: good + 1]]).reason or "unknown"
+            refused.append(_clashing(last, why))
+            kept, rest = kept + rest[:good], rest[good + 1 :]
+        return kept + rest, refused
+
+    # Where they are tried.
+
+    def _stage(self, part: Part) -> Stage:
+        """Return the stage of a part; the last one is kept, and that of the whole model."""
+        if part.path not in self._stages:
+            whole = self._stages.get("")
+            self._stages = {} if whole is None else {"": whole}
+            local = [part.local(c) for c in self._communities if part in self._parts.around(c)]
+            self._stages[part.path] = Stage(part, local)
+        return self._stages[part.path]
+
+    def _number(self, part: Part) -> int:
+        if part.path not in self._numbers:
+            self._numbers[part.path] = self._likeness.number(part)
+        return self._numbers[part.path]
+
+
+def _size(outcome: Outcome) -> float:
+    """Return the order of magnitude of an error: less than that is rounding."""
+    return round(math.log10(max(outcome.relative, 1e-13)))
+
+
+def _clashing(community: Community, why: str) -> Refusal:
+    reason = f"removing it together with others is not masking ({why})"
+    return Refusal(community.name, community.size, reason)

@@ -1,0 +1,209 @@
+"""One trial: a part of a model with and without some of its populations, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from natsel.common.calls import outputs_of
+from natsel.communities.community import Community
+from natsel.communities.proof.broken import why_broken
+from natsel.communities.proof.doubled import in_float64
+from natsel.communities.proof.gap import TOLERANCE, Gap, gap
+from natsel.communities.proof.loud import loud, loud_input, with_noise
+from natsel.communities.proof.parts import Part
+from natsel.communities.proof.rebinding import conflict
+from natsel.communities.surgery.surgery import permute, reference, remove
+
+NO_RUN = "the small model does not run"
+SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
+UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
+MAX_DOUBLE_ELEMENTS = 1 << 25
+"""Larger copies are held in their own precision and read in float64, operator by operator."""
+
+NUM_TRIALS = 4
+"""How many copies with other weights are tried where nothing shows."""
+
+
+class Outcome(NamedTuple):
+    """What a trial showed.
+
+    Attributes:
+        reason: why removing is not masking; None if it is.
+        relative: the largest error, relative to the effect of the removal.
+        silent: whether no removal had an effect that shows.
+    """
+
+    reason: str | None
+    relative: float = float("inf")
+    silent: bool = False
+
+
+class Stage:
+    """A model, or a part of it, on which removals are tried.
+
+    Args:
+        part: what is tried.
+        communities: of the part, with their names in it.
+        faithful: try the weights and inputs as they are first, but for constants.
+    """
+
+    def __init__(
+        self, part: Part, communities: Iterable[Community], *, faithful: bool = False
+    ) -> None:
+        self._part = part
+        self._owned = {s.tensor for c in communities for s in c.slices}
+        self._faithful = faithful
+        self._copies: dict[int, _Copy] = {}
+
+    def outcome(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> Outcome:
+        """Remove populations and compare with the masked part.
+
+        Args:
+            communities: of the part.
+            selections: survivors of some of them, each tried.
+
+        Returns:
+            What it showed on the first copy of the part on which anything shows.
+        """
+        if (number := conflict(communities)) is not None:
+            return Outcome(f"two communities would set the same number {number}")
+        chosen = list(selections)
+        found = Outcome(SILENT, silent=True)
+        for level in range(NUM_TRIALS + self._faithful):
+            copy = self._copy(level)
+            if (reason := copy.unfit) is not None:
+                found = Outcome(reason) if found.reason == SILENT else found
+                continue
+            found = copy.outcome(communities, chosen)
+            if not found.silent:
+                break
+        return found
+
+    def _copy(self, level: int) -> _Copy:
+        if level not in self._copies:
+            if self._faithful and level == 0:
+                copy = with_noise(self._part.module, self._owned)
+            else:
+                size = sum(p.numel() for p in self._part.module.parameters())
+                copy = loud(
+                    self._part.module,
+                    self._owned,
+                    trial=level - self._faithful,
+                    double=size <= MAX_DOUBLE_ELEMENTS,
+                )
+            self._copies[level] = _Copy(copy, self._part)
+        return self._copies[level]
+
+
+class _Copy:
+    """A copy of a part with the inputs that it is tried on."""
+
+    def __init__(self, model: nn.Module, part: Part) -> None:
+        self._model = model
+        self._given = (part.args, part.kwargs)
+        self._inputs = self._given
+
+    def outcome(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> Outcome:
+        found = self._outcome(communities, selections)
+        if found.reason is None or found.silent or self._repeats:
+            return found
+        return Outcome(
+            "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
+        )
+
+    def _outcome(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> Outcome:
+        relative, effect, visible = 0.0, 0.0, False
+        for survivors in selections:
+            try:
+                found = self._gap(communities, survivors)
+            except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
+                return Outcome(f"{NO_RUN}: {why_broken(error)}")
+            if not found.same_shape:
+                return Outcome("removing changes the shape of an output")
+            if not found.finite:
+                return Outcome("removing makes outputs infinite or NaN")
+            if not found.within():
+                return Outcome(
+                    f"removing is not masking: outputs differ by {found.error:.3g}",
+                    found.relative,
+                )
+            relative, effect = max(relative, found.relative), max(effect, found.effect)
+            visible |= found.visible
+        if not visible:
+            return Outcome(SILENT, silent=True)
+        for community in communities:
+            if not community.exact and (reason := self._mixing(community, effect)) is not None:
+                return Outcome(reason)
+        return Outcome(None, relative)
+
+    @cached_property
+    def unfit(self) -> str | None:
+        """Why nothing can be shown on this copy, or None; chooses the inputs."""
+        reason = None
+        for inputs in (self._loud_inputs(), self._given):
+            self._inputs = inputs
+            if (reason := self._unfit()) is None:
+                break
+        return reason
+
+    def _unfit(self) -> str | None:
+        self.__dict__.pop("_dense", None)
+        try:
+            dense = self._dense
+        except Exception as error:  # noqa: BLE001 - whatever forward raises is the message
+            return f"nothing can be proven in float64: {why_broken(error)}"
+        if not dense or not any(bool(x.any()) for x in dense):
+            return "nothing can be proven: the model returns no tensor, or only zeros"
+        if not gap(dense, dense, dense).finite:
+            return "nothing can be proven: outputs are not finite on the example inputs"
+        return None
+
+    @cached_property
+    def _repeats(self) -> bool:
+        """Whether two runs on the same inputs give the same."""
+        return gap(self._outputs(self._model), self._dense, self._dense).within()
+
+    def _loud_inputs(self) -> tuple[Any, Any]:
+        generator = torch.Generator().manual_seed(0)
+        louder: tuple[Any, Any] = tree_map(
+            lambda x: loud_input(x, generator) if isinstance(x, Tensor) else x, self._given
+        )
+        return louder
+
+    @cached_property
+    def _dense(self) -> list[Tensor]:
+        return self._outputs(self._model)
+
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        args, kwargs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self._inputs)
+        with in_float64():
+            return outputs_of(model(*args, **kwargs))
+
+    def _gap(self, communities: Sequence[Community], survivors: Mapping[str, Tensor]) -> Gap:
+        small = self._outputs(remove(self._model, communities, survivors, share=True))
+        masked = self._outputs(reference(self._model, communities, survivors, share=True))
+        return gap(small, masked, self._dense)
+
+    def _mixing(self, community: Community, effect: float) -> str | None:
+        """Return that populations are told apart by more than what they own, or None."""
+        order = torch.arange(community.size).roll(1)
+        moved = self._outputs(permute(self._model, community, order))
+        error = max(
+            (float((a - b).abs().max()) for a, b in zip(moved, self._dense, strict=True)),
+            default=0.0,
+        )
+        if error <= TOLERANCE * effect:
+            return None
+        return f"its populations cannot change places: outputs differ by {error:.3g}"

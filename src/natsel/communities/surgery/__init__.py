@@ -1,0 +1,1 @@
+"""Silence what reads a population, or cut the population out."""

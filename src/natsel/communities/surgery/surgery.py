@@ -1,0 +1,198 @@
+"""The two things that can be done to populations: silence their consumers, or cut them out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from natsel.communities.community import Community
+from natsel.communities.copies import copied
+from natsel.communities.programs.program import Program
+from natsel.communities.routers import close
+from natsel.communities.surgery.adapters import adapt
+from natsel.communities.tensors import owner, tensors_of
+
+
+def kept_indices(
+    communities: Iterable[Community], survivors: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, dict[int, Tensor]]:
+    """Return, per tensor and axis, the places that remain.
+
+    Args:
+        communities: whose slices to use.
+        survivors: one boolean tensor per community; one that is missing keeps all.
+        tensors: the tensors of the model, for their sizes.
+
+    Returns:
+        ``{tensor: {axis: int64 indices in ascending order}}``, only what shrinks.
+    """
+    gone: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    for community in communities:
+        if community.name not in survivors:
+            continue
+        dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
+        if not bool(dead.any()):
+            continue
+        for part in community.slices:
+            gone[part.tensor, part.axis].append(part.index[dead].reshape(-1))
+    kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for (name, axis), places in gone.items():
+        keep = torch.ones(tensors[name].shape[axis], dtype=torch.bool)
+        keep[torch.cat(places)] = False
+        kept[name][axis] = keep.nonzero().reshape(-1)
+    return dict(kept)
+
+
+def cut(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """Return the part of a tensor that remains: ``kept`` maps an axis to its remaining places."""
+    result = tensor.detach()
+    for axis, index in kept.items():
+        result = result.index_select(axis, index.to(tensor.device))
+    return result.contiguous() if kept else result.clone()
+
+
+def remove(
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
+) -> nn.Module:
+    """Return a copy of a model that holds only the survivors; the model is not touched.
+
+    Only what remains is copied. Parameters keep their ``requires_grad``; numbers that repeat a
+    size (``in_features``, ``groups`` and those in ``rebindings``) follow, see ``adapters``.
+
+    Args:
+        model: the model that the communities were found in.
+        communities: whose populations may go.
+        survivors: one boolean tensor ``[size]`` per community.
+        share: let the copy hold the very parameters of the model that are not cut.
+
+    Returns:
+        The smaller model.
+    """
+    communities = tuple(communities)
+    tensors = tensors_of(model)
+    kept = kept_indices(communities, survivors, tensors)
+    instead: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in kept:
+            smaller = cut(tensor, kept[name])
+            if isinstance(tensor, nn.Parameter):
+                smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+            instead[id(tensor)] = smaller
+        elif share and isinstance(tensor, nn.Parameter):
+            instead[id(tensor)] = tensor
+    small = copied(model, instead)
+    adapt(small)
+    if isinstance(model, Program) and isinstance(small, Program):
+        small.follow(model, kept)
+    for community in communities:
+        if community.name in survivors:
+            alive = int(survivors[community.name].sum())
+            for bound in community.rebindings:
+                module = small.get_submodule(bound.module)
+                setattr(module, bound.attribute, alive * bound.per_population)
+    return small
+
+
+def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
+    """Return a copy of a model in which the populations of a community have changed places.
+
+    It computes the same if, and only if, what a community owns is all that tells its populations
+    apart. Parameters in which nothing moves are shared with the model.
+
+    Args:
+        model: the model that the community was found in.
+        community: whose populations change places.
+        order: which population comes where, ``[size]``.
+
+    Returns:
+        The model with permuted tensors.
+    """
+    moving = {part.tensor for part in community.slices}
+    fixed = {id(p): p for name, p in model.named_parameters() if name not in moving}
+    permuted = copied(model, fixed)
+    tensors = tensors_of(permuted)
+    with torch.no_grad():
+        for part in community.slices:
+            tensor = tensors[part.tensor]
+            there, here = part.index.reshape(-1), part.index[order].reshape(-1)
+            moved = tensor.index_select(part.axis, here.to(tensor.device))
+            tensor.index_copy_(part.axis, there.to(tensor.device), moved)
+    return permuted
+
+
+def reference(
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
+) -> nn.Module:
+    """Return the network that a small one must equal.
+
+    It is the masked network; of communities for which removing is not masking, the populations
+    are removed from it.
+
+    Args:
+        model: the model that the communities were found in.
+        communities: whose populations may go.
+        survivors: one boolean tensor ``[size]`` per community.
+        share: as in :func:`silence`.
+
+    Returns:
+        The reference.
+    """
+    communities = tuple(communities)
+    masked = silence(model, [c for c in communities if c.exact], survivors, share=share)
+    inexact = [c for c in communities if not c.exact and c.name in survivors]
+    return remove(masked, inexact, survivors, share=share) if inexact else masked
+
+
+def silence(
+    model: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    share: bool = False,
+) -> nn.Module:
+    """Return a copy of a model in which nothing reads the removed populations.
+
+    The columns of every consumer that belong to a removed population are zero, and no router
+    chooses a removed expert: the masked network that extraction must equal.
+
+    Args:
+        model: the model that the communities were found in.
+        communities: whose populations may go.
+        survivors: one boolean tensor ``[size]`` per community.
+        share: let the copy hold the very tensors of the model where they are not masked.
+
+    Returns:
+        The masked model, of the same shapes.
+    """
+    communities = tuple(communities)
+    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
+    masked = copied(model, same)
+    tensors = tensors_of(masked)
+    with torch.no_grad():
+        for community in communities:
+            if community.name not in survivors:
+                continue
+            dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
+            for part in community.gates:
+                tensor = tensors[part.tensor]
+                places = part.index[dead].reshape(-1).to(tensor.device)
+                tensor.index_fill_(part.axis, places, 0)
+            for part in community.slices:
+                if part.role == "route":
+                    module, attribute = owner(masked, part.tensor)
+                    closed = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
+                    closed[part.index[dead].reshape(-1)] = True
+                    close(module, attribute, closed)
+    return masked

@@ -1,0 +1,127 @@
+"""Audit criteria on a model that a user has, by names alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from natsel.common.errors import choose, refuse
+from natsel.common.files import read_json, sweep, write_json
+from natsel.communities import discover
+from natsel.data import TEXTS
+from natsel.data import names as image_names
+from natsel.fitness import FITNESS
+from natsel.runs import environment
+from natsel.auditing.audit import audit
+from natsel.runs.folder import alone, check
+from natsel.runs.oneshot import calibration
+from natsel.auditing.overlap import check_sparsities
+from natsel.runs.prune import open_for
+from natsel.runs.training import Progress, silent
+
+KIND = "audit"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """What to audit, and how.
+
+    Attributes:
+        model: what ``natsel.open_model`` opens.
+        scorers: registered names, two or more.
+        sparsities: where to compare survivors.
+        data: name of a data set, for scorers that read one; or None.
+        include: patterns of community names to compare; empty for all.
+        exclude: patterns of community names to leave out.
+        residual: also offer widths that a normalisation runs over.
+        seed: of the calibration batches, and of a reference network's weights.
+    """
+
+    model: str
+    scorers: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    data: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    residual: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            choose("data", self.data, (*image_names(), *TEXTS))
+        for name in self.scorers:
+            fitness = FITNESS[choose("scorer", name, FITNESS)]
+            if self.data is None and (fitness.needs_gradient or fitness.statistic is not None):
+                refuse("data", None, f"the name of a data set: the scorer {name!r} reads one")
+        if len(set(self.scorers)) < max(len(self.scorers), 2):
+            refuse("scorers", list(self.scorers), "at least two scorers, each once")
+        check_sparsities(self.sparsities)
+
+
+def audit_model(
+    config: AuditConfig, out: str | Path | None = None, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Compare registered scorers on a model, and write the result where that is asked.
+
+    Args:
+        config: what to audit, and how.
+        out: a folder that is new, empty or holds an earlier audit, for ``result.json``; or None.
+        progress: called between the parts.
+
+    Returns:
+        The audit as plain data, with how it was made; ``"sentences"`` says it in words.
+
+    Raises:
+        ValueError: if an argument is not allowed; nothing is written then.
+        NonFiniteError: if a score is NaN or infinite.
+
+    Example:
+        >>> config = AuditConfig("mlp", ("l2", "log-l2"), (0.5,), include=("layers.2",))
+        >>> audit_model(config)["classes"]
+        [['l2', 'log-l2']]
+    """
+    if out is None:
+        return _audited(config, progress)
+    folder = Path(out)
+    _check_out(folder)
+    with alone(folder):
+        _check_out(folder, held=True)
+        sweep(folder)
+        result = _audited(config, progress)
+        write_json(folder / RESULT, result)
+    return result
+
+
+def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
+    opened, splits = open_for(config.model, config.data, config.seed)
+    communities = discover(opened.model, opened.example_inputs, residual=config.residual)
+    communities.require("model", config.model)
+    found = audit(
+        communities,
+        config.scorers,
+        config.sparsities,
+        calibration(splits, config.seed) if splits is not None else None,
+        include=config.include or None,
+        exclude=config.exclude or None,
+        progress=progress,
+    )
+    return {
+        "kind": KIND,
+        "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
+        "model": opened.description,
+        **found.as_dict(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+
+
+def _check_out(folder: Path, *, held: bool = False) -> None:
+    """Make sure that nothing but an earlier audit is written over."""
+    earlier = folder / RESULT
+    if earlier.is_file():
+        found = read_json(earlier)
+        if isinstance(found, dict) and found.get("kind") == KIND:
+            return
+    check(folder, {}, resume=False, held=held)

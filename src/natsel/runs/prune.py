@@ -1,0 +1,399 @@
+"""Prune a trained model once: score, select, extract, verify, and say what it cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
+from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
+from natsel.common.files import json_last, read_json, sweep
+from natsel.communities import Communities, discover
+from natsel.data import TEXTS
+from natsel.data import names as image_names
+from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
+from natsel.extraction.store import check_room
+from natsel.features import CLASSES, feature_class, fuse, matrices
+from natsel.fitness import FITNESS, score
+from natsel.io import load, open_model, save
+from natsel.io.opening import Opened
+from natsel.models import MODELS, TASKS
+from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
+from natsel.selection.normalize import Normalization
+from natsel.selection.select import Budget
+from natsel.selection.sequence import Scope
+from natsel.runs import environment
+from natsel.runs.folder import alone
+from natsel.runs.measure import accuracy
+from natsel.runs.oneshot import calibration
+from natsel.runs.splits import Splits, load_splits
+from natsel.runs.training import Progress, silent
+
+KIND = "prune"
+RESULT = "result.json"
+NUM_VERIFIED = 64
+ADAPTIVE = "adaptive"
+BUDGETS: dict[str, Callable[[float], Budget]] = {
+    "sparsity": Sparsity,
+    "parameters": Parameters,
+    "macs": MACs,
+    "latency": Latency,
+}
+"""What a budget can be of; each takes a share: of the populations that go, or of what is left."""
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What to prune, and how.
+
+    Attributes:
+        model: what ``natsel.open_model`` opens.
+        budget: ``NAME=SHARE`` with a name of ``BUDGETS``.
+        scorer: a registered fitness, a feature class of the magnitude's rank, or "adaptive", which
+            chooses among them on the validation split.
+        data: name of a data set, for scorers that read one, and to measure accuracy; or None.
+        scope: "community" or "global".
+        normalize: "rank", "mean" or "none".
+        multiple_of: of what the kept counts are multiples; or "auto", to measure that.
+        include: patterns of community names that take part; empty for all.
+        exclude: patterns of community names that stay whole.
+        residual: also offer widths that a normalisation runs over.
+        compensate: let the survivors take over what the others did, over the data; None for
+            wherever there are data.
+        measure: time the dense and the small model in turn.
+        seed: of the calibration batches, and of a reference network's weights.
+    """
+
+    model: str
+    budget: str
+    scorer: str = "magnitude"
+    data: str | None = None
+    scope: str = "community"
+    normalize: str = "rank"
+    multiple_of: int | Literal["auto"] = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    residual: bool = False
+    compensate: bool | None = None
+    measure: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choose("scorer", self.scorer, (*FITNESS, *CLASSES, ADAPTIVE))
+        fitness = FITNESS.get(self.scorer)
+        reads = fitness is not None and (fitness.needs_gradient or fitness.statistic is not None)
+        if (reads or self.scorer == ADAPTIVE) and self.data is None:
+            refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
+        if self.compensate and self.data is None:
+            refuse("data", None, "the name of a data set: compensation reads one")
+        choose("scope", self.scope, ("community", "global"))
+        choose("normalize", self.normalize, ("rank", "mean", "none"))
+        parse_budget(self.budget)
+        if self.data is not None:
+            choose("data", self.data, (*image_names(), *TEXTS))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse options that say nothing beside others."""
+        others = {
+            name: value
+            for name, value, usual in (
+                ("scope", self.scope, "community"),
+                ("normalize", self.normalize, "rank"),
+            )
+            if value != usual
+        }
+        if self.scorer == ADAPTIVE and others:
+            given = {"scorer": self.scorer, **others}
+            refuse_together(given, f"{ADAPTIVE} alone: it chooses scope and scale by proof")
+        if self.scope == "community" and "normalize" in others:
+            given = {"scope": self.scope, "normalize": self.normalize}
+            refuse_together(given, "scope global: within one community nothing is normalised")
+
+
+def parse_budget(text: str) -> Budget:
+    """Return the budget that a text names.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> parse_budget("macs=0.5")
+        MACs(value=0.5)
+    """
+    name, separator, number = text.partition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        separator = ""
+    if not separator or name not in BUDGETS:
+        hint = did_you_mean(name.strip(), BUDGETS) if name not in BUDGETS else ""
+        names = ", ".join(BUDGETS)
+        refuse("budget", text, f"NAME=SHARE such as macs=0.5, NAME one of {names}{hint}")
+    return BUDGETS[name](share)
+
+
+def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | None]:
+    """Open a model, and the data set that it is measured on.
+
+    A reference network is built for the data.
+
+    Raises:
+        ValueError: if there is no such model or data set, or the model cannot read it.
+    """
+    if name not in MODELS:
+        opened = open_model(name, seed=seed)
+        constructor = getattr(opened.model, "constructor", None)
+        held = constructor.get("name") if isinstance(constructor, dict) else None
+        task = TASKS.get(held) if held is not None else None
+        splits = load_splits(data, task=task) if data is not None else None
+    elif data is None:
+        return open_model(name, seed=seed), None
+    else:
+        splits = load_splits(data, task=TASKS.get(name))
+        num_classes = len(splits.classes)
+        opened = open_model(name, in_shape=splits.in_shape, num_classes=num_classes, seed=seed)
+    if splits is not None:
+        _check_fit(opened, splits)
+    return opened, splits
+
+
+def _check_fit(opened: Opened, splits: Splits) -> None:
+    wanted = tuple(tensors_of_inputs(opened.example_inputs)[0].shape[1:])
+    if len(wanted) == len(splits.in_shape) == 3 and wanted != splits.in_shape:
+        allowed = f"images of shape {wanted}, as the model reads; these have {splits.in_shape}"
+        refuse("data", splits.name, allowed)
+    try:
+        with torch.no_grad():
+            opened.model(splits.test[0][:2])
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = first_line(error)
+        refuse("data", splits.name, f"inputs that {opened.description} runs on ({line})")
+
+
+def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Prune a model to a budget and save the small one.
+
+    Args:
+        config: what to prune, and how.
+        out: folder for the small model.
+        progress: called between the parts.
+
+    Returns:
+        What was removed, what it saves and costs, as plain data; ``"summary"`` says it in words.
+
+    Raises:
+        ValueError: if an argument is not allowed, the budget cannot be met, or the folder holds
+            files that are not of an earlier ``prune`` or is used by another process.
+        OSError: if there is no space left; what was there is then untouched.
+        VerificationError: if the small model differs from the masked one; nothing is saved.
+    """
+    folder = Path(out)
+    with alone(folder):
+        _check_out(folder)
+        sweep(folder)
+        return _prune(config, folder, progress)
+
+
+def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+    steps = (
+        *("open", "find communities", "score", "select", "extract and verify"),
+        *(("compensate",) if _compensates(config) else ()),
+        "measure",
+    )
+
+    def step(number: int) -> None:
+        progress("prune: " + steps[min(number, len(steps) - 1)], number, len(steps))
+
+    step(0)
+    opened, splits = open_for(config.model, config.data, config.seed)
+    step(1)
+    inputs = _real_inputs(opened, splits)
+    communities = discover(opened.model, inputs, residual=config.residual)
+    communities.require("model", config.model)
+    step(2)
+    data = calibration(splits, config.seed) if splits is not None else None
+    options: dict[str, Any] = {
+        "multiple_of": config.multiple_of,
+        "include": config.include or None,
+        "exclude": config.exclude or None,
+    }
+    adapted: Adapted | None = None
+    if config.scorer == ADAPTIVE:
+        assert splits is not None
+        rounding = None
+        if config.multiple_of == "auto":
+            # Measured once, on a selection that costs nothing, and the same for every contender.
+            first = select(score(communities, STATISTIC), parse_budget(config.budget), **options)
+            rounding = first.rounding
+            assert rounding is not None
+            options["multiple_of"] = rounding.multiple
+        adapted = adapt(
+            communities,
+            parse_budget(config.budget),
+            *splits.validation,
+            calibration=data,
+            generator=torch.Generator().manual_seed(config.seed),
+            **options,
+        )
+        survivors = adapted.survivors
+    else:
+        scores = _scores(communities, config.scorer, data)
+        step(3)
+        survivors = select(
+            scores,
+            parse_budget(config.budget),
+            communities=communities,
+            scope=cast(Scope, config.scope),
+            normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
+            **options,
+        )
+        rounding = survivors.rounding
+    predicted = preview(opened.model, survivors, measure=config.measure)
+    step(4)
+    small = extract(opened.model, survivors, verify=False)
+    verification = verify(opened.model, small, survivors, inputs).require()
+    models = {"dense": opened.model, "small": small}
+    done = None
+    if _compensates(config):
+        step(5)
+        models["uncompensated"] = small
+        models["small"] = small = extract(opened.model, survivors, verify=False, compensate=data)
+        done = compensation_of(small)
+    step(len(steps) - 1)
+    result: dict[str, Any] = {
+        "kind": KIND,
+        "config": asdict(config),
+        "model": opened.description,
+        "communities": _kept(survivors, communities),
+        "rounding": rounding and {"summary": rounding.summary(), **asdict(rounding)},
+        "parameters": [predicted.dense.parameters, predicted.small.parameters],
+        "macs": [predicted.dense.macs, predicted.small.macs],
+        "verification": asdict(verification),
+        "adaptive": adapted and adapted.plain(),
+        "compensation": done and {"summary": done.summary(), **done.to_dict()},
+        "accuracy": _accuracies(models, splits),
+        "summary": predicted.summary(),
+        "prediction": asdict(predicted),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "out": str(folder),
+    }
+    with json_last(folder / RESULT, result):
+        save(small, folder)
+    progress("prune: done", len(steps), len(steps))
+    return result
+
+
+def _check_out(folder: Path) -> None:
+    """Make sure that nothing but an earlier small model is written over."""
+    check_room(folder)
+    earlier = folder / RESULT
+    if os.path.lexists(earlier):
+        found = read_json(earlier) if earlier.is_file() else None
+        if not isinstance(found, dict) or found.get("kind") != KIND:
+            refuse("out", str(folder), f"a folder whose {RESULT} is none, or one of natsel prune")
+
+
+def _scores(
+    communities: Communities, scorer: str, data: list[tuple[Tensor, Tensor]] | None
+) -> Mapping[str, Tensor]:
+    """Score by a registered fitness, or by features of the magnitude's rank."""
+    if scorer not in CLASSES:
+        return score(communities, scorer, data=data)
+    statistics = score(communities, STATISTIC)
+    return fuse(matrices(statistics, feature_class(scorer).features))
+
+
+def verify_saved(
+    model: str, folder: str | Path, *, data: str | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Compare a saved small model with the model that it was cut from.
+
+    What compensation changed is meant to differ. It is set back for the comparison, so that what
+    is compared is all the rest.
+
+    Args:
+        model: the dense model, as ``natsel.open_model`` opens it.
+        folder: what :func:`prune` or ``natsel.save`` wrote.
+        data: name of a data set to compare on, too; or None for random inputs alone.
+        seed: of a reference network's weights, and of random inputs.
+
+    Returns:
+        The differences on random and on real inputs, as plain data.
+
+    Raises:
+        ValueError: if the two do not belong together.
+    """
+    opened, splits = open_for(model, data, seed)
+    small = load(folder, model=opened.model)
+    plan = plan_of(small)
+    communities = discover(opened.model, opened.example_inputs)
+    if set(plan.survivors) - set(communities):
+        communities = discover(opened.model, opened.example_inputs, residual=True)
+    masks = {}
+    for name, kept in plan.survivors.items():
+        if name not in communities or communities[name].size != plan.sizes[name]:
+            refuse("folder", str(folder), f"a model that was cut from {opened.description}")
+        masks[name] = torch.zeros(plan.sizes[name], dtype=torch.bool)
+        masks[name][kept] = True
+    survivors = Survivors(masks, communities)
+    models = {"dense": opened.model, "small": small}
+    done = compensation_of(small)
+    plain = small
+    if done is not None:
+        plain = with_masked_values(opened.model, small, survivors, done.tensors)
+        models["uncompensated"] = plain
+    on = {"random inputs": opened.example_inputs}
+    if splits is not None:
+        on[f"{data}, test split"] = _real_inputs(opened, splits)
+    found = {name: verify(opened.model, plain, survivors, x) for name, x in on.items()}
+    return {
+        "kind": "verify",
+        "model": opened.description,
+        "folder": str(folder),
+        "passed": all(v.passed for v in found.values()),
+        "on": {name: asdict(v) for name, v in found.items()},
+        "compensation": done and {"summary": done.summary(), **done.to_dict()},
+        "accuracy": _accuracies(models, splits),
+    }
+
+
+def _real_inputs(opened: Opened, splits: Splits | None) -> Inputs:
+    """Return test samples where there are any, else the example inputs."""
+    if splits is None:
+        return opened.example_inputs
+    inputs = splits.test[0][:NUM_VERIFIED]
+    if isinstance(opened.example_inputs, dict):
+        return {next(iter(opened.example_inputs)): inputs}
+    return first_samples((inputs,), NUM_VERIFIED)
+
+
+def _kept(survivors: Mapping[str, Tensor], communities: Communities) -> list[dict[str, Any]]:
+    return [
+        {"name": n, "kind": c.kind, "size": c.size, "kept": int(survivors[n].sum())}
+        for n, c in communities.items()
+    ]
+
+
+def _compensates(config: PruneConfig) -> bool:
+    return config.data is not None if config.compensate is None else config.compensate
+
+
+def _accuracies(
+    models: Mapping[str, nn.Module], splits: Splits | None
+) -> dict[str, dict[str, float]] | None:
+    if splits is None:
+        return None
+    found = {name: accuracy(model, *splits.test)[0] for name, model in models.items()}
+    return {
+        name: {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
+        for name, interval in found.items()
+    }

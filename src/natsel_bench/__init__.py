@@ -1,0 +1,1 @@
+"""What each part costs, and what other tools do: `natsel bench`."""

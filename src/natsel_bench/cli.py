@@ -1,0 +1,244 @@
+"""``natsel bench``: costs as ratios, measured side by side in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from natsel.cli.console import Voice, clear_errors, parse_names, parse_numbers
+from natsel.common.errors import refuse
+
+app = typer.Typer(help="Measure costs as ratios.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Measure costs as ratios, side by side in one process."""
+
+
+@app.command("step")
+def step(
+    dynamics: Annotated[str, typer.Option(help="A law, or all.")] = "logistic",
+    network: Annotated[str, typer.Option(help="mlp, vit or all.")] = "mlp",
+    compiled: Annotated[bool, typer.Option(help="Measure the compiled model too.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per step; by default 128 (mlp) or 32 (vit).")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Blocks of 10 steps of each.")] = 30,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them.")] = 0,
+    quick: Annotated[bool, typer.Option(help="See that it works; times mean nothing.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A training step with evolution against the same step without: time and peak memory."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        import torch
+
+        from natsel_bench.step import bench_step
+
+        if threads < 0:
+            refuse("threads", threads, "a whole number >= 0")
+        if threads > 0:
+            torch.set_num_threads(threads)
+        with voice.progress() as progress:
+            result = bench_step(
+                dynamics=dynamics,
+                network=network,
+                compiled=compiled,
+                batch_size=batch_size,
+                repeats=repeats,
+                quick=quick,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("peers")
+def peers(
+    out: Annotated[Path, typer.Option(help="Folder for peers.json, peers.md and the cases.")],
+    tools: Annotated[
+        list[str] | None, typer.Option("--tool", help="A tool to run, or several; default all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Four networks, and no large one.")] = False,
+    limit: Annotated[float, typer.Option(help="Processor seconds before a case is killed.")] = 60.0,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
+    voice = Voice(quiet, as_json)
+    with clear_errors(resumable=True):
+        from natsel_bench.peers_table import bench_peers
+
+        with voice.progress() as progress:
+            result = bench_peers(
+                out, tools=tools or (), quick=quick, limit=limit, resume=resume, progress=progress
+            )
+        _show(voice, result)
+        voice.words.print(f"Page: {out / 'peers.md'}")
+        voice.result(result)
+
+
+@app.command("search")
+def search(
+    model: Annotated[str, typer.Argument(help="A trained model's folder, or hf:NAME.")],
+    data: Annotated[str, typer.Option(help="A data set of images.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the neurons that goes.")] = 0.7,
+    images: Annotated[int, typer.Option(help="Samples that are searched on.")] = 2000,
+    population: Annotated[int, typer.Option(help="Candidates in a generation.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Generations.")] = 3,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Candidates per second of a search, against the loop that copies, masks and runs all."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel_bench.search import bench_search
+
+        with voice.progress() as progress:
+            result = bench_search(
+                model,
+                data,
+                sparsity=sparsity,
+                images=images,
+                population=population,
+                repeats=repeats,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("select")
+def select(
+    sizes: Annotated[str, typer.Option(help="How many weights.")] = "1e6,1e7,1e8",
+    dtypes: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32,bfloat16",
+    repeats: Annotated[int, typer.Option(help="Rounds of interleaved runs.")] = 5,
+    peers: Annotated[bool, typer.Option(help="Also what one would write instead.")] = True,
+    huge: Annotated[bool, typer.Option(help="Also 1e9 weights in bfloat16: 3 GB.")] = False,
+    quick: Annotated[bool, typer.Option(help="100,000 weights, to see that it works.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Selection among very many weights, in passes that read them, beside other ways."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel_bench.select import bench_select
+
+        with voice.progress() as progress:
+            result = bench_select(
+                sizes=[_whole("sizes", value) for value in parse_numbers("sizes", sizes)],
+                dtypes=parse_names("dtypes", dtypes),
+                repeats=repeats,
+                peers=peers,
+                huge=huge,
+                quick=quick,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+def _whole(argument: str, value: float) -> int:
+    if value != int(value):
+        refuse(argument, value, "whole numbers")
+    return int(value)
+
+
+@app.command("score")
+def score(
+    repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,
+    batches: Annotated[int, typer.Option(help="Batches that a score reads.")] = 16,
+    quick: Annotated[bool, typer.Option(help="Only that the scores are right.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A data-aware score against the bare passes over the same batches: time and peak memory."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel_bench.score import bench_score
+
+        with voice.progress() as progress:
+            result = bench_score(repeats=repeats, batches=batches, quick=quick, progress=progress)
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("extract")
+def extract(
+    repeats: Annotated[int, typer.Option(help="Passes of each model, in turn.")] = 60,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also with torch.compile.")
+    ] = True,
+    quick: Annotated[bool, typer.Option(help="Only that extracted = masked.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Extracted models beside dense ones, sparse layers, and how long extraction takes."""
+    voice = Voice(quiet, as_json)
+    with clear_errors():
+        from natsel_bench.extract import bench_extract
+
+        with voice.progress() as progress:
+            result = bench_extract(
+                repeats=repeats, compiled=compiled, quick=quick, progress=progress
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command("all")
+def all_(
+    out: Annotated[Path, typer.Option(help="Folder for bench.json, bench.md and each result.")],
+    only: Annotated[str | None, typer.Option(help="Names, such as step,select.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A trained model for the search; by default a small one.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The data set of that model.")] = None,
+    quick: Annotated[bool, typer.Option(help="See that everything works, in a minute.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """All benchmarks, one after the other, with one page."""
+    voice = Voice(quiet, as_json)
+    with clear_errors(resumable=True):
+        from natsel_bench.all_parts import bench_all
+
+        with voice.progress() as progress:
+            result = bench_all(
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                model=model,
+                data=data,
+                quick=quick,
+                resume=resume,
+                progress=progress,
+            )
+        for found in result["results"].values():
+            _show(voice, found)
+        for name, reason in result["missing"].items():
+            voice.words.print(f"{name}: not run, {reason}", markup=False)
+        voice.words.print(f"Page: {out / 'bench.md'}")
+        voice.result(result)
+
+
+def _show(voice: Voice, result: dict[str, Any]) -> None:
+    """Print what a benchmark found."""
+    from natsel_bench.words import words
+
+    found = words(result)
+    if found.rows:
+        shown = Table(title=found.title)
+        for column in found.head:
+            shown.add_column(column)
+        for row in found.rows:
+            shown.add_row(*row)
+        voice.words.print(shown)
+    for sentence in found.sentences:
+        voice.words.print(sentence, markup=False)

@@ -1,0 +1,189 @@
+"""What a benchmark found, as a table and in sentences, for the terminal and for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from natsel_bench.peers.words import table as peers_table
+
+Result = Mapping[str, Any]
+
+
+class Words(NamedTuple):
+    """One benchmark in words.
+
+    Attributes:
+        title: of the table.
+        head: names of the columns.
+        rows: cells.
+        sentences: what is said below.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[list[str]]
+    sentences: list[str]
+
+
+def words(result: Result) -> Words:
+    """Return a benchmark's result in words.
+
+    Args:
+        result: of one of the ``bench`` functions.
+    """
+    return _WORDS[result["bench"]](result)
+
+
+def to_markdown(found: Words) -> str:
+    """Return a table of GitHub's Markdown with its sentences; pipes in cells are escaped.
+
+    Example:
+        >>> found = Words("Two ways", ("way", "time"), [["a|b", "1.0"]], ["Same model."])
+        >>> print(to_markdown(found))
+        Two ways
+        <BLANKLINE>
+        | way | time |
+        | --- | --- |
+        | a\\|b | 1.0 |
+        <BLANKLINE>
+        Same model.
+        <BLANKLINE>
+    """
+    lines = [found.title, ""]
+    if found.rows:
+        cells = [found.head, ("---",) * len(found.head), *found.rows]
+        lines += ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+        lines.append("")
+    for sentence in found.sentences:
+        lines += [sentence, ""]
+    return "\n".join(lines)
+
+
+def _spread(row: Mapping[str, Any], digits: int) -> list[str]:
+    low, high = row["quartile_low"], row["quartile_high"]
+    return [f"{row['ratio']:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"]
+
+
+def _step(result: Result) -> Words:
+    rows = [
+        [
+            f"{r['network']}, batch {r['batch_size']}",
+            r["dynamics"],
+            r["optimizer"],
+            "compiled" if r["compiled"] else "eager",
+            str(r["every"]),
+            *_spread(r, 3),
+            f"{r['memory_ratio']:.3f}",
+            f"{r['plain_ms']:.2f} ms",
+        ]
+        for r in result["rows"]
+    ]
+    sentences = [result["compile_error"]] if result["compile_error"] else []
+    sentences.append(
+        "Quick: it works; too few steps for these times to mean anything."
+        if result["quick"]
+        else "Ratios of processor time to the plain step: medians of interleaved blocks, "
+        "same process."
+    )
+    head = ("network", "dynamics", "optimizer", "model", "every", "time", "quartiles", "memory")
+    title = f"One training step of {result['network']}"
+    return Words(title, (*head, "plain"), rows, sentences)
+
+
+def _select(result: Result) -> Words:
+    rows = [
+        [
+            r["method"],
+            r["dtype"],
+            f"{r['size']:.0e}",
+            *_spread(r, 1),
+            "" if r["bytes_per_weight"] is None else f"{r['bytes_per_weight']:.2f}",
+            {True: "yes", False: "no", None: ""}[r["exact_count"]],
+        ]
+        for r in result["rows"]
+    ]
+    sentences = [
+        f"{name}: time grows with the weights to the power {slope:.2f}."
+        for name, slope in result["exponents"].items()
+    ]
+    sentences.append(
+        "Processor time in passes that read every weight once, one thread, medians of runs in turn."
+    )
+    head = ("way", "type", "weights", "passes", "quartiles", "bytes a weight", "exact count")
+    title = f"{result['share']:.0%} of the weights go; pass: {result['pass']}"
+    return Words(title, head, rows, sentences)
+
+
+def _score(result: Result) -> Words:
+    rows = [
+        [
+            r["network"],
+            r["scorer"],
+            *_spread(r, 3),
+            f"{r['plain_ms']:.1f} ms",
+            f"{r['extra_bytes'] / 2**20:+.1f} MiB",
+        ]
+        for r in result["rows"]
+    ]
+    return Words(
+        "natsel.score against the bare passes over the same batches",
+        ("network", "scorer", "time", "quartiles", "bare", "extra memory"),
+        rows,
+        ["Every score equals the one by brute force on a batch. Processor time."],
+    )
+
+
+def _extract(result: Result) -> Words:
+    rows = []
+    for r in result["latency"]:
+        start = [r["network"], r["mode"], str(r["batch_size"]), f"{r['macs_ratio']:.3f}"]
+        if r["missing"]:
+            rows.append([*start, "", "", "", r["missing"]])
+        else:
+            rows.append([*start, *_spread(r, 3), f"{r['dense_ms']:.3g} ms", r["verdict"]])
+    sentences = [
+        f"csr: {r['size']}x{r['size']} at batch {r['batch_size']}, {r['sparsity']:.0%} removed: "
+        f"{r['ratio']:.3f} of the dense time ({r['quartile_low']:.3f} to "
+        f"{r['quartile_high']:.3f})."
+        for r in result["csr"]
+    ]
+    sentences += [
+        f"{r['network']}, {r['parameters']:,} parameters: discovery and extraction "
+        f"{r['seconds']:.2f} s ({r['low']:.2f} to {r['high']:.2f}; to be reached: "
+        f"{r['limit']:.0f} s), {r['seconds'] / r['layers']:.3f} s a layer."
+        for r in result["depth"]
+    ]
+    sentences.append("Every small model equals the masked one. Processor time, one thread.")
+    head = ("network", "mode", "batch", "MACs", "time", "quartiles", "dense", "verdict")
+    return Words("Half removed: time relative to the dense network", head, rows, sentences)
+
+
+def _search(result: Result) -> Words:
+    sentence = (
+        f"{result['race_per_second']:.2f} candidates per second against "
+        f"{result['plain_per_second']:.2f} of the plain loop: {result['ratio']:.1f} times "
+        f"({result['ratio_low']:.1f} to {result['ratio_high']:.1f}); the winner is at most "
+        f"{100 * result['behind']:.2f} points behind the plain loop's."
+    )
+    return Words(f"Searching on {result['model']}", (), [], [sentence])
+
+
+def _peers(result: Result) -> Words:
+    head, body = peers_table(result["rows"])
+    sentences = list(result["sentences"])
+    for row in result["times"]:
+        seconds = f"{row['seconds']:.2f} s" if row["outcome"] == "ran" else row["outcome"]
+        sentences.append(f"{result['large']}, {row['tool']}: {seconds}")
+    title = "Half of every structure removed, nothing configured but the hints"
+    return Words(title, tuple(head), [list(line) for line in body], sentences)
+
+
+_WORDS: dict[str, Callable[[Result], Words]] = {
+    "step": _step,
+    "select": _select,
+    "score": _score,
+    "extract": _extract,
+    "search": _search,
+    "peers": _peers,
+}

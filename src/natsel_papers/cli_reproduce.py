@@ -1,0 +1,95 @@
+"""``natsel reproduce``: the experiments of the papers, with baselines and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from natsel.cli.console import Voice, clear_errors, need_report
+from natsel_papers.cli_spectrum import finish
+
+app = typer.Typer(help="Run the experiments of the papers.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Run the experiments of the papers."""
+
+
+@app.command("evolution")
+def evolution(
+    out: Annotated[Path, typer.Option(help="Folder for tables, report and cached trainings.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, at least 2.")] = 5,
+    dataset: Annotated[str, typer.Option(help="mnist, or digits for a quick look.")] = "mnist",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
+    voice = Voice(quiet, as_json)
+    with clear_errors(resumable=True):
+        from natsel.common.files import write_atomic
+        from natsel.runs.training import Recipe
+        from natsel_papers.reproduce_evolution import Grid, reproduce_evolution
+
+        default = Grid().recipe
+        recipe = Recipe(
+            epochs if epochs is not None else default.epochs,
+            default.batch_size if dataset != "digits" else 32,
+            default.learning_rate,
+        )
+        grid = Grid(seeds=seeds, dataset=dataset, recipe=recipe)
+        need_report()
+        with voice.progress() as progress:
+            rows, summary = reproduce_evolution(
+                grid, out, workers=workers, resume=resume, progress=progress
+            )
+        from natsel.report import to_markdown
+        from natsel_papers.report_reproduction import write_reproduction_report
+
+        write_atomic(out / "table.md", (to_markdown(rows) + "\n").encode())
+        page = write_reproduction_report(out)
+        for sentence in summary["sentences"]:
+            voice.words.print(sentence)
+        for claim in summary["claims"]:
+            voice.words.print(f"{claim['claim']}: {claim['value']:.2%} ({claim['verdict']})")
+        voice.words.print(f"Table: {out / 'table.md'}   Report: {page}")
+        voice.result(summary)
+
+
+@app.command("plateau")
+def plateau(
+    out: Annotated[Path, typer.Option(help="Folder for networks, cells, tables and report.")],
+    preset: Annotated[str, typer.Option(help="smoke, cpu or paper.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many networks.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Selection Plateau (arXiv 2605.09345): feature classes, sparsities, kappa, every claim."""
+    voice = Voice(quiet, as_json)
+    with clear_errors(resumable=True):
+        from natsel_papers.reproduce_plateau import reproduce_plateau
+
+        need_report()
+        with voice.progress() as progress:
+            rows, summary = reproduce_plateau(
+                preset,
+                out,
+                device=device,
+                seeds=seeds,
+                epochs=epochs,
+                peers=peers,
+                workers=workers,
+                resume=resume,
+                progress=progress,
+            )
+        finish(voice, rows, summary, out)

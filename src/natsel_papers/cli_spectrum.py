@@ -1,0 +1,77 @@
+"""``natsel spectrum``: plateau, escape and complexity by sparsity, of any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from natsel.cli.console import Voice, clear_errors, need_report, parse_names, parse_numbers
+
+
+def spectrum(
+    model: Annotated[str, typer.Argument(help="A trained model's folder, or hf:NAME.")],
+    data: Annotated[str, typer.Option(help="A data set of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for cells, tables and report.")],
+    sparsity: Annotated[str, typer.Option(help="Shares that go, rising.")] = "0.5,0.6,0.7,0.8",
+    classes: Annotated[str | None, typer.Option(help="Feature classes; by default nine.")] = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions of splits and searches.")] = 3,
+    kinds: Annotated[str, typer.Option(help="Kinds of communities that are cut.")] = "neuron",
+    optimizer: Annotated[str, typer.Option(help="dbo, cma or random.")] = "dbo",
+    generations: Annotated[int, typer.Option(help="Rounds of a search.")] = 5,
+    population: Annotated[int, typer.Option(help="Candidates a round.")] = 8,
+    search_images: Annotated[int, typer.Option(help="Samples that are searched on.")] = 2000,
+    held_images: Annotated[int, typer.Option(help="Samples that are reported on.")] = 5000,
+    adaptive_images: Annotated[int, typer.Option(help="Samples of the adaptive pruner.")] = 5000,
+    compensate: Annotated[bool, typer.Option(help="Also repair in closed form.")] = True,
+    peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Measure what escapes the plateau of a model, at which complexity and sparsity."""
+    voice = Voice(quiet, as_json)
+    with clear_errors(resumable=True):
+        from natsel.features import NINE
+        from natsel_papers.plateau_grid import PlateauGrid
+        from natsel_papers.spectrum import run_spectrum
+
+        grid = PlateauGrid(
+            sparsities=parse_numbers("sparsity", sparsity),
+            classes=parse_names("classes", classes) if classes is not None else NINE,
+            seeds=seeds,
+            kinds=parse_names("kinds", kinds),
+            search_images=search_images,
+            held_images=held_images,
+            adaptive_images=adaptive_images,
+            optimizer=optimizer,
+            generations=generations,
+            population=population,
+            compensate=compensate,
+            peers=peers,
+            device=device,
+        )
+        need_report()
+        with voice.progress() as progress:
+            rows, summary = run_spectrum(
+                model, data, grid, out, workers=workers, resume=resume, progress=progress
+            )
+        finish(voice, rows, summary, out)
+
+
+def finish(voice: Voice, rows: list[dict[str, Any]], summary: dict[str, Any], out: Path) -> None:
+    """Write table and report of a plateau study, and say what it found."""
+    from natsel.common.files import write_atomic
+    from natsel_papers.report_plateau import plateau_markdown, write_plateau_report
+
+    write_atomic(out / "table.md", (plateau_markdown(rows, summary) + "\n").encode())
+    page = write_plateau_report(out)
+    for sentence in summary["sentences"]:
+        voice.words.print(sentence, markup=False)
+    for claim in summary["claims"]:
+        voice.words.print(f"{claim['claim']}: {claim['verdict']}", markup=False)
+    voice.words.print(f"Table: {out / 'table.md'}   Report: {page}", markup=False)
+    voice.result(summary)

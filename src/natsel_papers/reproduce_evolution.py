@@ -1,0 +1,276 @@
+"""The experiment of arXiv 2601.10765, with baselines, seeds, intervals and paired tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from natsel.common.errors import choose, refuse
+from natsel.common.files import write_json
+from natsel.data import names as dataset_names
+from natsel.dynamics import DYNAMICS
+from natsel.extraction import extract
+from natsel.runs.evolve import SPARSITIES
+from natsel.runs.folder import claim, take
+from natsel.runs.jobs import default_workers, run_jobs
+from natsel.runs.measure import num_correct
+from natsel.runs.networks import network, put_under_selection, reduced
+from natsel.runs.oneshot import one_shot_cuts
+from natsel.runs.splits import Splits, load_splits
+from natsel.runs.training import Progress, Recipe, make_optimizer, silent, train
+from natsel.selection import Sparsity
+from natsel_papers.evolution_table import summarize, table
+
+HIDDEN = (512, 256)
+MATCHED_FOR_ALL = (0.5, 0.8, 0.9)
+LAWS = (
+    "logistic",
+    "lotka-volterra",
+    "participation",
+    "replicator",
+    "replicator-mutator",
+    "wright-fisher",
+)
+"""The laws of the published table, whatever else is registered."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid.
+
+    Attributes:
+        kind: "dense", "scratch", "paper" (one network cut to every sparsity) or "matched" (a
+            carrying capacity for one sparsity).
+        seed: of weights, batches and stochastic laws.
+        dynamics: the law, for "paper" and "matched".
+        sparsity: for "scratch" and "matched".
+        dataset: what it is trained on.
+        recipe: how it is trained.
+        sparsities: where it is cut.
+        constants: of the evolution, as sorted pairs.
+    """
+
+    kind: str
+    seed: int
+    dynamics: str | None
+    sparsity: float | None
+    dataset: str
+    recipe: Recipe
+    sparsities: tuple[float, ...]
+    constants: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages."""
+        parts = [self.kind, self.dynamics or "", f"{self.sparsity or ''}", f"seed {self.seed}"]
+        return " ".join(p for p in parts if p)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to run.
+
+    Attributes:
+        seeds: how many seeds.
+        dataset: a data set that the multi-layer perceptron can read.
+        recipe: the same for every network of the grid.
+        sparsities: where networks are cut.
+        dynamics: which laws.
+    """
+
+    seeds: int = 5
+    dataset: str = "mnist"
+    recipe: Recipe = Recipe(epochs=8, batch_size=128, learning_rate=2e-3)  # noqa: RUF009 (frozen)
+    sparsities: tuple[float, ...] = SPARSITIES
+    dynamics: tuple[str, ...] = LAWS
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seeds, int) or self.seeds < 2:
+            refuse("seeds", self.seeds, "a whole number >= 2: an interval needs several runs")
+        choose("dataset", self.dataset, dataset_names())
+        for law in self.dynamics:
+            choose("dynamics", law, DYNAMICS)
+        for name, values in (("sparsities", self.sparsities), ("dynamics", self.dynamics)):
+            if not values or len(set(values)) < len(values):
+                refuse(name, list(values), "at least one, each once")
+        for value in self.sparsities:
+            if Sparsity(value).value == 0:
+                refuse("sparsities", list(self.sparsities), "numbers in (0, 1)")
+
+    def cell(self, kind: str, seed: int, **chosen: Any) -> Cell:
+        """Return one cell of the grid."""
+        dynamics = chosen.get("dynamics")
+        # The laws' own constants were chosen on the validation split of MNIST.
+        constants = DYNAMICS[dynamics].constants() if dynamics else {}
+        return Cell(
+            kind=kind,
+            seed=seed,
+            dynamics=dynamics,
+            sparsity=chosen.get("sparsity"),
+            dataset=self.dataset,
+            recipe=self.recipe,
+            sparsities=self.sparsities,
+            constants=tuple(sorted(constants.items())),
+        )
+
+
+def reproduce_evolution(
+    grid: Grid,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run the whole grid and write ``table.json`` and ``summary.json``.
+
+    Two protocols. *Paper*: one trained network per law and seed, cut to every sparsity without
+    fine-tuning. *Matched pressure*: per sparsity a run of its own whose carrying capacity is what
+    should remain, so that the pressure, not the knife, meets the budget; at 50, 80 and 90 % for
+    every law, at the other sparsities for the law that is best on the validation split. Beside
+    them: random, magnitude and Taylor cuts of plainly trained networks, and networks of the
+    reduced size trained from scratch with the same number of steps.
+
+    Args:
+        grid: what to run.
+        out: the folder; every training is cached there.
+        workers: processes side by side; one per core by default.
+        resume: go on with a run that was stopped.
+        progress: called after every training.
+
+    Returns:
+        The rows of ``table.json`` and the content of ``summary.json``.
+
+    Raises:
+        ValueError: if an argument is not allowed or the folder holds another run.
+    """
+    folder = Path(out)
+    config = {"reproduce": "evolution", **_as_json(grid)}
+    workers = default_workers() if workers is None else workers
+    if not isinstance(workers, int) or workers < 1:
+        refuse("workers", workers, "a whole number >= 1")
+    with claim(folder, config, resume):
+        progress(f"load {grid.dataset}", 0, 1)
+        _splits(grid.dataset)
+        progress(f"load {grid.dataset}", 1, 1)
+        # Only now: what is wrong with the input has shown itself, and nothing was written for it.
+        take(folder, config)
+        return _reproduce(grid, folder, config, workers, progress)
+
+
+def _reproduce(
+    grid: Grid, folder: Path, config: dict[str, Any], workers: int, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run what is not cached yet, and write the table and the summary."""
+    started = time.perf_counter()
+    jobs_folder = folder / "trainings"
+    seeds = range(grid.seeds)
+    first = [grid.cell("dense", s) for s in seeds]
+    first += [grid.cell("scratch", s, sparsity=v) for v in grid.sparsities for s in seeds]
+    first += [grid.cell("paper", s, dynamics=d) for d in grid.dynamics for s in seeds]
+    shared = [v for v in grid.sparsities if v in MATCHED_FOR_ALL] or list(grid.sparsities[:1])
+    first += [
+        grid.cell("matched", s, dynamics=d, sparsity=v)
+        for d in grid.dynamics
+        for v in shared
+        for s in seeds
+    ]
+
+    def run(cells: Sequence[Cell], label: str) -> dict[Cell, dict[str, Any]]:
+        found = run_jobs(
+            train_cell, cells, jobs_folder, workers=workers, progress=progress, label=label
+        )
+        return dict(zip(cells, found, strict=True))
+
+    results = run(first, "train networks")
+    best = best_law(grid, results, shared)
+    rest = [
+        grid.cell("matched", s, dynamics=best, sparsity=v)
+        for v in grid.sparsities
+        if v not in shared
+        for s in seeds
+    ]
+    results |= run(rest, f"matched pressure ({best})")
+    rows = table(results, widths=HIDDEN, sparsities=grid.sparsities, dynamics=grid.dynamics)
+    summary = summarize(rows, best, config)
+    seconds = sum(r["seconds"] for r in results.values())
+    summary["seconds"] = {"this_run": time.perf_counter() - started, "all_trainings": seconds}
+    write_json(folder / "table.json", rows)
+    write_json(folder / "summary.json", summary)
+    return rows, summary
+
+
+@cache
+def _splits(dataset: str) -> Splits:
+    return load_splits(dataset)
+
+
+def train_cell(cell: Cell) -> dict[str, Any]:
+    """Train one network of the grid and cut it; accuracies on validation and test split."""
+    splits = _splits(cell.dataset)
+    torch.manual_seed(cell.seed)
+    hidden = HIDDEN if cell.kind != "scratch" else reduced(HIDDEN, cell.sparsity or 0.0)
+    model = network("mlp", splits, seed=cell.seed, options={"hidden": hidden})
+    optimizer = make_optimizer(model, cell.recipe)
+    evolution = None
+    if cell.dynamics is not None:
+        constants = dict(cell.constants)
+        if cell.kind == "matched":
+            assert cell.sparsity is not None
+            constants["capacity"] = 1.0 - cell.sparsity
+        evolution = put_under_selection(
+            model, optimizer, splits, dynamics=cell.dynamics, seed=cell.seed, constants=constants
+        )
+    trained = train(model, optimizer, splits, cell.recipe, seed=cell.seed, evolution=evolution)
+    result: dict[str, Any] = {"uncut": _accuracies(model, splits), "seconds": trained.seconds}
+    result["cuts"] = {}
+    if cell.kind == "dense":
+        for method, sparsity, _, small in one_shot_cuts(model, splits, cell.sparsities, cell.seed):
+            result["cuts"].setdefault(method, {})[str(sparsity)] = _accuracies(small, splits)
+    if evolution is not None:
+        result["extinct_share"] = evolution.extinct_share
+        result["pressure"] = evolution.pressure
+        result["alive"] = {n: int(m.sum()) for n, m in evolution.alive.items()}
+        wanted = cell.sparsities if cell.kind == "paper" else (cell.sparsity or 0.0,)
+        for sparsity in wanted:
+            survivors = evolution.survivors(Sparsity(sparsity))
+            small = extract(model, survivors)
+            result["cuts"][str(sparsity)] = _accuracies(small, splits)
+    return result
+
+
+def _accuracies(model: nn.Module, splits: Splits) -> dict[str, float]:
+    return {
+        name: num_correct(model, x, y) / len(y)
+        for name, (x, y) in (("validation", splits.validation), ("test", splits.test))
+    }
+
+
+def best_law(grid: Grid, results: Mapping[Cell, dict[str, Any]], shared: Sequence[float]) -> str:
+    """Return the law with the highest mean validation accuracy under matched pressure."""
+
+    def mean(dynamics: str) -> float:
+        values: list[float] = [
+            r["cuts"][str(c.sparsity)]["validation"]
+            for c, r in results.items()
+            if c.kind == "matched" and c.dynamics == dynamics and c.sparsity in shared
+        ]
+        return sum(values) / len(values)
+
+    return max(grid.dynamics, key=mean)
+
+
+def _as_json(grid: Grid) -> dict[str, Any]:
+    config = asdict(grid)
+    config["sparsities"] = list(grid.sparsities)
+    config["dynamics"] = list(grid.dynamics)
+    config["hidden"] = list(HIDDEN)
+    config["constants"] = {name: DYNAMICS[name].constants() for name in grid.dynamics}
+    return config

@@ -1,0 +1,235 @@
+"""A plateau study of any model: run the cells, keep every one, write the table and the summary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from natsel.common.errors import refuse
+from natsel.common.files import write_json
+from natsel.communities import discover
+from natsel.communities.tensors import tensors_of
+from natsel.runs import environment, folder
+from natsel.runs.jobs import default_workers, run_jobs
+from natsel.runs.prune import open_for
+from natsel.runs.statistics import holm
+from natsel.runs.trained import digest
+from natsel.runs.training import Progress, silent
+from natsel_papers.plateau_cell import run_cell
+from natsel_papers.plateau_claims import Claim, claims
+from natsel_papers.plateau_grid import PEER, PLATEAU, PlateauGrid, cells, check_device
+from natsel_papers.plateau_table import (
+    Outcomes,
+    Rows,
+    family_of,
+    sensitivity,
+    spectrum,
+    table,
+    won_back,
+)
+
+TITLE = "The plateau and its spectrum"
+REPAIRED = ("adaptive", f"{PLATEAU}, compensated", "adaptive, compensated")
+
+
+def run_spectrum(
+    model: str,
+    data: str,
+    grid: PlateauGrid,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> tuple[Rows, dict[str, Any]]:
+    """Study the plateau of one model: what escapes it, at which complexity, at which sparsity.
+
+    With one model, seeds repeat the splits, the searches and the random features on it.
+
+    Args:
+        model: what ``natsel.open_model`` opens.
+        data: name of the data set that it is measured on.
+        grid: what is compared.
+        out: folder for ``table.json``, ``summary.json`` and the cached cells.
+        workers: processes side by side; by default one per core.
+        resume: go on with what the folder holds.
+        progress: called after every cell.
+
+    Returns:
+        The rows of the table, and the summary.
+
+    Raises:
+        ValueError: if an argument is not allowed.
+    """
+    target = Path(out)
+    check_device(grid.device)
+    config = {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
+    with folder.claim(target, config, resume):
+        opened, splits = open_for(model, data, 0)
+        if splits is None or splits.task is not None:
+            refuse("data", data, "a data set of images with one class each")
+        # Kinds that the model lacks are refused before the folder is taken.
+        discover(opened.model, (splits.train[0][:2],)).only(*grid.kinds)
+        network = (model, digest(tensors_of(opened.model)))
+        folder.take(target, config)
+        rows, summary = study(
+            [network],
+            data,
+            grid,
+            target,
+            title=TITLE,
+            workers=workers,
+            progress=progress,
+            more=config,
+        )
+        write_study(target, rows, summary)
+    return rows, summary
+
+
+def write_study(out: Path, rows: Rows, summary: dict[str, Any]) -> None:
+    """Write ``table.json`` and ``summary.json``."""
+    write_json(out / "table.json", rows)
+    write_json(out / "summary.json", summary)
+
+
+def study(
+    networks: list[tuple[str, str]],
+    data: str,
+    grid: PlateauGrid,
+    out: Path,
+    *,
+    title: str,
+    workers: int | None,
+    progress: Progress,
+    more: dict[str, Any],
+    notes: list[str] | None = None,
+) -> tuple[Rows, dict[str, Any]]:
+    """Run the cells of some networks and return the rows of the table, and the summary."""
+    jobs = cells(grid, networks, data)
+    found = run_jobs(
+        run_cell,
+        jobs,
+        out / "cells",
+        workers=workers if workers is not None else default_workers(),
+        progress=progress,
+        label="cells",
+    )
+    outcomes = Outcomes.of(found)
+    rows = table(outcomes)
+    summary = summarise(outcomes, rows) | {
+        "title": title,
+        "notes": notes or [],
+        "config": more,
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "git": environment.git_state(),
+        "seconds": {"cells": sum(c["seconds"] for c in found)},
+    }
+    return rows, summary
+
+
+def summarise(outcomes: Outcomes, rows: Rows) -> dict[str, Any]:
+    """Return what a study found, in words and as data."""
+    sensitive = sensitivity(outcomes)
+    zones = spectrum(rows)
+    judged: list[Claim] = claims(outcomes, rows)
+    share = {
+        name: {f"{s:g}": won_back(outcomes, name, s) for s in outcomes.sparsities}
+        for name in (*REPAIRED, *(m for m in outcomes.methods if family_of(m) == "one-shot"))
+        if name in outcomes.methods
+    }
+    return {
+        "kind": "plateau study",
+        "sentences": _sentences(outcomes, sensitive, zones, rows),
+        "sensitivity": sensitive,
+        "spectrum": zones,
+        "claims": [c._asdict() for c in judged],
+        "won_back": share,
+        "dense": {f"{s:g}": outcomes.accuracies("dense", s) for s in outcomes.sparsities},
+        "adaptive": [
+            {
+                "seed": c["seed"],
+                "sparsity": c["sparsity"],
+                **c["methods"]["adaptive"]["adaptive"],
+            }
+            for c in outcomes.cells
+        ],
+        "winners": _winners(outcomes),
+        "independence": outcomes.cells[0]["independence"],
+        "extracted_equals_masked": min(c["extracted_equals_masked"] for c in outcomes.cells),
+        "test": rows[-1].get("test", ""),
+    }
+
+
+def against_peers(outcomes: Outcomes) -> list[str]:
+    """Compare the adaptive pruner with the best of a peer's importances at each sparsity.
+
+    The best is picked by what it reaches on the held-out samples, which favours the peer.
+    """
+    peers = [m for m in outcomes.methods if m.startswith(PEER)]
+    if not peers:
+        return []
+    best = {
+        s: max(peers, key=lambda m: float(np.mean(outcomes.accuracies(m, s))))
+        for s in outcomes.sparsities
+    }
+    tests = {s: outcomes.compare("adaptive", best[s], s) for s in best}
+    values = dict(zip(tests, holm([t.p_value for t in tests.values()]), strict=True))
+    return [
+        f"S = {s:g}: adaptive against the best of {len(peers)}, {best[s]}: "
+        f"{100 * t.difference:+.2f} points ({100 * t.low:+.2f} to {100 * t.high:+.2f}, "
+        f"p = {values[s]:.2g})."
+        for s, t in tests.items()
+    ]
+
+
+def _winners(outcomes: Outcomes) -> Rows:
+    """Return the searched curves: weights, fused complexity, and which ranks survived."""
+    held = ("weights", "fused_kappa", "kept_ranks", "curve", "images", "evaluations")
+    return [
+        {
+            "method": name,
+            "seed": c["seed"],
+            "sparsity": c["sparsity"],
+            **{k: m[k] for k in held},
+        }
+        for c in outcomes.cells
+        for name, m in c["methods"].items()
+        if "weights" in m
+    ]
+
+
+def _sentences(outcomes: Outcomes, sensitive: dict[str, Any], zones: Rows, rows: Rows) -> list[str]:
+    cost = f"{100 * sensitive['cost']:.1f} points at S = {sensitive['sparsity']:g}"
+    words = (
+        f"Random removal costs {cost}: the network is sensitive, the study can be read."
+        if sensitive["sensitive"]
+        else f"Random removal costs only {cost} (15 are required): the network is hardly "
+        "sensitive, so that little can be read from what follows."
+    )
+    sentences = [words]
+    for zone in zones:
+        at = f"S = {zone['sparsity']:g}: plateau {100 * zone['plateau']['mean']:.2f} %"
+        if zone["kappa"] is None:
+            sentences.append(f"{at}; no feature class escapes it significantly.")
+        else:
+            sentences.append(
+                f"{at}; kappa = {zone['kappa']}: {', '.join(zone['escaping'])} escape it."
+            )
+    worse = [r for r in rows if r["method"] == "adaptive" and r.get("worse")]
+    sentences.append(
+        f"The adaptive pruner is significantly worse than the plateau in {len(worse)} of "
+        f"{len(zones)} sparsities."
+    )
+    sentences += against_peers(outcomes)
+    for name in REPAIRED:
+        if name in outcomes.methods:
+            shares = [(s, won_back(outcomes, name, s)) for s in outcomes.sparsities]
+            text = ", ".join(f"{v:.0%} at {s:g}" for s, v in shares if v is not None)
+            sentences.append(
+                f"Share of the plateau's loss that {name} wins back: {text or 'none'}."
+            )
+    return sentences
