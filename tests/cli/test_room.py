@@ -164,3 +164,12 @@ def test_prune_refuses_another_model_before_the_work(natsel, no_work, tmp_path):
     line = told(natsel("prune", "mlp", "--out", tmp_path), 2)
     assert "a folder whose model.safetensors was saved by natsel" in line
     assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_damaged_masses_are_told_in_one_line(natsel, fast, tmp_path):
+    arguments = ("evolve", "--out", tmp_path, *fast, "--no-baselines", "--quiet")
+    assert natsel(*arguments, "--no-report").exit_code == 0
+    for content in (b"", b"abc", b"\xff" * 100, b"\x10" + b"\0" * 7 + b"[" * 16):
+        (tmp_path / "masses.safetensors").write_bytes(content)
+        line = told(natsel(*arguments, "--resume"), 2)
+        assert "masses.safetensors is not" in line

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
+from natsel.common.tensorfiles import read_tensors
 from natsel.report.accuracy import accuracy_figures, method_colours
 from natsel.report.comparison import batch_order, compare_latency, intervals_overlap
 from natsel.report.facts import Facts, as_real
@@ -51,7 +50,7 @@ def write_run_report(folder: str | Path) -> Path:
     level = facts.real("config.extinction_level") or DEFAULT_LEVEL
     masses = folder / "masses.safetensors"
     # Numpy knows no bfloat16: float64 holds every mass exactly.
-    tensors = load_file(masses) if masses.is_file() else {}
+    tensors = read_tensors(masses) if masses.is_file() else {}
     arrays = {k: (t.double() if t.is_floating_point() else t).numpy() for k, t in tensors.items()}
     trajectories = read_trajectories(arrays, level)
     communities = facts.rows("communities")
