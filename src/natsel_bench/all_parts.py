@@ -10,10 +10,11 @@ from natsel.common.errors import choose, refuse_together
 from natsel.common.extras import MissingExtraError
 from natsel.common.files import write_atomic, write_json
 from natsel.common.json_data import read_object
+from natsel.common.progress import Progress, silent
 from natsel.runs import environment, folder
 from natsel.runs.splits import load_splits
 from natsel.runs.trained import trained_network
-from natsel.runs.training import Progress, Recipe, silent
+from natsel.runs.training import Recipe
 from natsel_bench.extract import bench_extract
 from natsel_bench.peers_table import bench_peers
 from natsel_bench.score import bench_score

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call
 from natsel.common.errors import first_line, refuse
+from natsel.common.progress import Progress, silent
 from natsel.communities import discover
 from natsel.communities.latency import WARM_UP, batch_of
 from natsel.extraction import CsrLinear, extract, verify
@@ -21,7 +22,6 @@ from natsel.fitness import score
 from natsel.models import build
 from natsel.runs import environment
 from natsel.runs.timing import one_thread, quartiles, take_turns
-from natsel.runs.training import Progress, silent
 from natsel.selection import MACs, select
 
 SHARE = 0.5

@@ -10,9 +10,9 @@ from typing import Any
 
 from natsel.common.errors import refuse
 from natsel.common.files import write_atomic, write_json
+from natsel.common.progress import Progress, silent
 from natsel.runs import environment, folder
 from natsel.runs.jobs import run_jobs
-from natsel.runs.training import Progress, silent
 from natsel_bench.peers.case import Case, load_tool, run_apart
 from natsel_bench.peers.networks import LARGE, QUICK, WIDTHS, names
 from natsel_bench.peers.tools import choose_tools

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.progress import Progress, silent
 from natsel.communities import Communities, discover
 from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import gated_slices
@@ -20,7 +21,6 @@ from natsel.fitness.parts import PartsReader, input_axis
 from natsel.models import build
 from natsel.runs import environment
 from natsel.runs.timing import one_thread, quartiles, take_turns
-from natsel.runs.training import Progress, silent
 from natsel_bench.step import peak_memory
 
 SCORERS = ("wanda", "variance", "taylor", "contribution", "joint")

@@ -14,6 +14,7 @@ from natsel.adaptive.adaptive import STATISTIC
 from natsel.adaptive.arena import Arena
 from natsel.adaptive.race import race
 from natsel.common.errors import refuse
+from natsel.common.progress import Progress, silent
 from natsel.communities import Communities, discover
 from natsel.communities.surgery.surgery import silence
 from natsel.features import feature_class, fuse, matrices
@@ -23,7 +24,6 @@ from natsel.runs import environment
 from natsel.runs.measure import predictions
 from natsel.runs.prune import open_for
 from natsel.runs.timing import one_thread
-from natsel.runs.training import Progress, silent
 from natsel.selection import Sparsity, Survivors, select
 
 CLASS = "A5_Log6"

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from natsel.common.errors import choose, refuse
+from natsel.common.progress import Progress, silent
 from natsel.runs import environment
 from natsel.runs.timing import one_thread, quartiles, take_turns
-from natsel.runs.training import Progress, silent
 from natsel.selection import Sparsity, Weights, select
 from natsel_bench.ways_to_select import (
     PEERS,

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from natsel.common.errors import choose, refuse
+from natsel.common.progress import Progress, silent
 from natsel.communities import discover
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Evolution
 from natsel.models import build
 from natsel.runs import environment
 from natsel.runs.timing import quartiles, take_turns
-from natsel.runs.training import Progress, silent
 
 EVERY = (1, 5, 10)
 """Steps from one evolution of the masses to the next."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from natsel.common.errors import choose, refuse
 from natsel.common.files import write_json
+from natsel.common.progress import Progress, silent
 from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
 from natsel.extraction import extract
@@ -24,7 +25,7 @@ from natsel.runs.measure import num_correct
 from natsel.runs.networks import network, put_under_selection, reduced
 from natsel.runs.oneshot import one_shot_cuts
 from natsel.runs.splits import Splits, load_splits
-from natsel.runs.training import Progress, Recipe, make_optimizer, silent, train
+from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection import Sparsity
 from natsel_papers.evolution_table import summarize, table
 

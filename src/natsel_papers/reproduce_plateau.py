@@ -9,11 +9,12 @@ from typing import Any
 
 from natsel.common.errors import choose
 from natsel.common.json_data import read_object
+from natsel.common.progress import Progress, silent
 from natsel.features import CLASSES, NINE
 from natsel.runs import folder
 from natsel.runs.splits import load_splits
 from natsel.runs.trained import trained_network
-from natsel.runs.training import Progress, Recipe, silent
+from natsel.runs.training import Recipe
 from natsel_papers.plateau_claims import PAPER
 from natsel_papers.plateau_grid import PlateauGrid, check_device
 from natsel_papers.spectrum import study, write_study

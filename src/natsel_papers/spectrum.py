@@ -10,6 +10,7 @@ import numpy as np
 
 from natsel.common.errors import refuse
 from natsel.common.files import write_json
+from natsel.common.progress import Progress, silent
 from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.runs import environment, folder
@@ -17,7 +18,6 @@ from natsel.runs.jobs import default_workers, run_jobs
 from natsel.runs.prune import open_for
 from natsel.runs.statistics import holm
 from natsel.runs.trained import digest
-from natsel.runs.training import Progress, silent
 from natsel_papers.plateau_cell import run_cell
 from natsel_papers.plateau_claims import Claim, claims
 from natsel_papers.plateau_grid import PEER, PLATEAU, PlateauGrid, cells, check_device

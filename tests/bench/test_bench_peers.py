@@ -18,7 +18,7 @@ from natsel_bench.zoo.traps import TRAPS, build_trap, net
 
 
 def fake(name):
-    return f"study.fake_tools:{name}"
+    return f"bench.fake_tools:{name}"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_reasons_are_one_line():
 
 
 def test_nothing_removed_with_a_reason_is_a_refusal(monkeypatch):
-    monkeypatch.setattr("study.fake_tools.Exact.cut", lambda *_: None)
+    monkeypatch.setattr("bench.fake_tools.Exact.cut", lambda *_: None)
     found = run_here(Case(fake("Exact"), "flip", 60))
     assert (found["outcome"], found["reason"]) == ("refused", "something: because")
 

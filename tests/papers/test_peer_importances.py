@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import natsel
-from natsel_bench.peers import importances as room
+from natsel_papers import importances as room
 
 tp = pytest.importorskip("torch_pruning")
 

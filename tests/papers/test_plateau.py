@@ -18,7 +18,6 @@ from natsel.cli.main import app
 from natsel.common.files import read_json
 from natsel.io import save
 from natsel.models import build
-from natsel.report import plateau_markdown, write_plateau_report
 from natsel.runs.splits import Splits
 from natsel.runs.statistics import Comparison, paired_samples
 from natsel.selection.survivors import all_survive
@@ -28,6 +27,7 @@ from natsel_papers.plateau_cell import contents, pack, split_images, unpack
 from natsel_papers.plateau_claims import FAILS, HOLDS, UNKNOWN, claims, verdict
 from natsel_papers.plateau_grid import Cell, PlateauGrid, cells
 from natsel_papers.plateau_table import Outcomes, class_of, sensitivity, spectrum, table, won_back
+from natsel_papers.report_plateau import plateau_markdown, write_plateau_report
 from natsel_papers.spectrum import run_spectrum
 
 N = 400

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from natsel.report import to_markdown, write_reproduction_report
+from natsel.report import to_markdown
 from natsel.report.accuracy import accuracy_figures, method_colours
+from natsel_papers.report_reproduction import write_reproduction_report
 
 
 def cut(family, method, sparsity, mean, half=None, **more):

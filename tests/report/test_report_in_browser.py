@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from natsel.report import write_audit_report, write_reproduction_report, write_run_report
+from natsel.report import write_audit_report, write_run_report
+from natsel_papers.report_reproduction import write_reproduction_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(

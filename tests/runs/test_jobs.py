@@ -11,7 +11,7 @@ import torch
 from natsel.common.errors import NonFiniteError
 from natsel.common.files import read_json
 from natsel.runs.jobs import default_workers, path_of, run_jobs
-from natsel.runs.training import silent
+from natsel.common.progress import silent
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 import natsel
 from natsel.common.errors import NonFiniteError
-from natsel.selection import NM, Blocks, PackedSurvivors, Sparsity, Weights, select
+from natsel.selection import NM, Blocks, PackedSurvivors, Sparsity, Weights, select, unstructured
 from natsel.selection.budget import nearest_count
-from natsel.single_weights import unstructured
 from natsel.single_weights.streaming import blocks, engines, n_of_m
 from natsel.single_weights.streaming import threshold as room
 from natsel.single_weights.streaming.engines import NumpyEngine, TorchEngine

@@ -29,10 +29,10 @@ from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.orders import compare_orders, same_order
 from natsel.common.patterns import Patterns, chosen
+from natsel.common.progress import Progress, silent
 from natsel.communities import Communities
 from natsel.fitness import Fitness, Parts, get, score
 from natsel.fitness.score import Criterion
-from natsel.runs.training import Progress, silent
 from natsel.selection import Sparsity, select
 
 Scorer = str | Fitness | Callable[[Parts], Tensor]

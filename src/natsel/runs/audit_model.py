@@ -18,7 +18,7 @@ from natsel.runs.folder import alone, check
 from natsel.runs.oneshot import calibration
 from natsel.auditing.overlap import check_sparsities
 from natsel.runs.prune import open_for
-from natsel.runs.training import Progress, silent
+from natsel.common.progress import Progress, silent
 
 KIND = "audit"
 RESULT = "result.json"

@@ -12,7 +12,7 @@ from natsel.selection import Sparsity
 from natsel.runs.measure import accuracy, macs, num_parameters
 from natsel.runs.oneshot import METHODS, one_shot_cuts
 from natsel.runs.splits import Splits
-from natsel.runs.training import Progress
+from natsel.common.progress import Progress
 
 Row = dict[str, Any]
 

@@ -31,7 +31,8 @@ from natsel.runs.folder import claim, finished, take
 from natsel.runs.measure import describe, latency, stretch
 from natsel.runs.networks import network, put_under_selection
 from natsel.runs.splits import Splits, check_fit, load_splits
-from natsel.runs.training import Progress, Recipe, make_optimizer, silent, train
+from natsel.common.progress import Progress, silent
+from natsel.runs.training import Recipe, make_optimizer, train
 
 SCHEMA = 1
 KIND = "evolve"

@@ -34,7 +34,7 @@ from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
 from natsel.runs.splits import Splits, load_splits
-from natsel.runs.training import Progress, silent
+from natsel.common.progress import Progress, silent
 
 KIND = "prune"
 RESULT = "result.json"

@@ -15,18 +15,12 @@ from torch import nn
 
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, choose, refuse
+from natsel.common.progress import Progress, silent
 from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
 from natsel.runs.checkpoint import Parts, keep, resume
 from natsel.runs.measure import outcomes
 from natsel.runs.splits import Splits
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is, and how far it goes."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True)
