@@ -10,8 +10,8 @@ import torch
 
 from natsel.common.errors import NonFiniteError
 from natsel.common.files import read_json
-from natsel.runs.jobs import default_workers, path_of, run_jobs
 from natsel.common.progress import silent
+from natsel.runs.jobs import default_workers, path_of, run_jobs
 
 
 @dataclass(frozen=True)

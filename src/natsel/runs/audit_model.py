@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from natsel.auditing.audit import audit
+from natsel.auditing.overlap import check_sparsities
 from natsel.common.errors import choose, refuse
 from natsel.common.files import read_json, sweep, write_json
+from natsel.common.progress import Progress, silent
 from natsel.communities import discover
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.fitness import FITNESS
 from natsel.runs import environment
-from natsel.auditing.audit import audit
 from natsel.runs.folder import alone, check
 from natsel.runs.oneshot import calibration
-from natsel.auditing.overlap import check_sparsities
 from natsel.runs.prune import open_for
-from natsel.common.progress import Progress, silent
 
 KIND = "audit"
 RESULT = "result.json"

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from natsel.common.progress import Progress
 from natsel.evolution import Evolution
 from natsel.extraction import extract
-from natsel.selection import Sparsity
 from natsel.runs.measure import accuracy, macs, num_parameters
 from natsel.runs.oneshot import METHODS, one_shot_cuts
 from natsel.runs.splits import Splits
-from natsel.common.progress import Progress
+from natsel.selection import Sparsity
 
 Row = dict[str, Any]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.files import write_atomic, write_json
+from natsel.common.progress import Progress, silent
 from natsel.data import TEXTS
 from natsel.data import names as image_names
 from natsel.dynamics import DYNAMICS
@@ -24,15 +25,14 @@ from natsel.extraction import extract, verify
 from natsel.fitness import FITNESS
 from natsel.io import save
 from natsel.models import MODELS, TASKS
-from natsel.selection import Sparsity
 from natsel.runs import environment
 from natsel.runs.cuts import evolved_cuts, plain_cuts
 from natsel.runs.folder import claim, finished, take
 from natsel.runs.measure import describe, latency, stretch
 from natsel.runs.networks import network, put_under_selection
 from natsel.runs.splits import Splits, check_fit, load_splits
-from natsel.common.progress import Progress, silent
 from natsel.runs.training import Recipe, make_optimizer, train
+from natsel.selection import Sparsity
 
 SCHEMA = 1
 KIND = "evolve"

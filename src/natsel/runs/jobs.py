@@ -21,8 +21,8 @@ import torch
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.files import sweep, write_json
 from natsel.common.json_data import read_object
-from natsel.runs.timing import one_thread
 from natsel.common.progress import Progress
+from natsel.runs.timing import one_thread
 
 
 class Job(Protocol):

@@ -11,8 +11,8 @@ from torch import nn
 from natsel.communities import discover
 from natsel.evolution import Evolution
 from natsel.models import build
-from natsel.selection import Sparsity
 from natsel.runs.splits import Splits
+from natsel.selection import Sparsity
 
 
 def network(name: str, splits: Splits, *, seed: int, options: Mapping[str, Any]) -> nn.Module:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from natsel.communities import Communities, discover
 from natsel.extraction import extract
 from natsel.fitness import score
-from natsel.selection import Sparsity, Survivors, select
 from natsel.runs.splits import Splits
+from natsel.selection import Sparsity, Survivors, select
 
 METHODS = ("random", "magnitude", "taylor")
 CALIBRATION_BATCHES = 20

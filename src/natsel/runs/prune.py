@@ -11,9 +11,11 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
+from natsel.common.progress import Progress, silent
 from natsel.communities import Communities, discover
 from natsel.data import TEXTS
 from natsel.data import names as image_names
@@ -24,17 +26,15 @@ from natsel.fitness import FITNESS, score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened
 from natsel.models import MODELS, TASKS
-from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
-from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
-from natsel.selection.normalize import Normalization
-from natsel.selection.select import Budget
-from natsel.selection.sequence import Scope
 from natsel.runs import environment
 from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
 from natsel.runs.splits import Splits, load_splits
-from natsel.common.progress import Progress, silent
+from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.selection.normalize import Normalization
+from natsel.selection.select import Budget
+from natsel.selection.sequence import Scope
 
 KIND = "prune"
 RESULT = "result.json"

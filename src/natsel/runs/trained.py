@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from natsel.common.files import write_json
 from natsel.common.json_data import read_object
+from natsel.common.progress import Progress
 from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.extraction import extract
@@ -20,7 +21,6 @@ from natsel.io import save
 from natsel.models import build
 from natsel.runs.measure import outcomes
 from natsel.runs.splits import Splits
-from natsel.common.progress import Progress
 from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection.survivors import all_survive
 
