@@ -110,7 +110,6 @@ class AttentionWay:
         return f"attention({', '.join(f'{name}={getattr(self, name)}' for name in told)})"
 
 
-EINSUM = ("einsum", "bthd")
 HARD = {
     "store": ("heads", "num_heads", "twice", "property"),
     "split": (
@@ -135,6 +134,21 @@ HARD = {
     "project": tuple(dict.fromkeys(p for p in WAYS["project"] if p != "split inner")),
 }
 """Words with which heads can be removed: an attribute follows, or nothing has to."""
+
+
+UNTAUGHT = {
+    "project": ("per head",),
+    "core": ("einsum", "bthd"),
+    "softmax": ("island",),
+    "bias": ("slopes",),
+    "merge": ("einsum",),
+}
+"""Words with which heads could be removed, and are refused because a rule is missing."""
+
+
+def is_taught(way: AttentionWay) -> bool:
+    """Tell whether natsel has a rule for every word of a way."""
+    return not any(getattr(way, name) in words for name, words in UNTAUGHT.items())
 
 
 def can_follow(way: AttentionWay) -> bool:
