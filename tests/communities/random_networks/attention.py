@@ -59,7 +59,16 @@ WAYS: dict[str, tuple[Any, ...]] = {
     ),
     "scale": ("tensor", "tensor", "attribute", "attribute", "dim", "none", "width", "inner", "all"),
     "softmax": ("plain", "plain", "dtype", "float", "to", "island", "max", "exp"),
-    "bias": (*("none",) * 7, "causal", "per head", "table", "embedding", "slopes", "mask by head"),
+    "bias": (
+        *("none",) * 7,
+        "causal",
+        "per head",
+        "table",
+        "embedding",
+        "slopes",
+        "mask by head",
+        "kept",
+    ),
     "query": (*("none",) * 7, "norm", "rms", "whole norm", "cosine", "temperature", "rotary"),
     "mix": (
         *("none",) * 14,

@@ -54,7 +54,9 @@ class NetworkWay:
         weights: how they are initialised.
         dtype: of the weights.
         loud: how large the example inputs are.
-        big: millions of parameters more, in a wide layer or, from WIDE on, in a table.
+        big: millions of parameters more, in a wide layer or, beyond WIDE, in a table.
+        length: of the sequences.
+        shared: whether blocks of one way are one module.
     """
 
     blocks: tuple[BlockWay, ...] = ()
@@ -69,6 +71,7 @@ class NetworkWay:
     loud: float = 1.0
     big: int = 0
     length: int = 5
+    shared: bool = False
 
     def __str__(self) -> str:
         told = (
@@ -114,6 +117,7 @@ class Network(nn.Module):
         super().__init__()
         self.images, self.exit, self.entry = way.images, way.exit, way.entry
         width = way.width
+        self.blocks = nn.ModuleList()
         if way.images:
             self.stem = nn.Conv2d(3, width, 3, padding=1)
         elif way.entry == "tokens":
@@ -121,7 +125,10 @@ class Network(nn.Module):
             self.position = nn.Parameter(torch.randn(1, way.length, width) * 0.02)
         else:
             self.stem = nn.Linear(6, width)
-        self.blocks = nn.ModuleList(_block(way, b) for b in way.blocks)
+        once: dict[BlockWay, Block] = {}
+        for block in way.blocks:
+            made = _block(way, block)
+            self.blocks.append(once.setdefault(block, made) if way.shared else made)
         self.rooted = [isinstance(b, AttentionWay) and b.store == "root" for b in way.blocks]
         if any(self.rooted):
             self.heads = way.blocks[self.rooted.index(True)].heads
@@ -226,6 +233,7 @@ def _draw(rng: random.Random) -> NetworkWay:
         loud=rng.choice((1.0, 1.0, 0.02, 100.0)),
         big=rng.choice((9, 35, 35)) if rng.random() < 0.06 else 0,
         length=rng.choice((4, 5, 7)),
+        shared=rng.random() < 0.5,
     )
 
 

@@ -323,3 +323,48 @@ def quantized(m, x):
     y = m.up(x)
     s = y.abs().amax(-1, keepdim=True) + 1e-3
     return m.down((y / s).round() * s)
+
+
+@perceptron(removable=None)
+def viewed_out_features(m, x):
+    B, T, _ = x.shape
+    return m.down(m.up(x).relu().view(B * T, m.up.out_features)).view(B, T, -1)
+
+
+@perceptron(removable=False)
+def over_out_features(m, x):
+    return m.down(m.up(x).relu() / m.up.out_features)
+
+
+@perceptron(removable=False)
+def over_rows(m, x):
+    return m.down(m.up(x).relu() * len(m.up.weight) ** -0.5)
+
+
+@perceptron(2, removable=None)
+def glu_slices_out_features(m, x):
+    y, half = m.up(x), m.up.out_features // 2
+    return m.down(y[..., :half] * y[..., half:].sigmoid())
+
+
+@perceptron(removable=False)
+def odd_or_even(m, x):
+    y = m.up(x)
+    return m.down(y.relu() if y.shape[-1] % 2 else y.tanh())
+
+
+@perceptron(removable=False)
+def narrow_or_wide(m, x):
+    y = m.up(x)
+    return m.down(y.relu() if y.shape[-1] < 3 else y.tanh())
+
+
+@perceptron(removable=None)
+def broadcast_parts(m, x):
+    y = m.up(x).relu()
+    return m.down(y * torch.ones(y.shape[-1], dtype=y.dtype) + y.new_zeros(m.hidden)[:1])
+
+
+@perceptron(parts=lambda w, h: {"gate": nn.Linear(w, 1)})
+def gated_by_one(m, x):
+    return m.down(m.up(x).relu() * m.gate(x).sigmoid())

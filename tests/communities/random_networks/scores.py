@@ -35,6 +35,8 @@ class Scores(HeadCount):
             return self.bias(distance.clamp(-4, 3) + 4).permute(2, 0, 1).unsqueeze(0)
         if way.bias == "slopes":
             return -(self.slopes * distance.abs()).to(like.dtype)
+        if way.bias == "kept":
+            return (self.kept * distance.sign()).to(like.dtype)
         far = distance.abs()[None] > self.reach[:, None, None]
         return torch.zeros(far.shape, dtype=like.dtype).masked_fill(far, -1e4).unsqueeze(0)
 

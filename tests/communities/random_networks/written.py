@@ -67,6 +67,8 @@ class Attention(Projections, Scores):
             self.bias = nn.Embedding(8, heads)
         elif way.bias == "slopes":
             self.register_buffer("slopes", 2.0 ** -torch.arange(1, heads + 1).view(1, heads, 1, 1))
+        elif way.bias == "kept":
+            self.kept = 2.0 ** -torch.arange(1.0, heads + 1).view(1, heads, 1, 1)
         elif way.bias == "mask by head":
             self.register_buffer("reach", torch.arange(1, heads + 1))
         if way.query == "norm":
