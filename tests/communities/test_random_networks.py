@@ -85,6 +85,47 @@ def test_heads_that_no_rule_knows_yet_are_offered(attention):
     assert not list(lost(way, communities))
 
 
+# Each of these was once offered and wrong, or could not be extracted.
+
+SATURATED = NetworkWay(
+    blocks=(LayerWay("plain"), AttentionWay(scale="all")),
+    residual="dominant",
+    entry="tokens",
+    weights="small",
+    length=4,
+)
+FAILED_ONCE = {
+    "as many heads as each is wide": NetworkWay(blocks=(AttentionWay(dim=4),), weights="tiny"),
+    "casts and small inputs": NetworkWay(blocks=(AttentionWay(softmax="float"),), loud=0.02),
+    "many parameters": NetworkWay(blocks=(AttentionWay(),), width=8, loud=0.02, big=9),
+    "layers that only look alike": NetworkWay(
+        blocks=(LayerWay("plain"), LayerWay("over_size")),
+        residual="dominant",
+        weights="tiny",
+        loud=0.02,
+        big=35,
+    ),
+    "heads that roll": NetworkWay(
+        blocks=(LayerWay("plain", 6), AttentionWay(group=2, trap="roll", qkv_bias=False)),
+        norm="rms",
+        weights="small",
+    ),
+    "halves": NetworkWay(blocks=(LayerWay("two_halves"),)),
+    "uneven parts": NetworkWay(blocks=(LayerWay("conv_uneven_parts"),), images=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", FAILED_ONCE.values(), ids=FAILED_ONCE)
+def test_what_failed_once_is_right(way):
+    assert_right(way, many=1)
+
+
+@pytest.mark.xfail(strict=True, reason="a part that differs is overruled by a saturated whole")
+def test_a_saturated_softmax_hides_no_scale():
+    assert_right(SATURATED, many=1)
+
+
 # The judge itself.
 
 HEADS = NetworkWay(blocks=(AttentionWay(dim=8, split="tensor"),), weights="small", loud=0.02)
