@@ -94,21 +94,18 @@ SATURATED = NetworkWay(
     weights="small",
     length=4,
 )
+HIDDEN = AttentionWay(dim=8, split="tensor", scale="tensor")
 FAILED_ONCE = {
     "as many heads as each is wide": NetworkWay(blocks=(AttentionWay(dim=4),), weights="tiny"),
-    "casts and small inputs": NetworkWay(blocks=(AttentionWay(softmax="float"),), loud=0.02),
-    "many parameters": NetworkWay(blocks=(AttentionWay(),), width=8, loud=0.02, big=9),
+    "casts and small inputs": NetworkWay(blocks=(replace(HIDDEN, softmax="float"),), loud=0.02),
+    "many parameters": NetworkWay(blocks=(HIDDEN,), weights="small", loud=0.02, big=9),
+    "half precision": NetworkWay(blocks=(HIDDEN,), weights="tiny", loud=0.02, dtype="bfloat16"),
     "layers that only look alike": NetworkWay(
         blocks=(LayerWay("plain"), LayerWay("over_size")),
         residual="dominant",
         weights="tiny",
         loud=0.02,
         big=35,
-    ),
-    "heads that roll": NetworkWay(
-        blocks=(LayerWay("plain", 6), AttentionWay(group=2, trap="roll", qkv_bias=False)),
-        norm="rms",
-        weights="small",
     ),
     "halves": NetworkWay(blocks=(LayerWay("two_halves"),)),
     "uneven parts": NetworkWay(blocks=(LayerWay("conv_uneven_parts"),), images=True),
