@@ -59,11 +59,15 @@ def head_counts(model: nn.Module, x: Tensor) -> dict[str, AttentionWay]:
     for module in model.modules():
         module.__dict__.pop("count", None)
     ways = {name: model.get_submodule(name).way for name in asked}
-    return {
-        name: way
-        for name, way in ways.items()
-        if not way.mix.startswith("talking") and way.trap != "divide" and way.store not in PASSED
-    }
+    return {name: way for name, way in ways.items() if _must_follow(way)}
+
+
+def _must_follow(way: AttentionWay) -> bool:
+    """Tell whether a count that forward asks for has to be that of the heads that are left."""
+    if way.split == "chunks" and way.dim == 1:
+        return False  # torch makes no more chunks than there are columns
+    apart = way.mix.startswith("talking")  # queries and values count for themselves
+    return not apart and way.trap != "divide" and way.store not in PASSED
 
 
 def stale_counts(
