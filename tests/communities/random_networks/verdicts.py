@@ -93,6 +93,8 @@ def lost(way: NetworkWay, communities: natsel.Communities) -> Iterator[str]:
     """Yield the blocks from which something could go and nothing is offered, with the reason."""
     layers = CONVOLUTIONS | PERCEPTRONS | LIBRARY
     for number, block in enumerate(way.blocks):
+        if way.shared and block in way.blocks[:number]:
+            continue
         path = f"blocks.{number}.layer"
         inner = [c for c in communities.values() if _inside(c, path)]
         if isinstance(block, AttentionWay):
@@ -101,7 +103,7 @@ def lost(way: NetworkWay, communities: natsel.Communities) -> Iterator[str]:
             missing = layers[block.name].removable and not inner
         if missing:
             reasons = [r.reason for r in communities.refused if r.name.startswith(path)]
-            yield f"{block}: {reasons[0] if reasons else 'no reason'}"
+            yield f"{block}: {'; '.join(reasons) or 'no reason'}"
 
 
 def _inside(community: Community, path: str) -> bool:
