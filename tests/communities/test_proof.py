@@ -263,6 +263,36 @@ def test_layers_that_differ_in_a_function_are_not_proven_once(monkeypatch):
     assert "1.up" not in communities
 
 
+def test_a_part_that_differs_is_not_overruled_by_a_model_that_hides_it():
+    """What enters is so loud in the whole that each token sees itself alone, with any scale."""
+
+    class Scaled(Attention):
+        def __init__(self):
+            super().__init__()
+            self.scale = 0.3 / self.heads
+            self.idle = 4  # another number that could follow
+
+        def forward(self, x):
+            q, k, v = (self.apart(layer(x)) for layer in (self.q, self.k, self.v))
+            return self.o(
+                ((q @ k.mT * len(q[0]) * self.scale).softmax(-1) @ v).transpose(1, 2).flatten(2)
+            )
+
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.idle = Scaled(), 4
+
+        def forward(self, x):
+            x = 1e5 * x
+            return x + self.attention(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Loud(), nn.Linear(32, 3)).eval()
+    communities = natsel.discover(model, torch.randn(1, 5, 32))
+    assert "0.attention" not in communities
+
+
 def test_a_width_that_a_part_returns_and_the_model_does_not_is_offered_beside_others():
     class Trunk(nn.Module):
         def __init__(self):

@@ -118,7 +118,6 @@ def test_what_failed_once_is_right(way):
     assert_right(way, many=1)
 
 
-@pytest.mark.xfail(strict=True, reason="a part that differs is overruled by a saturated whole")
 def test_a_saturated_softmax_hides_no_scale():
     assert_right(SATURATED, many=1)
 

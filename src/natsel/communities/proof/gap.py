@@ -30,6 +30,7 @@ class Gap(NamedTuple):
         rounded: whether every output in which it does not show is equal up to rounding.
         finite: whether all outputs are finite.
         same_shape: whether all outputs have the same shapes.
+        agrees: whether some output in which the effect shows is equal.
     """
 
     error: float = 0.0
@@ -39,6 +40,7 @@ class Gap(NamedTuple):
     rounded: bool = True
     finite: bool = True
     same_shape: bool = True
+    agrees: bool = False
 
     def within(self, tolerance: float = TOLERANCE) -> bool:
         """Tell whether the two agree to a tolerance, relative to the effect where it shows."""
@@ -93,6 +95,7 @@ def _of_one(ours: Tensor, theirs: Tensor, whole: Tensor) -> Gap:
         visible=visible,
         rounded=visible or error <= ROUNDING * scale,
         finite=finite,
+        agrees=visible and error <= TOLERANCE * effect,
     )
 
 
@@ -111,4 +114,5 @@ def _joined(a: Gap, b: Gap) -> Gap:
         rounded=a.rounded and b.rounded,
         finite=a.finite and b.finite,
         same_shape=a.same_shape and b.same_shape,
+        agrees=a.agrees or b.agrees,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -29,6 +29,8 @@ REMEDY = (
     "write sizes in forward as shapes of tensors, or as attributes of the module; or prune "
     "natsel.as_program(model, inputs), in which they can follow"
 )
+
+WRONG_INSIDE = "removing is not masking: a part of the model shows that a number does not follow"
 
 
 def prove(
@@ -67,7 +69,8 @@ class _Proof:
         self._model = model
         self._communities = list(communities)
         self._parts = Parts(model, communities, inputs)
-        self._known: dict[tuple[Any, ...], tuple[Rebinding, ...] | str] = {}
+        self._known: dict[tuple[Any, ...], _Found] = {}
+        self._clashes: dict[tuple[Any, ...], str | None] = {}
         self._proven_in: dict[str, Part] = {}
         self._numbers: dict[str, int] = {}
         self._likeness = parts_alike
@@ -108,35 +111,61 @@ class _Proof:
     def _solved(self, community: Community) -> Community | str:
         """Return a community with the rebindings that make its removal exact, or why none do."""
         reason = ""
+        wrong: list[tuple[Part, frozenset[Rebinding]]] = []
         for part in self._parts.around(community):
             local = part.local(community)
-            key = (self._number(part), likeness(local))
+            known = frozenset(_Wrong.told(inner, bound, part) for inner, bound in wrong)
+            key = (self._number(part), likeness(local), known)
             if key not in self._known:
-                self._known[key] = self._rebindings(part, local)
-            known = self._known[key]
-            if not isinstance(known, str):
+                self._known[key] = self._rebindings(part, local, known)
+            found = self._known[key]
+            if found.rebindings is not None:
                 self._proven_in[community.name] = part
-                return part.outer(replace(local, rebindings=known))
-            reason = known
+                return part.outer(replace(local, rebindings=found.rebindings))
+            reason = found.reason
+            wrong += [
+                (part, frozenset(part.outer(replace(local, rebindings=tuple(r))).rebindings))
+                for r in found.wrong
+            ]
         return reason
 
     def _solved_whole(self, community: Community) -> Community | str:
         """The same in the whole model, where it is not exact as it is."""
         if self._whole.outcome([community], alone(community)).reason is None:
             return community
-        found = self._rebindings(self._parts.whole, replace(community, rebindings=()))
-        return found if isinstance(found, str) else replace(community, rebindings=found)
+        bare = replace(community, rebindings=())
+        known = frozenset([_Wrong("", frozenset(community.rebindings))])
+        found = self._rebindings(self._parts.whole, bare, known)
+        if found.rebindings is None:
+            return found.reason
+        return replace(community, rebindings=found.rebindings)
 
-    def _rebindings(self, part: Part, community: Community) -> tuple[Rebinding, ...] | str:
-        """Return the fewest numbers that have to follow in a part, or why none suffice."""
+    def _rebindings(self, part: Part, community: Community, wrong: frozenset[_Wrong]) -> _Found:
+        """Return the fewest numbers that have to follow in a part, or why none suffice.
+
+        Args:
+            part: where they are tried.
+            community: of the part.
+            wrong: what smaller parts have shown to be wrong: a larger one can hide the error, for
+                example in a softmax that is saturated by what enters it.
+        """
         stage, reason = self._stage(part), ""
+        shown: set[frozenset[Rebinding]] = set()
         for tried in attempts(community, candidates(part.module, community)):
-            outcomes = [stage.outcome([attempt], alone(attempt)) for attempt in tried]
-            exact = [(_size(o), n) for n, o in enumerate(outcomes) if o.reason is None]
+            exact = []
+            for number, attempt in enumerate(tried):
+                if any(w.holds_of(attempt) for w in wrong):
+                    continue
+                outcome = stage.outcome([attempt], alone(attempt))
+                if outcome.reason is None:
+                    exact.append((_size(outcome), number))
+                    continue
+                reason = reason or outcome.reason
+                if outcome.final:
+                    shown.add(frozenset(attempt.rebindings))
             if exact:
-                return tried[min(exact)[1]].rebindings
-            reason = reason or next(o.reason for o in outcomes if o.reason is not None)
-        return reason
+                return _Found(tried[min(exact)[1]].rebindings, "", frozenset())
+        return _Found(None, reason or WRONG_INSIDE, frozenset(shown))
 
     # Several communities.
 
@@ -168,10 +197,9 @@ class _Proof:
             return None
         both = [part.local(first), part.local(second)]
         key = (self._number(part), *(likeness(c) for c in both))
-        if key not in self._known:
-            self._known[key] = self._stage(part).outcome(both, choices(both)).reason or ()
-        found = self._known[key]
-        return found if isinstance(found, str) else None
+        if key not in self._clashes:
+            self._clashes[key] = self._stage(part).outcome(both, choices(both)).reason
+        return self._clashes[key]
 
     def _is_exact(self, communities: Sequence[Community]) -> bool:
         return not communities or self._together(communities).reason is None
@@ -215,6 +243,44 @@ class _Proof:
         if part.path not in self._numbers:
             self._numbers[part.path] = self._likeness.number(part)
         return self._numbers[part.path]
+
+
+class _Wrong(NamedTuple):
+    """Numbers in a smaller part that are wrong, whatever follows outside of it.
+
+    Attributes:
+        inside: where the names of its numbers begin, with a dot; empty if that is everywhere.
+        rebindings: all that followed there.
+    """
+
+    inside: str
+    rebindings: frozenset[Rebinding]
+
+    @classmethod
+    def told(cls, inner: Part, bound: frozenset[Rebinding], part: Part) -> _Wrong:
+        """Say it with the names of a larger part."""
+        rest = len(f"{part.path}." if part.path else "")
+        inside = f"{inner.path}."[rest:] if inner.path != part.path and inner.path else ""
+        return cls(inside, frozenset(replace(b, module=b.module[rest:]) for b in bound))
+
+    def holds_of(self, attempt: Community) -> bool:
+        """Tell whether an attempt does just this in the smaller part."""
+        mine = (b for b in attempt.rebindings if f"{b.module}.".startswith(self.inside))
+        return frozenset(mine) == self.rebindings
+
+
+class _Found(NamedTuple):
+    """What was found of a community in a part.
+
+    Attributes:
+        rebindings: the numbers that have to follow; None if no choice of them is exact.
+        reason: why not.
+        wrong: choices that are wrong wherever the part is.
+    """
+
+    rebindings: tuple[Rebinding, ...] | None
+    reason: str
+    wrong: frozenset[frozenset[Rebinding]]
 
 
 def _size(outcome: Outcome) -> float:

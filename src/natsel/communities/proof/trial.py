@@ -37,11 +37,13 @@ class Outcome(NamedTuple):
         reason: why removing is not masking; None if it is.
         relative: the largest error, relative to the effect of the removal.
         silent: whether no removal had an effect that shows.
+        final: whether no larger part can show otherwise: all that is returned differs.
     """
 
     reason: str | None
     relative: float = float("inf")
     silent: bool = False
+    final: bool = False
 
 
 class Stage:
@@ -138,6 +140,7 @@ class _Copy:
                 return Outcome(
                     f"removing is not masking: outputs differ by {found.error:.3g}",
                     found.relative,
+                    final=not found.agrees,
                 )
             relative, effect = max(relative, found.relative), max(effect, found.effect)
             visible |= found.visible
