@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-OWN_FOLDER = Path(__file__).resolve().parents[1]
+OWN_FOLDER = Path(__file__).resolve().parents[2]
 TORCH_FOLDER = Path(torch.__file__).resolve().parent
 PYTHON_FOLDER = Path(traceback.__file__).resolve().parent
 
