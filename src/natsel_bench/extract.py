@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, call
 from natsel.common.errors import first_line, refuse
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import WARM_UP, batch_of, one_thread, quartiles, take_turns
 from natsel.communities import discover
-from natsel.communities.latency import WARM_UP, batch_of
 from natsel.extraction import CsrLinear, extract, verify
 from natsel.fitness import score
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel.selection import MACs, select
 
 SHARE = 0.5

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.modes import evaluating
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread, quartiles, take_turns
 from natsel.communities import Communities, discover
-from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness import FITNESS, score
 from natsel.fitness.parts import PartsReader, input_axis
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel_bench.step import peak_memory
 
 SCORERS = ("wanda", "variance", "taylor", "contribution", "joint")

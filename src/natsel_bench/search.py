@@ -15,6 +15,7 @@ from natsel.adaptive.arena import Arena
 from natsel.adaptive.race import race
 from natsel.common.errors import refuse
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread
 from natsel.communities import Communities, discover
 from natsel.communities.surgery.surgery import silence
 from natsel.features import feature_class, fuse, matrices
@@ -23,7 +24,6 @@ from natsel.fitness import score
 from natsel.runs import environment
 from natsel.runs.measure import predictions
 from natsel.runs.prune import open_for
-from natsel.runs.timing import one_thread
 from natsel.selection import Sparsity, Survivors, select
 
 CLASS = "A5_Log6"

@@ -15,8 +15,8 @@ import torch
 
 from natsel.common.errors import choose, refuse
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread, quartiles, take_turns
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel.selection import Sparsity, Weights, select
 from natsel_bench.ways_to_select import (
     PEERS,

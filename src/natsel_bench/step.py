@@ -21,12 +21,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from natsel.common.errors import choose, refuse
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import quartiles, take_turns
 from natsel.communities import discover
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Evolution
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import quartiles, take_turns
 
 EVERY = (1, 5, 10)
 """Steps from one evolution of the masses to the next."""

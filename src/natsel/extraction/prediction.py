@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.timing import Median, batch_of, median, time_in_turn
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, Cost
 from natsel.communities.gates.gates import folded
-from natsel.communities.latency import Median, batch_of, median, time_in_turn
 from natsel.communities.surgery.surgery import remove
 from natsel.extraction.verify import check_model, communities_of
 from natsel.selection.counts import UNROUNDED

@@ -11,9 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from natsel.common.calls import Inputs, call
 from natsel.common.errors import choose, first_line, refuse
+from natsel.common.modes import evaluating
+from natsel.common.timing import time_in_turn
 from natsel.communities.copies import copied
-from natsel.communities.discover import evaluating
-from natsel.communities.latency import time_in_turn
 from natsel.communities.tensors import all_tensors, tensors_of, tied_names
 from natsel.extraction.conversion import Conversion, Layer, is_gain
 from natsel.extraction.csr import CsrLinear

@@ -22,7 +22,7 @@ from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.files import sweep, write_json
 from natsel.common.json_data import read_object
 from natsel.common.progress import Progress
-from natsel.runs.timing import one_thread
+from natsel.common.timing import one_thread
 
 
 class Job(Protocol):

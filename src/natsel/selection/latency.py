@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from natsel.common.errors import refuse, refuse_together
+from natsel.common.timing import batch_of, median, time_in_turn
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
-from natsel.communities.latency import batch_of, median, time_in_turn
 from natsel.communities.surgery.surgery import remove
 from natsel.selection.budget import Gauge, is_share
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from natsel.common.calls import LABELLED, batch_inputs, call, cross_entropy, has_labels, unlabelled
 from natsel.common.errors import choose, refuse
+from natsel.common.modes import evaluating
 from natsel.common.patterns import Patterns, chosen
 from natsel.communities.computed import how_computed
-from natsel.communities.discover import evaluating
 from natsel.single_weights.streaming.source import Scorer, magnitude, product
 
 SCORERS: dict[str, Scorer] = {"magnitude": magnitude, "wanda": product, "taylor": product}
