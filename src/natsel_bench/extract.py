@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call
-from natsel.common.errors import first_line, refuse
+from natsel.common.errors import first_line
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.timing import WARM_UP, batch_of, one_thread, quartiles, take_turns
 from natsel.communities import discover
@@ -257,8 +258,7 @@ def bench_extract(
         ValueError: if an argument is not allowed.
         ArithmeticError: if what was extracted differs from what was masked.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        refuse("repeats", repeats, "a whole number >= 1")
+    check_whole("repeats", repeats)
     networks = SMALL if quick else NETWORKS
     compiled = compiled and not quick
     passes = 2 if quick else repeats
@@ -290,6 +290,5 @@ def bench_extract(
         "latency": latency,
         "csr": csr,
         "depth": depth,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }

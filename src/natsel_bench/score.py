@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.timing import one_thread, quartiles, take_turns
 from natsel.communities import Communities, discover
@@ -166,8 +166,7 @@ def bench_score(
         ArithmeticError: if a score differs from the one by brute force.
     """
     for name, value in (("repeats", repeats), ("batches", batches)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            refuse(name, value, "a whole number >= 1")
+        check_whole(name, value)
     if quick:
         repeats, batches = 2, 1
     rows: list[dict[str, Any]] = []
@@ -193,8 +192,7 @@ def bench_score(
         "bench": "score",
         "quick": quick,
         "rows": rows,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 
