@@ -70,7 +70,7 @@ def test_the_commands_import_what_computes_only_when_they_run():
         "import sys, types; package = types.ModuleType('natsel');"
         f"package.__path__ = {list(library.__path__)!r}; sys.modules['natsel'] = package;"
         "import natsel.cli.main;"
-        "print({'torch', 'scipy', 'plotly', 'natsel.study'} & set(sys.modules))"
+        "print({'torch', 'scipy', 'plotly', 'natsel.runs'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,6 +1,7 @@
 """No space, no permission, somebody else: one line, before the work where it can be known."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,18 @@ COMMANDS = {
 }
 
 
+BEGINNINGS = {
+    "natsel.runs.evolve": ("load_splits",),
+    "natsel.runs.prune": ("load_splits", "open_for"),
+    "natsel.runs.audit_model": ("open_for",),
+    "natsel_papers.spectrum": ("open_for",),
+    "natsel_papers.reproduce_evolution": ("load_splits",),
+    "natsel_papers.reproduce_plateau": ("load_splits",),
+    "natsel_bench.peers_table": ("load_tool",),
+    "natsel_bench.all_parts": ("_run",),
+}
+
+
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever a command would begin with is a mistake here."""
@@ -32,11 +45,9 @@ def no_work(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("it works")
 
-    for room in ("run", "prune", "audit_model", "spectrum", "reproduce_evolution"):
-        for name in ("load_splits", "open_for"):
-            monkeypatch.setattr(f"natsel.study.{room}.{name}", fail, raising=False)
-    for name in ("reproduce_plateau.load_splits", "bench_peers.load_tool", "bench_all._run"):
-        monkeypatch.setattr(f"natsel.study.{name}", fail)
+    for module, names in BEGINNINGS.items():
+        for name in names:
+            monkeypatch.setattr(importlib.import_module(module), name, fail)
 
 
 def told(result, code):
