@@ -106,9 +106,7 @@ def _run(
         "quick": quick,
         "results": results,
         "missing": missing,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "git": environment.git_state(),
+        **environment.record(git=True),
     }
     write_json(target / "bench.json", summary)
     write_atomic(target / "bench.md", page(summary).encode())

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call
-from natsel.common.errors import first_line, refuse
+from natsel.common.errors import first_line
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import WARM_UP, batch_of, one_thread, quartiles, take_turns
 from natsel.communities import discover
-from natsel.communities.latency import WARM_UP, batch_of
 from natsel.extraction import CsrLinear, extract, verify
 from natsel.fitness import score
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel.selection import MACs, select
 
 SHARE = 0.5
@@ -258,8 +258,7 @@ def bench_extract(
         ValueError: if an argument is not allowed.
         ArithmeticError: if what was extracted differs from what was masked.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        refuse("repeats", repeats, "a whole number >= 1")
+    check_whole("repeats", repeats)
     networks = SMALL if quick else NETWORKS
     compiled = compiled and not quick
     passes = 2 if quick else repeats
@@ -291,6 +290,5 @@ def bench_extract(
         "latency": latency,
         "csr": csr,
         "depth": depth,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }

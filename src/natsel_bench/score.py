@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.common.hooks import as_rows, entering, watching
+from natsel.common.modes import evaluating
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread, quartiles, take_turns
 from natsel.communities import Communities, discover
-from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness import FITNESS, score
 from natsel.fitness.parts import PartsReader, input_axis
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel_bench.step import peak_memory
 
 SCORERS = ("wanda", "variance", "taylor", "contribution", "joint")
@@ -106,31 +107,20 @@ def brute_force(communities: Communities, scorer: str, data: Batches) -> dict[st
 def _entered(communities: Communities, data: Batches) -> dict[tuple[str, int], Tensor]:
     """Return everything that enters each consumer, as rows in float64."""
     kept: dict[tuple[str, int], list[Tensor]] = {}
-    handles = []
-    for community in communities.values():
-        for part in gated_slices(community):
-            module, _ = owner(communities.model, part.tensor)
-            axis = input_axis(module)
-            assert axis is not None
-            rows: list[Tensor] = kept.setdefault((part.tensor, part.axis), [])
+    modules = {
+        (part.tensor, part.axis): owner(communities.model, part.tensor)[0]
+        for community in communities.values()
+        for part in gated_slices(community)
+    }
 
-            def keep(
-                _: nn.Module,
-                inputs: tuple[Tensor, ...],
-                rows: list[Tensor] = rows,
-                axis: int = axis,
-            ) -> None:
-                x = inputs[0].double()
-                rows.append(x.movedim(axis, -1).reshape(-1, x.shape[axis]))
+    def keep(key: tuple[str, int], args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        axis = input_axis(modules[key])
+        assert axis is not None
+        kept.setdefault(key, []).append(as_rows(entering(args, named).double(), axis))
 
-            handles.append(module.register_forward_pre_hook(keep))
-    try:
-        with torch.no_grad():
-            for inputs, _ in data:
-                communities.model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watching(modules, keep):
+        for inputs, _ in data:
+            communities.model(inputs)
     return {key: torch.cat(rows) for key, rows in kept.items()}
 
 
@@ -166,8 +156,7 @@ def bench_score(
         ArithmeticError: if a score differs from the one by brute force.
     """
     for name, value in (("repeats", repeats), ("batches", batches)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            refuse(name, value, "a whole number >= 1")
+        check_whole(name, value)
     if quick:
         repeats, batches = 2, 1
     rows: list[dict[str, Any]] = []
@@ -193,8 +182,7 @@ def bench_score(
         "bench": "score",
         "quick": quick,
         "rows": rows,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 

@@ -14,7 +14,9 @@ from natsel.adaptive.adaptive import STATISTIC
 from natsel.adaptive.arena import Arena
 from natsel.adaptive.race import race
 from natsel.common.errors import refuse
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread
 from natsel.communities import Communities, discover
 from natsel.communities.surgery.surgery import silence
 from natsel.features import feature_class, fuse, matrices
@@ -23,7 +25,6 @@ from natsel.fitness import score
 from natsel.runs import environment
 from natsel.runs.measure import predictions
 from natsel.runs.prune import open_for
-from natsel.runs.timing import one_thread
 from natsel.selection import Sparsity, Survivors, select
 
 CLASS = "A5_Log6"
@@ -58,8 +59,7 @@ def bench_search(
         race's winner is the plain loop's (or how far behind).
     """
     for argument, value in (("images", images), ("population", population), ("repeats", repeats)):
-        if not isinstance(value, int) or value < 2:
-            refuse(argument, value, "a whole number >= 2")
+        check_whole(argument, value, 2)
     opened, splits = open_for(model, data, 0)
     if splits is None or splits.task is not None:
         refuse("data", data, "a data set of images with one class each")
@@ -91,8 +91,7 @@ def bench_search(
         "race_per_second": population / rows[middle]["race_seconds"],
         "behind": max(r["behind"] for r in rows),
         "rows": rows,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 

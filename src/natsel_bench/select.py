@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from natsel.common.errors import choose, refuse
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import one_thread, quartiles, take_turns
 from natsel.runs import environment
-from natsel.runs.timing import one_thread, quartiles, take_turns
 from natsel.selection import Sparsity, Weights, select
 from natsel_bench.ways_to_select import (
     PEERS,
@@ -111,8 +112,7 @@ def bench_select(
     """
     for name in dtypes:
         choose("dtypes", name, TYPES)
-    if not isinstance(repeats, int) or repeats < 1:
-        refuse("repeats", repeats, "a whole number >= 1")
+    check_whole("repeats", repeats)
     for size in sizes:
         if not isinstance(size, int) or not 10**5 <= size <= 10**10:
             refuse("sizes", size, "whole numbers from 1e5 to 1e10")
@@ -147,8 +147,7 @@ def bench_select(
         "pass": named,
         "rows": rows,
         "exponents": exponents(rows),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 

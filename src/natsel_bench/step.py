@@ -19,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
+from natsel.common.timing import quartiles, take_turns
 from natsel.communities import discover
 from natsel.dynamics import DYNAMICS
 from natsel.evolution import Evolution
 from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.timing import quartiles, take_turns
 
 EVERY = (1, 5, 10)
 """Steps from one evolution of the masses to the next."""
@@ -259,8 +260,8 @@ def bench_step(
     choose("dynamics", dynamics, [*DYNAMICS, "all"])
     choose("network", network, [*NETWORKS, "all"])
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            refuse(name, value, "a whole number >= 1")
+        if value is not None:
+            check_whole(name, value)
     laws = list(DYNAMICS) if dynamics == "all" else [dynamics]
     networks = list(NETWORKS) if network == "all" else [network]
     error = why_not_compiled() if compiled else None
@@ -286,8 +287,7 @@ def bench_step(
         "rows": rows,
         "quick": quick,
         "compile_error": error,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 

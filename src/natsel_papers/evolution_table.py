@@ -193,9 +193,7 @@ def summarize(rows: list[dict[str, Any]], best: str, config: Mapping[str, Any]) 
         "planned_test": PLANNED_TEST,
         "claims": claims,
         "config": dict(config),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "git": environment.git_state(),
+        **environment.record(git=True),
         "notes": [
             f"Mean of {dense['n']} seeds with 95 % Student intervals, test split; settings and the "
             "best law were chosen on a validation split taken from the training part.",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.common.extras import require
+from natsel.common.modes import evaluating
 from natsel.communities import Communities
-from natsel.communities.discover import evaluating
 
 IMPORTANCES = ("magnitude", "taylor", "hessian", "lamp", "fpgm", "activation")
 HESSIAN_SAMPLES = 500

@@ -9,6 +9,7 @@ import torch
 
 from natsel.auditing.overlap import check_sparsities
 from natsel.common.errors import choose, refuse
+from natsel.common.numbers import check_whole
 from natsel.features import ANCHOR, CLASSES, NINE
 from natsel.features.search import OPTIMIZERS
 from natsel_papers.importances import check_installed
@@ -65,9 +66,7 @@ class PlateauGrid:
         choose("optimizer", self.optimizer, OPTIMIZERS)
         least = {"search_images": 8, "held_images": 8, "adaptive_images": 20, "population": 2}
         for argument in (*least, "seeds", "generations"):
-            value = getattr(self, argument)
-            if not isinstance(value, int) or value < least.get(argument, 1):
-                refuse(argument, value, f"a whole number >= {least.get(argument, 1)}")
+            check_whole(argument, getattr(self, argument), least.get(argument, 1))
         if self.peers:
             check_installed()
 

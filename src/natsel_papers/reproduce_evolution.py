@@ -14,6 +14,7 @@ from torch import nn
 
 from natsel.common.errors import choose, refuse
 from natsel.common.files import write_json
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
@@ -93,8 +94,7 @@ class Grid:
     dynamics: tuple[str, ...] = LAWS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seeds, int) or self.seeds < 2:
-            refuse("seeds", self.seeds, "a whole number >= 2: an interval needs several runs")
+        check_whole("seeds", self.seeds, 2, more=": an interval needs several runs")
         choose("dataset", self.dataset, dataset_names())
         for law in self.dynamics:
             choose("dynamics", law, DYNAMICS)
@@ -155,8 +155,7 @@ def reproduce_evolution(
     folder = Path(out)
     config = {"reproduce": "evolution", **_as_json(grid)}
     workers = default_workers() if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        refuse("workers", workers, "a whole number >= 1")
+    check_whole("workers", workers)
     with claim(folder, config, resume):
         progress(f"load {grid.dataset}", 0, 1)
         _splits(grid.dataset)

@@ -123,9 +123,7 @@ def study(
         "title": title,
         "notes": notes or [],
         "config": more,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "git": environment.git_state(),
+        **environment.record(git=True),
         "seconds": {"cells": sum(c["seconds"] for c in found)},
     }
     return rows, summary

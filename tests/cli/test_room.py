@@ -26,6 +26,18 @@ COMMANDS = {
 }
 
 
+BEGINNINGS = {
+    "natsel.runs.evolve": ("load_splits",),
+    "natsel.runs.prune": ("load_splits", "open_for"),
+    "natsel.runs.audit_model": ("open_for",),
+    "natsel_papers.spectrum": ("open_for",),
+    "natsel_papers.reproduce_evolution": ("load_splits",),
+    "natsel_papers.reproduce_plateau": ("load_splits",),
+    "natsel_bench.peers_table": ("load_tool",),
+    "natsel_bench.all_parts": ("_run",),
+}
+
+
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever a command would begin with is a mistake here."""
@@ -33,18 +45,9 @@ def no_work(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("it works")
 
-    for name in (
-        "natsel.runs.evolve.load_splits",
-        "natsel.runs.prune.load_splits",
-        "natsel.runs.audit_model.open_for",
-        "natsel_papers.spectrum.open_for",
-        "natsel_papers.reproduce_evolution.load_splits",
-        "natsel_papers.reproduce_plateau.load_splits",
-        "natsel_bench.peers_table.load_tool",
-        "natsel_bench.all_parts._run",
-    ):
-        room, _, function = name.rpartition(".")
-        monkeypatch.setattr(importlib.import_module(room), function, fail)
+    for module, names in BEGINNINGS.items():
+        for name in names:
+            monkeypatch.setattr(importlib.import_module(module), name, fail)
 
 
 def told(result, code):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import natsel
+from natsel.common.timing import Median
 from natsel.communities import Cost
-from natsel.communities.latency import Median
 from natsel.extraction import plan_of
 from natsel.extraction.prediction import Line, Prediction, Timing
 

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from natsel.common.calls import IGNORED, logits_of
 from natsel.common.errors import refuse
+from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community
-from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import folded
 from natsel.communities.surgery.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import owner, tensors_of

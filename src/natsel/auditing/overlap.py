@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import is_number
 
 Value = TypeVar("Value")
 Number = TypeVar("Number", float, float | None)
@@ -143,8 +144,7 @@ def check_sparsities(
     if not isinstance(sparsities, list | tuple) or not sparsities:
         refuse(argument, sparsities, "at least one number in (0, 1), in a list")
     for value in sparsities:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value < 1:
+        if not is_number(value) or not 0 < value < 1:
             refuse("sparsity", value, "a number in (0, 1)")
     if list(sparsities) != sorted(set(sparsities)):
         refuse(argument, list(sparsities), "ascending, each once")

@@ -23,7 +23,8 @@ from natsel.common.calls import (
     without_cache,
 )
 from natsel.common.errors import first_line
-from natsel.communities.discover import evaluating, functional
+from natsel.common.modes import evaluating
+from natsel.communities.discover import functional
 from natsel.communities.gates.gates import folded
 from natsel.communities.labels.graph import operator_name
 from natsel.communities.programs.literals import OPEN

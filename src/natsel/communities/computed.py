@@ -74,7 +74,7 @@ def computed(run: Propagation, model: nn.Module, communities: Iterable[Community
             names = _tensors_behind(run, source)
             if not names or offered.issuperset(names):
                 continue
-            way = next(_known_ways(model, names), None) or _any_way(run, node, source, names)
+            way = next(_known_ways(model, names), None) or _any_way(node, source, names)
             if way is not None:
                 size = _size(node, source)
                 refusal = Refusal(way.module or type(model).__name__, size, way.what, way.remedy)
@@ -200,7 +200,7 @@ def _parametrized(path: str, tensor: str, steps: list[nn.Module]) -> Way:
     return Way(path, tensor, what, remedy)
 
 
-def _any_way(run: Propagation, node: fx.Node, source: fx.Node, names: list[str]) -> Way | None:
+def _any_way(node: fx.Node, source: fx.Node, names: list[str]) -> Way | None:
     """Say where a weight is computed, if an operator reads it as a weight."""
     operator = operator_name(node).removeprefix("aten.")
     table = operator == "embedding.default"

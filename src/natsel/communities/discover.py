@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from natsel.common.calls import (
     without_cache,
 )
 from natsel.common.errors import first_line, refuse
+from natsel.common.modes import evaluating
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal
@@ -108,23 +108,6 @@ def discover(
     return Communities(
         model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while; its modes and buffers come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if buffer.shape == value.shape and not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from natsel.common.errors import did_you_mean, refuse
+from natsel.common.numbers import check_whole, is_number
 from natsel.communities import Community
 from natsel.selection.budget import nearest_count
 from natsel.selection.counts import say_kept_whole
@@ -54,9 +55,7 @@ class Ecology:
             if not 0 <= _number(getattr(self, name)) < math.inf:
                 refuse(name, getattr(self, name), "a finite number >= 0")
         for name in ("horizon", "patience", "competition_every", "every", "floor"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                refuse(name, value, "a whole number >= 1")
+            check_whole(name, getattr(self, name))
         if not 0 < _number(self.initial) <= 1:
             refuse("initial", self.initial, "a mass in (0, 1]")
         if not 0 < _number(self.level) < self.initial:
@@ -194,9 +193,7 @@ def check_constants(given: Mapping[str, object]) -> None:
 
 def _number(value: object) -> float:
     """Return a number as it is and anything else as NaN, which is in no interval."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 @dataclass(frozen=True)

@@ -242,13 +242,8 @@ class Evolution(Resumable):
         for group in populations.groups:
             if measures:
                 group.competition = self._signals.competition(group)
-            mass = self.dynamic.step(
-                group.mass,
-                populations.payoff(group),
-                self.ecology.rate * self.ecology.every,
-                pressure=populations.intensity(group, self._pressure, full=full),
-                competition=group.competition,
-                generator=self._generator,
+            mass = populations.stepped(
+                group, self.dynamic, self._pressure, self._generator, full=full
             )
             if mass.shape != group.mass.shape:
                 shapes = f"{tuple(group.mass.shape)} for masses of that shape"

@@ -100,18 +100,10 @@ class Future:
         return torch.cat([part.reshape(-1) for part in parts])
 
     def _step(self) -> float:
-        populations, masses = self._populations, []
-        for group in populations.groups:
-            masses.append(
-                self._dynamic.step(
-                    group.mass,
-                    populations.payoff(group),
-                    self._ecology.rate * self._ecology.every,
-                    pressure=populations.intensity(group, self._pressure, full=False),
-                    competition=group.competition,
-                    generator=self._generator,
-                ).reshape(-1)
-            )
+        populations, law = self._populations, (self._dynamic, self._pressure, self._generator)
+        masses = [
+            populations.stepped(group, *law, full=False).reshape(-1) for group in populations.groups
+        ]
         mass = populations.confined(torch.cat(masses))
         moved = float((mass - populations.mass).abs().max())
         populations.take(mass, populations.influence_of(mass, self._pressure))

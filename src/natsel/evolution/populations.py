@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import NonFiniteError
+from natsel.dynamics import Dynamic
 from natsel.evolution.ecology import Ecology
 
 CEILING = 0.999
@@ -219,6 +220,33 @@ class Populations:
         """
         felt = 0.0 if full else 1.0 if self._space == "simplex" else pressure
         return felt if group.exposed is None else felt * group.exposed
+
+    def stepped(
+        self,
+        group: Group,
+        dynamic: Dynamic,
+        pressure: float,
+        generator: torch.Generator,
+        *,
+        full: bool,
+    ) -> Tensor:
+        """Return the masses of one group after one step of the law.
+
+        Args:
+            group: whose.
+            dynamic: the law.
+            pressure: the selection pressure now.
+            generator: what chance is drawn from.
+            full: whether no more live than the environment carries.
+        """
+        return dynamic.step(
+            group.mass,
+            self.payoff(group),
+            self._ecology.rate * self._ecology.every,
+            pressure=self.intensity(group, pressure, full=full),
+            competition=group.competition,
+            generator=generator,
+        )
 
     def extinguish(self, *, lowest: float, carried: int | None) -> None:
         """Declare dead what stayed under the level, the smallest first, down to what is carried.

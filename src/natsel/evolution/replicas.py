@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import check_whole
 
 ALL = "default"
 
@@ -33,12 +34,8 @@ class Replicas:
     def __init__(self, group: Any, compare_every: int | None) -> None:
         if isinstance(group, str) and group != ALL:
             refuse("process_group", group, f"{ALL!r}, a process group or None")
-        if compare_every is not None and (
-            not isinstance(compare_every, int)
-            or isinstance(compare_every, bool)
-            or compare_every < 1
-        ):
-            refuse("compare_every", compare_every, "a whole number >= 1, or None")
+        if compare_every is not None:
+            check_whole("compare_every", compare_every, more=", or None")
         self._group = group
         self._every = compare_every
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.modes import evaluating
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
-from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed, Compensation

@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map
 
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.common.errors import first_line
+from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.communities.copies import copied
-from natsel.communities.discover import evaluating
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, gap
 from natsel.communities.proof.loud import loud, loud_input

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, shapes_of, unlabelled
 from natsel.common.errors import first_line, refuse
+from natsel.common.hooks import as_rows, watching
+from natsel.common.hooks import entering as what_enters
 from natsel.fitness.parts import input_axis
 
 Data = Iterable[tuple[Any, ...]]
@@ -66,20 +68,16 @@ def looking(module: nn.Module, look: Look, *, calls: int | None = None) -> Itera
     assert axis is not None
     count = 0
 
-    def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def count_and_look(_: None, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal count
-        x = args[0] if args else next(iter(named.values()))
-        look(x.detach().movedim(axis, -1).reshape(-1, x.shape[axis]))
+        look(as_rows(what_enters(args, named).detach(), axis))
         count += 1
         if count == calls:
             count = 0
             raise _EnoughError
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with watching({None: module}, count_and_look):
         yield
-    finally:
-        handle.remove()
 
 
 def entering(model: nn.Module, path: str, inputs: Inputs, calls: int) -> list[Tensor]:
@@ -108,22 +106,13 @@ def num_calls(model: nn.Module, paths: Iterable[str], data: Data) -> dict[str, i
     most: dict[str, int] = {}
     now: dict[str, int] = {}
 
-    def hook_for(path: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            now[path] = now.get(path, 0) + 1
+    def add(path: str, *_: object) -> None:
+        now[path] = now.get(path, 0) + 1
 
-        return hook
-
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(hook_for(path)) for path in paths
-    ]
-    try:
+    with watching({path: model.get_submodule(path) for path in paths}, add):
         for inputs in inputs_of(data):
             now.clear()
             run(model, inputs)
             for path, count in now.items():
                 most[path] = max(count, most.get(path, 0))
-    finally:
-        for handle in handles:
-            handle.remove()
     return most

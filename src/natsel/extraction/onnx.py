@@ -24,7 +24,7 @@ from natsel.common.calls import (
     with_tensors,
 )
 from natsel.common.extras import require
-from natsel.communities.discover import evaluating
+from natsel.common.modes import evaluating
 from natsel.extraction.unstructured import with_dense
 from natsel.extraction.verification import VerificationError
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.common.numbers import check_whole
+from natsel.common.timing import Median, batch_of, median, time_in_turn
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, Cost
 from natsel.communities.gates.gates import folded
-from natsel.communities.latency import Median, batch_of, median, time_in_turn
 from natsel.communities.surgery.surgery import remove
 from natsel.extraction.verify import check_model, communities_of
 from natsel.selection.counts import UNROUNDED
@@ -186,9 +186,9 @@ def preview(
     prediction = predicted(known, checked)
     if not measure:
         return prediction
-    _check_positive("repeats", repeats)
+    check_whole("repeats", repeats)
     for size in batch_sizes:
-        _check_positive("batch_sizes", size)
+        check_whole("batch_sizes", size)
     models = {"dense": base, "small": remove(base, known.values(), checked)}
     timings = tuple(_measured(models, known, size, repeats) for size in batch_sizes)
     return replace(prediction, timings=timings)
@@ -213,11 +213,6 @@ def _measured(
     times = time_in_turn(models, batch, repeats=repeats)
     ratios = [s / d for d, s in zip(times["dense"], times["small"], strict=True)]
     return Timing(batch_size, median(times["dense"]), median(times["small"]), median(ratios))
-
-
-def _check_positive(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        refuse(argument, value, "a whole number >= 1")
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

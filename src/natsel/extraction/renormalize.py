@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from natsel.common.calls import Inputs, call
 from natsel.common.errors import first_line, refuse
+from natsel.common.hooks import watching
 
 
 def renormalize(
@@ -67,17 +68,10 @@ def _after(
     if not layers:
         return {}
     order: list[str] = []
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda *_, n=name: order.append(n))
-        for name in {*changed, *layers}
-    ]
-    try:
-        with torch.no_grad():
-            for inputs in islice(data, 1):
-                call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = {name: model.get_submodule(name) for name in {*changed, *layers}}
+    with watching(modules, lambda name, *_: order.append(name)), torch.no_grad():
+        for inputs in islice(data, 1):
+            call(model, inputs)
     if set(changed) - set(order):
         # One that is read without being called may have run at any time.
         return layers

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from natsel.common.calls import Inputs, call
 from natsel.common.errors import choose, first_line, refuse
+from natsel.common.hooks import entering, watching
+from natsel.common.modes import evaluating
+from natsel.common.timing import time_in_turn
 from natsel.communities.copies import copied
-from natsel.communities.discover import evaluating
-from natsel.communities.latency import time_in_turn
 from natsel.communities.tensors import all_tensors, tensors_of, tied_names
 from natsel.extraction.conversion import Conversion, Layer, is_gain
 from natsel.extraction.csr import CsrLinear
@@ -179,19 +180,12 @@ def _entering(
         return {p: (ROWS, _features(model.get_submodule(p))) for p in paths}
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(path: str) -> RemovableHandle:
-        def hook(_: nn.Module, entering: tuple[Tensor, ...]) -> None:
-            shapes.setdefault(path, tuple(entering[0].shape))
+    def note(path: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        shapes.setdefault(path, tuple(entering(args, named).shape))
 
-        return model.get_submodule(path).register_forward_pre_hook(hook)
-
-    handles = [note(path) for path in paths]
-    try:
-        with evaluating(model), torch.no_grad():
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = {path: model.get_submodule(path) for path in paths}
+    with watching(modules, note), evaluating(model), torch.no_grad():
+        call(model, inputs)
     return shapes
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from natsel.common.hooks import as_rows
 from natsel.communities.gates.observers import Observer
 
 PIECE = 2**18
@@ -133,7 +134,7 @@ class Products(Running):
         return (self._sum / self._count).to(self._precision)
 
     def _take(self, x: Tensor) -> None:
-        rows = x.movedim(self.axis, -1).reshape(-1, x.shape[self.axis])
+        rows = as_rows(x, self.axis)
         self._precision = rows.dtype
         self._count += len(rows)
         self._sum += in_double(rows.T @ rows)

@@ -21,8 +21,8 @@ from natsel.common.calls import (
     unlabelled,
 )
 from natsel.common.errors import NonFiniteError, first_line, refuse
+from natsel.common.modes import evaluating
 from natsel.communities import Communities
-from natsel.communities.discover import evaluating
 from natsel.communities.gates.gates import masses_of
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.registry import Fitness, Parts, get

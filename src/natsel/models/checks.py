@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import is_whole
 
 
 def positive(argument: str, value: Any) -> int:
@@ -21,7 +22,7 @@ def positive(argument: str, value: Any) -> int:
     Raises:
         ValueError: if it is anything else.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_whole(value):
         refuse(argument, value, "a whole number of at least 1")
     return value
 

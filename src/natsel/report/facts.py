@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from natsel.common.extras import require
+from natsel.common.numbers import is_number
 from natsel.report.formats import STYLES
 
 MISSING = "–"
@@ -71,16 +72,6 @@ class Facts:
         if isinstance(value, bool):
             return "yes" if value else "no"
         return MISSING if value is None else str(value)
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a number (a boolean is none).
-
-    Example:
-        >>> is_number(1), is_number(True), is_number("1")
-        (True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_real(value: Any) -> float | None:

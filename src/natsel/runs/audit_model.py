@@ -112,8 +112,7 @@ def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
         "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
         "model": opened.description,
         **found.as_dict(),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
     }
 
 

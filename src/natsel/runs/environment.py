@@ -15,6 +15,12 @@ import torch
 LIBRARIES = ("torch", "numpy", "scipy", "safetensors")
 
 
+def record(*, git: bool = False) -> dict[str, Any]:
+    """Return what every result is written with: "versions", "hardware" and, where asked, "git"."""
+    found: dict[str, Any] = {"versions": versions(), "hardware": hardware()}
+    return found | {"git": git_state()} if git else found
+
+
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, natsel and the libraries that compute."""

@@ -247,9 +247,7 @@ def _evolve(
         "natsel": environment.versions()["natsel"],
         "config": config.as_json(),
         "task": _task(splits),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "git": environment.git_state(),
+        **environment.record(git=True),
         "evolved": describe(model, *splits.test),
         "extracted": describe(small, *splits.test),
         "extinct": {

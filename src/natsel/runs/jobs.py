@@ -14,25 +14,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
-from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.errors import NonFiniteError
 from natsel.common.files import sweep, write_json
 from natsel.common.json_data import read_object
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress
-from natsel.runs.timing import one_thread
-
-
-class Job(Protocol):
-    """A frozen dataclass of plain values that describes one training."""
-
-    @property
-    def label(self) -> str:
-        """What to call it in messages."""
-        ...
-
+from natsel.common.timing import one_thread
 
 Work: TypeAlias = Callable[[Any], dict[str, Any]]
 Task: TypeAlias = tuple[Work, Any, str]
@@ -60,7 +51,8 @@ def run_jobs(
 
     Args:
         work: a module-level function from a job to its result (plain JSON data).
-        jobs: what to run.
+        jobs: what to run: frozen dataclasses of plain values, each with a ``label``, which is
+            what to call it in messages.
         folder: where results are cached.
         workers: processes side by side; a single one is this process.
         progress: called after every job.
@@ -73,8 +65,7 @@ def run_jobs(
         ValueError: if ``workers`` is not allowed or a cached result is damaged.
         RuntimeError: if a worker was killed; what is finished stays cached.
     """
-    if not isinstance(workers, int) or workers < 1:
-        refuse("workers", workers, "a whole number >= 1")
+    check_whole("workers", workers)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     tasks = [(work, job, str(path_of(folder, job))) for job in jobs]

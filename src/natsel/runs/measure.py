@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from natsel.common.calls import as_inputs, cross_entropy, logits_of
-from natsel.communities.discover import evaluating
-from natsel.communities.latency import batch_of, median, time_in_turn
+from natsel.common.modes import evaluating
+from natsel.common.timing import batch_of, median, time_in_turn
 from natsel.data import IGNORED
 from natsel.runs.statistics import Interval, clustered_interval, proportion_interval
 

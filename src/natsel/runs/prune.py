@@ -282,8 +282,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "accuracy": _accuracies(models, splits),
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.record(),
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):

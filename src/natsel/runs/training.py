@@ -15,6 +15,7 @@ from torch import nn
 
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, choose, refuse
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
@@ -46,9 +47,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                refuse(name, value, "a whole number >= 1")
+            check_whole(name, getattr(self, name))
         rate = self.learning_rate
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
             refuse("learning_rate", rate, "a finite number > 0")

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import is_number, is_whole
 from natsel.communities import Communities
 
 
@@ -47,8 +48,7 @@ class Sparsity:
     value: float
 
     def __post_init__(self) -> None:
-        ok = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not ok or not math.isfinite(self.value) or not 0 <= self.value < 1:
+        if not is_number(self.value) or not math.isfinite(self.value) or not 0 <= self.value < 1:
             refuse("sparsity", self.value, "a number in [0, 1)")
 
     def count(self, size: int) -> int:
@@ -128,8 +128,7 @@ def _as_written(share: float) -> Fraction:
 
 
 def _check_cost(name: str, value: object) -> None:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 2
-    if not is_share(value) and not is_number:
+    if not is_share(value) and not is_whole(value, 2):
         refuse(name, value, "a share such as 0.5 in (0, 1], or a whole number from 2 on")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import check_whole
 from natsel.common.patterns import assigned
 from natsel.communities import Communities
 
@@ -91,16 +92,16 @@ def bounds_of(
     Raises:
         ValueError: if a number or a pattern is not allowed.
     """
-    _check_whole("multiple_of", multiple_of, 1, ", or 'auto'")
+    check_whole("multiple_of", multiple_of, more=", or 'auto'")
     floors = dict.fromkeys(sizes, 1)
     if isinstance(floor, Mapping):
         for name, (pattern, value) in assigned("floor", floor, sizes).items():
-            _check_whole(f"floor[{pattern!r}]", value, 0)
+            check_whole(f"floor[{pattern!r}]", value, 0)
             if value > sizes[name]:
                 refuse(f"floor[{pattern!r}]", value, f"at most {sizes[name]}, the size of {name!r}")
             floors[name] = value
     else:
-        _check_whole("floor", floor, 0)
+        check_whole("floor", floor, 0)
         say_kept_whole(floor, sizes, stacklevel=3)
         floors = dict.fromkeys(sizes, floor)
     found = {}
@@ -128,8 +129,3 @@ def say_kept_whole(floor: int, sizes: Mapping[str, int], *, stacklevel: int) -> 
         f"{'they stay' if len(small) > 1 else 'it stays'} whole",
         stacklevel=stacklevel + 1,
     )
-
-
-def _check_whole(argument: str, value: object, least: int, more: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        refuse(argument, value, f"a whole number >= {least}{more}")

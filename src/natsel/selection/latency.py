@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from natsel.common.errors import refuse, refuse_together
+from natsel.common.numbers import check_whole, is_number
+from natsel.common.timing import batch_of, median, time_in_turn
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
-from natsel.communities.latency import batch_of, median, time_in_turn
 from natsel.communities.surgery.surgery import remove
 from natsel.selection.budget import Gauge, is_share
 
@@ -48,14 +49,10 @@ class Latency:
             refuse_together(given, "either a share or ms=, not both")
         if self.share is not None and not is_share(self.share):
             refuse("latency", self.share, "a share such as 0.5 in (0, 1], or ms=")
-        if self.ms is not None:
-            is_number = isinstance(self.ms, int | float) and not isinstance(self.ms, bool)
-            if not is_number or not math.isfinite(self.ms) or self.ms <= 0:
-                refuse("ms", self.ms, "a number of milliseconds > 0")
+        if self.ms is not None and not (is_number(self.ms) and 0 < self.ms < math.inf):
+            refuse("ms", self.ms, "a number of milliseconds > 0")
         for name in ("batch_size", "repeats"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                refuse(name, value, "a whole number >= 1")
+            check_whole(name, getattr(self, name))
 
     def gauge(self, communities: Communities) -> Gauge:
         """Return how to measure the time that some survivors of a model take."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import tensors_of_inputs
+from natsel.common.timing import median, time_in_turn
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
-from natsel.communities.latency import median, time_in_turn
 from natsel.communities.surgery.surgery import remove
 from natsel.selection.counts import UNROUNDED, Bounds
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from natsel.common.errors import refuse
+from natsel.common.numbers import check_whole, is_whole
 from natsel.selection.budget import Sparsity
 
 
@@ -26,9 +27,7 @@ class NM:
 
     def __post_init__(self) -> None:
         for name in ("num_kept", "num_all"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                refuse(name, value, "a whole number >= 1")
+            check_whole(name, getattr(self, name))
         if self.num_kept >= self.num_all:
             refuse("num_kept", self.num_kept, f"fewer than num_all={self.num_all}")
 
@@ -58,7 +57,5 @@ class Blocks:
     def __post_init__(self) -> None:
         Sparsity(self.value)
         ok = isinstance(self.shape, tuple) and len(self.shape) == 2
-        if not ok or any(
-            not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in self.shape
-        ):
+        if not ok or not all(is_whole(n) for n in self.shape):
             refuse("shape", self.shape, "two whole numbers >= 1, outputs and inputs")

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from natsel.common.calls import LABELLED, batch_inputs, call, cross_entropy, has_labels, unlabelled
 from natsel.common.errors import choose, refuse
+from natsel.common.hooks import as_rows, entering, watching
+from natsel.common.modes import evaluating
 from natsel.common.patterns import Patterns, chosen
 from natsel.communities.computed import how_computed
-from natsel.communities.discover import evaluating
 from natsel.single_weights.streaming.source import Scorer, magnitude, product
 
 SCORERS: dict[str, Scorer] = {"magnitude": magnitude, "wanda": product, "taylor": product}
@@ -156,25 +157,16 @@ def _norms(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def watch(name: str) -> Any:
-        def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-            x = given[0].detach()
-            axis = -1 if isinstance(layer, nn.Linear) else 1
-            x = x.movedim(axis, -1).reshape(-1, x.shape[axis])
-            squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square()
-            sums[name] = sums[name] + squares if name in sums else squares
-            counts[name] = counts.get(name, 0) + len(x)
+    def add(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        axis = -1 if isinstance(layers[name], nn.Linear) else 1
+        x = as_rows(entering(args, named).detach(), axis)
+        squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square()
+        sums[name] = sums[name] + squares if name in sums else squares
+        counts[name] = counts.get(name, 0) + len(x)
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in data:
-                call(model, unlabelled(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watching(layers, add), evaluating(model), torch.no_grad():
+        for batch in data:
+            call(model, unlabelled(batch))
     unseen = [name for name in layers if not counts.get(name)]
     if unseen:
         refuse("data", f"nothing that reaches {unseen[0]!r}", "batches that run every layer")

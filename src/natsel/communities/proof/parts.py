@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from natsel.common.calls import Inputs, call
+from natsel.common.hooks import watching
 from natsel.communities.community import Community
 from natsel.communities.programs.program import Program
 from natsel.communities.tensors import all_tensors
@@ -102,29 +103,17 @@ class Parts:
     def _captured(self, paths: set[str], inputs: Inputs) -> dict[str, Part]:
         """Run the model once and note what enters modules that are called exactly once."""
         seen: dict[str, list[Part | None]] = {path: [] for path in paths}
+        modules = {path: m for path, m in self._model.named_modules() if path in paths}
 
-        def hook_for(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                leaves = tree_leaves((args, kwargs))
-                plain = all(isinstance(leaf, PLAIN) for leaf in leaves)
-                first = plain and not seen[path] and any(isinstance(x, Tensor) for x in leaves)
-                found = Part(path, module, *_copied((args, kwargs))) if first else None
-                seen[path].append(found)
+        def note(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            leaves = tree_leaves((args, kwargs))
+            plain = all(isinstance(leaf, PLAIN) for leaf in leaves)
+            first = plain and not seen[path] and any(isinstance(x, Tensor) for x in leaves)
+            found = Part(path, modules[path], *_copied((args, kwargs))) if first else None
+            seen[path].append(found)
 
-            return hook
-
-        modules = dict(self._model.named_modules())
-        handles = [
-            modules[path].register_forward_pre_hook(hook_for(path), with_kwargs=True)
-            for path in paths
-            if path in modules
-        ]
-        try:
-            with torch.no_grad():
-                call(self._model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), watching(modules, note):
+            call(self._model, inputs)
         return {path: calls[0] for path, calls in seen.items() if len(calls) == 1 and calls[0]}
 
 

@@ -119,9 +119,7 @@ class _Copy:
         found = self._outcome(communities, selections)
         if found.reason is None or found.silent or self._repeats:
             return found
-        return Outcome(
-            "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
-        )
+        return Outcome(UNSTEADY)
 
     def _outcome(
         self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]

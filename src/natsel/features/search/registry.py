@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose
+from natsel.common.numbers import check_whole
 from natsel.features.search.cma_es import CMAES
 from natsel.features.search.dbo import DungBeetle
 from natsel.features.search.random import RandomSearch
@@ -55,8 +56,7 @@ def optimizer(
     choose("optimizer", name, OPTIMIZERS)
     sizes = {"dimension": (dimension, 1), "generations": (generations, 1)}
     for argument, (value, least) in {**sizes, "population": (population, 2)}.items():
-        if not isinstance(value, int) or value < least:
-            refuse(argument, value, f"a whole number >= {least}")
+        check_whole(argument, value, least)
     return OPTIMIZERS[name](
         dimension, generations=generations, population=population, generator=generator
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import call, first_samples, outputs_of
-from natsel.communities.discover import evaluating
+from natsel.common.modes import evaluating
 from natsel.communities.tensors import all_tensors
 from natsel.integrations.transformers import facts
 from natsel.integrations.transformers.examples import example_inputs

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from natsel.communities.latency import batch_of, median, time_in_turn
+from natsel.common.timing import batch_of, median, time_in_turn
 
 
 class Recorder(nn.Module):

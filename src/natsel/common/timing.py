@@ -1,21 +1,26 @@
-"""What a forward pass takes: the price that can only be measured."""
+"""Times: of forward passes in turn, of steps that take turns in one process, and their ratios."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from natsel.common.calls import Inputs, call, shapes_of, tensors_of_inputs, with_tensors
 from natsel.common.errors import refuse
-from natsel.communities.discover import evaluating
+from natsel.common.modes import evaluating
 
 WARM_UP = 3
+"""Passes of each model before any is timed."""
+
+LEAST = 1e-9
+"""Seconds that anything takes at least: the clock may not have moved."""
 
 
 class Median(NamedTuple):
@@ -112,3 +117,64 @@ def time_in_turn(
 def _wait_for(devices: set[torch.device]) -> None:
     for device in devices:
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, and with as many as before afterwards."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def take_turns(
+    steps: Sequence[Callable[[], object]],
+    *,
+    repeats: int,
+    block: int = 1,
+    warm_up: int = 0,
+    prepare: Mapping[int, Callable[[], object]] | None = None,
+) -> np.ndarray:
+    """Take the processor time of steps, block by block in turn, there and back.
+
+    Time of this process, so that what else the machine does matters less.
+
+    Args:
+        steps: what is timed.
+        repeats: blocks of each.
+        block: calls in a block.
+        warm_up: calls of each before anything is timed.
+        prepare: by the number of a step what is done, untimed, before each of its blocks.
+
+    Returns:
+        Seconds a call, ``[repeats, steps]``.
+    """
+    for step in steps:
+        for _ in range(warm_up):
+            step()
+    times = np.empty((repeats, len(steps)))
+    for row in range(repeats):
+        columns = range(len(steps))
+        for column in columns if row % 2 == 0 else reversed(columns):
+            if prepare is not None and column in prepare:
+                prepare[column]()
+            start = time.process_time()
+            for _ in range(block):
+                step_result = steps[column]()
+            times[row, column] = max(time.process_time() - start, LEAST) / block
+            del step_result  # freeing it is not part of the next one's time
+    return times
+
+
+def quartiles(ratios: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Return the median of ratios with its quartiles.
+
+    Example:
+        >>> quartiles([4.0, 1.0, 2.0, 3.0, 5.0])
+        {'ratio': 3.0, 'quartile_low': 2.0, 'quartile_high': 4.0}
+    """
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return {"ratio": float(middle), "quartile_low": float(low), "quartile_high": float(high)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from natsel.runs.timing import LEAST, quartiles, take_turns
+from natsel.common.timing import LEAST, quartiles, take_turns
 
 
 def test_steps_take_turns_there_and_back() -> None:
@@ -17,7 +17,7 @@ def test_steps_take_turns_there_and_back() -> None:
 def test_a_step_may_be_prepared_untimed(monkeypatch) -> None:
     calls: list[str] = []
     clock = iter(range(100))
-    monkeypatch.setattr("natsel.runs.timing.time.process_time", lambda: float(next(clock)))
+    monkeypatch.setattr("natsel.common.timing.time.process_time", lambda: float(next(clock)))
     steps = [lambda name=name: calls.append(name) for name in "ab"]
     times = take_turns(steps, repeats=2, prepare={1: lambda: calls.append("-")})
     assert "".join(calls) == "a-b" + "-ba"
@@ -26,7 +26,7 @@ def test_a_step_may_be_prepared_untimed(monkeypatch) -> None:
 
 def test_a_step_takes_its_processor_time(monkeypatch) -> None:
     clock = iter([0.0, 4.0, 10.0, 11.0])
-    monkeypatch.setattr("natsel.runs.timing.time.process_time", lambda: next(clock))
+    monkeypatch.setattr("natsel.common.timing.time.process_time", lambda: next(clock))
     times = take_turns([lambda: None, lambda: None], repeats=1, block=2)
     assert times.tolist() == [[2.0, 0.5]]
 
