@@ -1,4 +1,4 @@
-"""The table of kinds: what differs between neurons, heads, experts and channels, and nothing else."""
+"""The table of kinds: all that differs between neurons, heads, experts and channels."""
 
 from __future__ import annotations
 

@@ -104,16 +104,16 @@ def test_what_cannot_be_met_is_told_in_the_words_of_the_budget(communities):
 
 
 def test_what_is_wrong_with_it_is_one_line(communities):
-    with pytest.raises(ValueError, match="^communities=None is not .* Bytes is a cost of one$"):
+    with pytest.raises(ValueError, match=r"^communities=None is not .* Bytes is a cost of one$"):
         natsel.select(SCORES, Bytes(100))
-    with pytest.raises(ValueError, match="^budget=.*Bytes"):
+    with pytest.raises(ValueError, match=r"^budget=.*Bytes"):
         natsel.select(SCORES, Bytes, communities=communities)
 
     class Half:
         def gauge(self, communities):
             return 0.5
 
-    with pytest.raises(ValueError, match="type float.*expected that Half returns a natsel"):
+    with pytest.raises(ValueError, match=r"type float.*expected that Half returns a natsel"):
         natsel.select(SCORES, Half(), communities=communities)
 
     class Nothing:

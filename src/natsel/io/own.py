@@ -29,9 +29,11 @@ def own_model(text: str, *, seed: int = 0) -> tuple[nn.Module, Inputs | None]:
     Raises:
         ValueError: if there is no such thing, it fails, or makes something else.
     """
-    found: Any = imported("model", text)
-    if not isinstance(found, nn.Module):
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        found: Any = imported("model", text)
+        if not isinstance(found, nn.Module):
+            # Again: what a module draws while it is imported, it draws only once.
             torch.default_generator.manual_seed(seed)
             found = made("model", text, found)
     inputs: Inputs | None = None

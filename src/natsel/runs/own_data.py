@@ -35,11 +35,12 @@ def read_data(text: str, *, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if there is no such thing, it fails, or yields something else.
     """
-    found: Any = imported("data", text)
-    if isinstance(found, type) or not isinstance(found, Iterable):
-        check_call("data", text, found)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        found: Any = imported("data", text)
+        if isinstance(found, type) or not isinstance(found, Iterable):
+            check_call("data", text, found)
+        torch.default_generator.manual_seed(seed)  # again: a module is imported only once
         batches = made("data", text, partial(_taken, found))
     if batches is None:
         refuse("data", text, "a function of no arguments that returns an iterable of batches")
