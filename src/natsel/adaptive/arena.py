@@ -15,12 +15,11 @@ from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community
 from natsel.communities.gates.gates import folded
+from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import owner, tensors_of
 
 BATCH = 500
-PLAIN = ("neuron", "filter")
-"""Kinds whose modules run on fewer populations as they are: no number in them holds the count."""
 
 
 def key_of(survivors: Mapping[str, Tensor]) -> str:
@@ -184,7 +183,7 @@ def _zeroed(
 
 def _runs_cut(model: nn.Module, community: Community) -> bool:
     """Tell whether the modules of a community run on fewer populations without being changed."""
-    if community.kind not in PLAIN or community.rebindings:
+    if not kind_of(community.kind).plain or community.rebindings:
         return False
     for part in community.slices:
         module, _ = owner(model, part.tensor)

@@ -27,6 +27,7 @@ from natsel.auditing.overlap import (
 from natsel.auditing.result import Audit, Cut, Place, UpToTies
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.importing import names_own
 from natsel.common.orders import compare_orders, same_order
 from natsel.common.patterns import Patterns, chosen
 from natsel.common.progress import Progress, silent
@@ -114,7 +115,8 @@ def _named(
     given = scorers.items() if isinstance(scorers, Mapping) else ((None, s) for s in scorers)
     for name, scorer in given:
         found = scorer if isinstance(scorer, Mapping) else get(scorer)
-        name = name if name is not None or isinstance(found, Mapping) else found.name
+        if name is None and not isinstance(found, Mapping):
+            name = str(scorer) if names_own(scorer) else found.name
         if not isinstance(name, str):
             refuse("scorers", name, "a name for each: give a mapping from names to scores")
         if name in named:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from natsel.cli import audit, evolve, inspect, prune
 from natsel.cli.console import WRONG_INPUT, one_line
+from natsel.common.importing import importable_here
 
 
 class Commands(TyperGroup):
@@ -28,7 +29,10 @@ class Commands(TyperGroup):
     ) -> Any:
         """Run a command and exit, or return what it returns without ``standalone_mode``."""
         try:
-            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            with importable_here():  # for what a user names as module:name, and nothing else
+                code = super().main(
+                    args, prog_name, complete_var, False, windows_expand_args, **extra
+                )
         except Exception as error:
             # Some versions of typer carry a click of their own: known by what they can do.
             if not standalone_mode or not hasattr(error, "format_message"):

@@ -17,18 +17,21 @@ from natsel.cli.console import (
     parse_sizes,
 )
 from natsel.common.errors import choose, refuse
+from natsel.common.importing import names_own
 
 
 def evolve(
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     dataset: Annotated[
-        str, typer.Option(help="digits, mnist, cifar10 or tinyshakespeare.")
+        str, typer.Option(help="digits, mnist, cifar10 or tinyshakespeare; or module:name.")
     ] = "mnist",
     model: Annotated[
-        str, typer.Option(help="mlp, cnn, resnet20 or vit; bert or llama for text.")
+        str, typer.Option(help="mlp, cnn, resnet20 or vit; bert or llama for text; or module:name.")
     ] = "mlp",
-    dynamics: Annotated[str, typer.Option(help="The law of selection.")] = "logistic",
-    fitness: Annotated[str, typer.Option(help="The signal that selection sees.")] = "taylor",
+    dynamics: Annotated[
+        str, typer.Option(help="The law of selection, or module:name.")
+    ] = "logistic",
+    fitness: Annotated[str, typer.Option(help="What selection sees, or module:name.")] = "taylor",
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
@@ -61,7 +64,7 @@ def evolve(
 
         options: dict[str, Any] = {}
         if hidden is not None:
-            if choose("model", model, MODELS) != "mlp":
+            if names_own(model) or choose("model", model, MODELS) != "mlp":
                 refuse("hidden", hidden, f"--model mlp, the {model} has none")
             options["hidden"] = parse_sizes("hidden", hidden)
         config = RunConfig(

@@ -13,7 +13,7 @@ from natsel.common.errors import refuse_together
 
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
-MODEL = "A reference network, a folder, or hf:NAME."
+MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
 
 def prune(

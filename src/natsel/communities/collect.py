@@ -10,15 +10,13 @@ import numpy as np
 import torch
 
 from natsel.communities.community import Community, Cost, Refusal, Role, Slice
+from natsel.communities.kinds import CHANNEL, NEURON, kind_of, marked
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
 
 Key = tuple[str, int]
 Group = tuple[np.ndarray, list[Key]]
 """Classes of one community, and the tensor axes that they own places of."""
-KINDS = ("head", "expert", "filter")
-"""Kinds that an operator says, not the shape of a weight; the first that holds counts."""
-
 WIDTH = (
     "residual=True (--residual on the command line) offers it: removing is then not masking, "
     "and the difference is stated"
@@ -53,7 +51,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
-    marked = {kind: _roots_of(run, labels) for kind, labels in run.marked.items()}
+    said = {kind: _roots_of(run, run.marked[kind]) for kind in marked() if kind in run.marked}
     inexact = _roots_of(run, run.inexact)
     communities: list[Community] = []
     alone: dict[int, str] = {}
@@ -64,8 +62,8 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
         if len(members) < 2:
             alone[int(members[0])] = "all of it stands or falls together"
             continue
-        kinds = (k for k in KINDS if k in marked and np.isin(members, marked[k]).any())
-        kind = "channel" if np.isin(members, inexact).any() else next(kinds, "neuron")
+        kinds = (k for k, roots_said in said.items() if np.isin(members, roots_said).any())
+        kind = CHANNEL.name if np.isin(members, inexact).any() else next(kinds, NEURON.name)
         macs = charged.get(int(members[0]), 0.0)
         found = {key: roots[key] for key in owned}
         community = _community(run, members, found, kind, names, parameters, macs)
@@ -198,8 +196,9 @@ def _num_chosen(run: Propagation, members: np.ndarray) -> int:
 
 def _role(roles: set[str], kind: str) -> Role:
     """Return what a slice is to its populations; experts are read where their weights are."""
-    if kind == "expert" and "out" in roles:
-        return "route"
+    made = kind_of(kind).produced
+    if made != "out" and "out" in roles:
+        return made
     if roles & {"in", "expert"}:
         return "in"
     return "out" if "out" in roles else "tied"
@@ -237,7 +236,7 @@ def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
 def _name(maker: str, tensors: list[str], kind: str) -> str:
     """Name a community after the module that makes it; heads after what holds all their parts."""
     paths = [t.rpartition(".")[0].split(".") for t in tensors]
-    if kind not in ("head", "expert"):
+    if kind_of(kind).named == "maker":
         return maker.rpartition(".")[0] or maker
     common = []
     for parts in zip(*paths, strict=False):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
 from natsel.common.errors import did_you_mean, refuse
+from natsel.communities.kinds import kind_of
 
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
@@ -76,7 +77,8 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width).
+        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width); what
+            differs between them is in :mod:`natsel.communities.kinds`.
         size: how many populations.
         cost: what each of them costs.
         slices: every tensor slice that goes with them.
@@ -95,7 +97,7 @@ class Community:
     @property
     def exact(self) -> bool:
         """Whether removing is masking. It is not where a normalisation runs over them."""
-        return self.kind != "channel"
+        return kind_of(self.kind).exact
 
     @property
     def gates(self) -> tuple[Slice, ...]:
@@ -181,7 +183,7 @@ class Communities(Mapping[str, Community]):
         return len(self._communities)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{c.name}: {c.size} {c.kind}s" for c in self.values())
+        parts = ", ".join(f"{c.name}: {c.size} {kind_of(c.kind).plural}" for c in self.values())
         return f"Communities({parts})"
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from natsel.common.registry import Registry
+
 
 class Source(NamedTuple):
     """The layout of a data set and its statistics.
@@ -27,34 +29,37 @@ class Source(NamedTuple):
     std: tuple[float, ...]
 
 
-SOURCES: dict[str, Source] = {
-    "mnist": Source(
-        hub="ylecun/mnist",
-        image_column="image",
-        label_column="label",
-        shape=(1, 28, 28),
-        classes=tuple("0123456789"),
-        mean=(0.1307 * 255,),
-        std=(0.3081 * 255,),
-    ),
-    "cifar10": Source(
-        hub="uoft-cs/cifar10",
-        image_column="img",
-        label_column="label",
-        shape=(3, 32, 32),
-        classes=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
+SOURCES: Registry[Source] = Registry(
+    "name",
+    {
+        "mnist": Source(
+            hub="ylecun/mnist",
+            image_column="image",
+            label_column="label",
+            shape=(1, 28, 28),
+            classes=tuple("0123456789"),
+            mean=(0.1307 * 255,),
+            std=(0.3081 * 255,),
         ),
-        mean=(0.4914 * 255, 0.4822 * 255, 0.4465 * 255),
-        std=(0.2470 * 255, 0.2435 * 255, 0.2616 * 255),
-    ),
-}
+        "cifar10": Source(
+            hub="uoft-cs/cifar10",
+            image_column="img",
+            label_column="label",
+            shape=(3, 32, 32),
+            classes=(
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ),
+            mean=(0.4914 * 255, 0.4822 * 255, 0.4465 * 255),
+            std=(0.2470 * 255, 0.2435 * 255, 0.2616 * 255),
+        ),
+    },
+)

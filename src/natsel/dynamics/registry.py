@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from natsel.common.errors import choose
+from natsel.common.importing import check_call
+from natsel.common.registry import Registry
 
 
 class Step(Protocol):
@@ -89,7 +90,7 @@ class Dynamic(NamedTuple):
         )
 
 
-DYNAMICS: dict[str, Dynamic] = {}
+DYNAMICS: Registry[Dynamic] = Registry("dynamics")
 
 
 def register(dynamic: Dynamic) -> Dynamic:
@@ -104,10 +105,7 @@ def register(dynamic: Dynamic) -> Dynamic:
     Raises:
         ValueError: if the name is taken.
     """
-    if dynamic.name in DYNAMICS:
-        raise ValueError(f"dynamics={dynamic.name!r} is already registered")
-    DYNAMICS[dynamic.name] = dynamic
-    return dynamic
+    return DYNAMICS.add(dynamic.name, dynamic)
 
 
 def get(dynamics: str | Dynamic | Step) -> Dynamic:
@@ -118,14 +116,14 @@ def get(dynamics: str | Dynamic | Step) -> Dynamic:
     ``functools.partial``, is recognised as its law.
 
     Args:
-        dynamics: a registered name, a :class:`Dynamic`, or a function with the signature of
-            :class:`Step`.
+        dynamics: a registered name, a :class:`Dynamic`, a function with the signature of
+            :class:`Step`, or ``module:name`` of one of these.
 
     Returns:
         The law.
 
     Raises:
-        ValueError: if no law has this name.
+        ValueError: if no law has this name, or what was imported is none.
 
     Example:
         >>> def decay(mass, fitness, dt, *, pressure=1.0, competition=None, generator=None):
@@ -137,7 +135,7 @@ def get(dynamics: str | Dynamic | Step) -> Dynamic:
     if isinstance(dynamics, Dynamic):
         return dynamics
     if isinstance(dynamics, str) or not callable(dynamics):
-        return DYNAMICS[choose("dynamics", dynamics, DYNAMICS)]
+        return _found(dynamics)
     if isinstance(dynamics, partial):
         law = get(dynamics.func)
         if law is DYNAMICS.get(law.name):
@@ -147,3 +145,12 @@ def get(dynamics: str | Dynamic | Step) -> Dynamic:
         if law.step is dynamics:
             return law
     return Dynamic(getattr(dynamics, "__name__", type(dynamics).__name__), dynamics, "box")
+
+
+def _found(name: str) -> Dynamic:
+    found = DYNAMICS.find_or_import(name)
+    if isinstance(found, Dynamic):
+        return found
+    keywords = dict.fromkeys(("pressure", "competition", "generator"))
+    check_call("dynamics", name, found, "mass", "fitness", "dt", **keywords)
+    return get(found)

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities import Communities, Community
+from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import kept_indices
 from natsel.communities.tensors import owner, tensors_of, tied_names
 from natsel.fitness.parts import input_axis
 
 WIDEST = 16_384
 """Moments of more columns than these would not fit: their square is 2 GiB."""
-
-_ALONE = {
-    "channel": "a normalisation runs over its populations",
-    "expert": "its populations are experts, which a router chooses",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +73,7 @@ def consumers_of(
         remaining = kept[tensor][axis]
         gone = torch.ones(tensors[tensor].shape[axis], dtype=torch.bool)
         gone[remaining] = False
-        reason = next((_ALONE[c.kind] for c in read if c.kind in _ALONE), "")
+        reason = next(filter(None, (kind_of(c.kind).unabsorbed for c in read)), "")
         if not reason and tensor in shared:
             reason = "its weight is shared with another module"
         found.append(

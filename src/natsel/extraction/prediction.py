@@ -13,9 +13,9 @@ from natsel.common.timing import Median, batch_of, median, time_in_turn
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, Cost
 from natsel.communities.gates.gates import folded
+from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import remove
 from natsel.extraction.verify import check_model, communities_of
-from natsel.selection.counts import UNROUNDED
 
 CLEARLY_FASTER = 0.95
 LITTLE_REMOVED = 0.9
@@ -113,7 +113,7 @@ class Prediction:
         odd = [
             f"{line.name} keeps {line.kept}"
             for line in self.lines
-            if line.kept < line.size and line.kept % GRANULARITY and line.kind not in UNROUNDED
+            if line.kept < line.size and line.kept % GRANULARITY and kind_of(line.kind).rounded
         ]
         if odd:
             more = f" and {len(odd) - NUM_NAMED} more" if len(odd) > NUM_NAMED else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from natsel.common.errors import choose
+from natsel.common.registry import Registry
 from natsel.features.monotone import MONOTONE
 from natsel.features.registry import FEATURES, Feature
 from natsel.features.waves import BUMP, SINES, WEIERSTRASS, splines
@@ -40,23 +40,26 @@ def _indicators(names: tuple[str, ...], kind: str) -> tuple[Feature, ...]:
     return tuple(FEATURES[f"{name}-{kind}"] for name in names)
 
 
-CLASSES: dict[str, FeatureClass] = {
-    c.name: c
-    for c in (
-        FeatureClass("V1a", _indicators(("peak",), "smooth"), "monotone"),
-        FeatureClass("V1b", _indicators(("variance",), "smooth"), "monotone"),
-        FeatureClass("V1d", _indicators(("range",), "smooth"), "monotone"),
-        FeatureClass("V1", _indicators(FOUR, "smooth"), "smooth"),
-        FeatureClass("A5_Log6_smooth", _indicators(SIX, "smooth"), "smooth"),
-        FeatureClass("NL_sin", SINES, "smooth"),
-        FeatureClass("A5", _indicators(FOUR, "raw"), "raw"),
-        FeatureClass("A5_Log6", _indicators(SIX, "raw"), "raw"),
-        FeatureClass("PureMag4", MONOTONE, "fake"),
-        FeatureClass("Weier4", WEIERSTRASS, "raw"),
-        FeatureClass("RandomSpline", splines(0), "smooth"),
-        FeatureClass("Bump", (BUMP,), "handcrafted"),
-    )
-}
+CLASSES: Registry[FeatureClass] = Registry(
+    "class",
+    {
+        c.name: c
+        for c in (
+            FeatureClass("V1a", _indicators(("peak",), "smooth"), "monotone"),
+            FeatureClass("V1b", _indicators(("variance",), "smooth"), "monotone"),
+            FeatureClass("V1d", _indicators(("range",), "smooth"), "monotone"),
+            FeatureClass("V1", _indicators(FOUR, "smooth"), "smooth"),
+            FeatureClass("A5_Log6_smooth", _indicators(SIX, "smooth"), "smooth"),
+            FeatureClass("NL_sin", SINES, "smooth"),
+            FeatureClass("A5", _indicators(FOUR, "raw"), "raw"),
+            FeatureClass("A5_Log6", _indicators(SIX, "raw"), "raw"),
+            FeatureClass("PureMag4", MONOTONE, "fake"),
+            FeatureClass("Weier4", WEIERSTRASS, "raw"),
+            FeatureClass("RandomSpline", splines(0), "smooth"),
+            FeatureClass("Bump", (BUMP,), "handcrafted"),
+        )
+    },
+)
 NINE = tuple(CLASSES)[:9]
 """The nine of the paper's grid: three monotone, three smooth, two raw, one fake."""
 ANCHOR = "V1a"
@@ -80,5 +83,5 @@ def feature_class(name: str, *, seed: int = 0) -> FeatureClass:
         >>> [f.name for f in feature_class("V1a").features]
         ['peak-smooth']
     """
-    found = CLASSES[choose("class", name, CLASSES)]
+    found = CLASSES.find(name)
     return found._replace(features=splines(seed)) if name == "RandomSpline" else found

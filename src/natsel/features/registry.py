@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import refuse
+from natsel.common.registry import Registry
 
 
 class Feature(NamedTuple):
@@ -24,7 +25,7 @@ class Feature(NamedTuple):
     kappa: int
 
 
-FEATURES: dict[str, Feature] = {}
+FEATURES: Registry[Feature] = Registry("feature")
 
 
 def register(feature: Feature) -> Feature:
@@ -33,20 +34,20 @@ def register(feature: Feature) -> Feature:
     Raises:
         ValueError: if the name is taken, or the complexity is none.
     """
-    if feature.name in FEATURES:
-        raise ValueError(f"feature={feature.name!r} is already registered")
     if feature.kappa not in (0, 1, 2):
         refuse("kappa", feature.kappa, "0, 1 or 2")
-    FEATURES[feature.name] = feature
-    return feature
+    return FEATURES.add(feature.name, feature)
 
 
 def get(feature: str | Feature) -> Feature:
-    """Look a feature up by name; a :class:`Feature` passes.
+    """Look a feature up by name, or by ``module:name``; a :class:`Feature` passes.
 
     Raises:
         ValueError: if no feature has this name.
     """
     if isinstance(feature, Feature):
         return feature
-    return FEATURES[choose("feature", feature, FEATURES)]
+    found = FEATURES.find_or_import(feature)
+    if not isinstance(found, Feature):
+        refuse("feature", feature, f"a Feature, this is of type {type(found).__name__}")
+    return found

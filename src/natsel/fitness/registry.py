@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from natsel.common.errors import choose
+from natsel.common.importing import check_call
+from natsel.common.registry import Registry
 
 
 class Part(NamedTuple):
@@ -76,7 +77,7 @@ class Fitness(NamedTuple):
     signed: bool = False
 
 
-FITNESS: dict[str, Fitness] = {}
+FITNESS: Registry[Fitness] = Registry("fitness")
 
 
 def register(fitness: Fitness) -> Fitness:
@@ -85,10 +86,7 @@ def register(fitness: Fitness) -> Fitness:
     Raises:
         ValueError: if the name is taken.
     """
-    if fitness.name in FITNESS:
-        raise ValueError(f"fitness={fitness.name!r} is already registered")
-    FITNESS[fitness.name] = fitness
-    return fitness
+    return FITNESS.add(fitness.name, fitness)
 
 
 def get(
@@ -99,21 +97,25 @@ def get(
     A bare function gets gradients and may be negative.
 
     Args:
-        fitness: a registered name, a signal, or a function of :class:`Parts`.
+        fitness: a registered name, a signal, a function of :class:`Parts`, or ``module:name`` of
+            one of these.
         argument: what the caller calls it, for messages.
 
     Returns:
         The signal.
 
     Raises:
-        ValueError: if no signal has this name.
+        ValueError: if no signal has this name, or what was imported is none.
     """
     if isinstance(fitness, Fitness):
         return fitness
     if callable(fitness):
         name = getattr(fitness, "__name__", "custom")
         return Fitness(name, fitness, needs_gradient=True, signed=True)
-    return FITNESS[choose(argument, fitness, FITNESS)]
+    found = FITNESS.find_or_import(fitness, argument=argument)
+    if not isinstance(found, Fitness):
+        check_call(argument, fitness, found, "parts")
+    return get(found)
 
 
 def gradient_of(part: Part) -> Tensor:

@@ -12,13 +12,16 @@ from torch import nn
 
 from natsel.common.calls import Inputs
 from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.importing import names_own
 from natsel.common.json_data import read_json
 from natsel.extraction import plan_of
 from natsel.extraction.store import is_saved
-from natsel.integrations.transformers import class_of, example_inputs
+from natsel.integrations.transformers import class_of
+from natsel.integrations.transformers import example_inputs as example_inputs_of
 from natsel.integrations.transformers.examples import MAX_INPUT
 from natsel.integrations.transformers.hub import from_pretrained
 from natsel.io.loading import load
+from natsel.io.own import FACTORY, own_model
 from natsel.models import MODELS, build, default_shape
 
 BATCH = 2
@@ -31,7 +34,8 @@ class Opened:
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        kind: "reference", "saved" (by natsel) or "pretrained" (of the transformers library).
+        kind: "reference", "saved" (by natsel), "pretrained" (of the transformers library) or "own"
+            (made by a function of the user's).
         description: what it is, in a few words.
         example_inputs: inputs that it runs on, positional or by name.
     """
@@ -55,7 +59,8 @@ def open_model(
     Args:
         source: the name of a reference network ("mlp", "resnet20", "llama", ...); a folder that
             ``natsel.save``, ``natsel evolve`` or ``save_pretrained`` wrote; or ``hf:`` and a
-            folder or a name on the Hugging Face Hub. Nothing else reaches the network, only
+            folder or a name on the Hugging Face Hub; or ``module:name`` of a function of your own
+            that returns a model, or (model, example_inputs). Nothing else reaches the network, only
             safetensors are read, and no code that comes with a model is run.
         in_shape: of one input of a reference network: (C, H, W), or (T,) for text; (1, 28, 28) or
             (64,) if not given.
@@ -84,7 +89,8 @@ def open_model(
         outputs = 10 if num_classes is None else num_classes
         model = build(name, in_shape=shape, num_classes=outputs, seed=seed, **options)
         return _opened(model, "reference", name, seed)
-    if not (name.startswith(HUB) or "/" in name or folder.exists()):
+    own = names_own(name) and not folder.exists()
+    if not (own or name.startswith(HUB) or "/" in name or folder.exists()):
         choose("model", name, (*MODELS, f"{HUB}NAME", "a folder"))
     given = {"in_shape": in_shape, "num_classes": num_classes, **options}
     if given := {option: value for option, value in given.items() if value is not None}:
@@ -97,6 +103,8 @@ def open_model(
         if is_saved(Path(wanted)):
             return _saved(Path(wanted), seed)
         return _opened(from_pretrained(wanted), "pretrained", wanted, seed)
+    if own:
+        return open_own(name, seed=seed)
     if is_saved(folder):
         return _saved(folder, seed)
     if folder.is_dir():
@@ -105,6 +113,28 @@ def open_model(
             refuse("model", name, allowed)
         return _opened(from_pretrained(name), "pretrained", name, seed)
     refuse("model", name, f"a folder that is there, or {HUB}NAME for a name on the Hub")
+
+
+def open_own(name: str, *, seed: int = 0, example_inputs: Inputs | None = None) -> Opened:
+    """Open a model that a user's own function makes.
+
+    Args:
+        name: ``module:name`` of the function.
+        seed: of its random weights, and of inputs that are made up.
+        example_inputs: what it runs on, where the function tells no inputs.
+
+    Raises:
+        ValueError: if there is no such function, it fails, or there are no inputs.
+    """
+    model, inputs = own_model(name, seed=seed)
+    inputs = example_inputs if inputs is None else inputs
+    if inputs is None:
+        if class_of(model) is None:
+            refuse("model", name, f"{FACTORY}: without inputs, data (--data) have to tell them")
+        inputs = example_inputs_of(model, seed=seed)
+    count = sum(p.numel() for p in model.parameters())
+    description = f"{type(model).__name__} from {name}, {count:,} parameters"
+    return Opened(model.cpu().eval(), "own", description, inputs)
 
 
 def _saved(folder: Path, seed: int) -> Opened:
@@ -119,7 +149,7 @@ def _opened(model: nn.Module, kind: str, name: str, seed: int) -> Opened:
     library_class = class_of(model)
     if library_class is not None:
         name = f"{library_class.__name__} from {name}"
-        inputs: Inputs = example_inputs(model, seed=seed)
+        inputs: Inputs = example_inputs_of(model, seed=seed)
     else:
         constructor: Any = model.constructor
         shape = constructor["arguments"]["in_shape"]

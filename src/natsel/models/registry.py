@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from natsel.common.errors import choose, first_line, refuse
+from natsel.common.registry import Registry
 from natsel.models.checks import positive, positives
 from natsel.models.cnn import CNN
 from natsel.models.language import bert, llama
@@ -17,14 +18,11 @@ from natsel.models.mlp import MLP
 from natsel.models.resnet import ResNet20
 from natsel.models.vit import ViT
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MLP,
-    "cnn": CNN,
-    "resnet20": ResNet20,
-    "vit": ViT,
-    "bert": bert,
-    "llama": llama,
-}
+MODELS: Registry[Callable[..., nn.Module]] = Registry(
+    "name",
+    {"mlp": MLP, "cnn": CNN, "resnet20": ResNet20, "vit": ViT, "bert": bert, "llama": llama},
+)
+"""What a saved plan may name, too: nothing is imported for what is not here."""
 
 TASKS = {"bert": "masked character", "llama": "next character"}
 """What the networks that read text predict; the others predict the class of an image."""
@@ -73,7 +71,7 @@ def build(
         MissingExtraError: if the network is one of the transformers library, which is not
             installed.
     """
-    factory = MODELS[choose("name", name, MODELS)]
+    factory = MODELS.find(name)
     accepted = [p for p in inspect.signature(factory).parameters if p not in _COMMON]
     for option in options:
         choose("option", option, accepted)

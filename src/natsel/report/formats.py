@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from natsel.communities.kinds import KINDS
+
 NBSP = "\u00a0"
-PLURALS = {
-    "neuron": "neurons",
-    "filter": "filters",
-    "head": "heads",
-    "expert": "experts",
-    "weight": "weights",
-}
 
 
 def percent(value: float) -> str:
@@ -120,7 +115,8 @@ def plural(kinds: set[str]) -> str:
         >>> plural({"neuron"}), plural({"neuron", "head"})
         ('neurons', 'populations')
     """
-    return PLURALS.get(next(iter(kinds)), "populations") if len(kinds) == 1 else "populations"
+    rows = [KINDS[name].plural for name in kinds if name in KINDS]
+    return rows[0] if len(kinds) == len(rows) == 1 else "populations"
 
 
 STYLES: dict[str, Callable[[float], str]] = {

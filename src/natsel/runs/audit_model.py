@@ -8,17 +8,16 @@ from typing import Any
 
 from natsel.auditing.audit import audit
 from natsel.auditing.overlap import check_sparsities
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import refuse
 from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
 from natsel.communities import discover
-from natsel.data import TEXTS
-from natsel.data import names as image_names
-from natsel.fitness import FITNESS
+from natsel.fitness import get
 from natsel.runs import environment
 from natsel.runs.folder import alone, check
 from natsel.runs.oneshot import calibration
 from natsel.runs.prune import open_for
+from natsel.runs.splits import check_data
 
 KIND = "audit"
 RESULT = "result.json"
@@ -30,9 +29,10 @@ class AuditConfig:
 
     Attributes:
         model: what ``natsel.open_model`` opens.
-        scorers: registered names, two or more.
+        scorers: registered names, or ``module:name``, two or more.
         sparsities: where to compare survivors.
-        data: name of a data set, for scorers that read one; or None.
+        data: name of a data set, or ``module:name`` of a loader, for scorers that read one;
+            or None.
         include: patterns of community names to compare; empty for all.
         exclude: patterns of community names to leave out.
         residual: also offer widths that a normalisation runs over.
@@ -50,9 +50,9 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            choose("data", self.data, (*image_names(), *TEXTS))
+            check_data(self.data)
         for name in self.scorers:
-            fitness = FITNESS[choose("scorer", name, FITNESS)]
+            fitness = get(name, argument="scorer")
             if self.data is None and (fitness.needs_gradient or fitness.statistic is not None):
                 refuse("data", None, f"the name of a data set: the scorer {name!r} reads one")
         if len(set(self.scorers)) < max(len(self.scorers), 2):

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.files import write_atomic, write_json
+from natsel.common.importing import names_own
 from natsel.common.progress import Progress, silent
-from natsel.data import TEXTS
-from natsel.data import names as image_names
-from natsel.dynamics import DYNAMICS
+from natsel.dynamics import get as find_law
 from natsel.evolution import Ecology, Evolution
 from natsel.evolution.ecology import check_constants
 from natsel.extraction import extract, verify
-from natsel.fitness import FITNESS
+from natsel.fitness import get as find_fitness
 from natsel.io import save
 from natsel.models import MODELS, TASKS
 from natsel.runs import environment
@@ -30,7 +29,7 @@ from natsel.runs.cuts import evolved_cuts, plain_cuts
 from natsel.runs.folder import claim, finished, take
 from natsel.runs.measure import describe, latency, stretch
 from natsel.runs.networks import network, put_under_selection
-from natsel.runs.splits import Splits, check_fit, load_splits
+from natsel.runs.splits import Splits, check_data, check_fit, load_splits
 from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection import Sparsity
 
@@ -68,10 +67,10 @@ class RunConfig:
     """Everything that decides the outcome of a run.
 
     Attributes:
-        dataset: a name that ``natsel.data`` knows.
-        model: a reference network.
-        dynamics: a registered law.
-        fitness: a registered signal.
+        dataset: a name that ``natsel.data`` knows, or ``module:name`` of a loader.
+        model: a reference network, or ``module:name`` of a function that makes one.
+        dynamics: a registered law, or ``module:name`` of one.
+        fitness: a registered signal, or ``module:name`` of one.
         seed: of the initial weights, the order of batches and stochastic laws.
         epochs: passes over the training split; None takes the default.
         batch_size: samples per step; None takes the default.
@@ -98,10 +97,12 @@ class RunConfig:
     ecology: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("dataset", self.dataset, (*image_names(), *TEXTS))
-        check_fit(self.dataset, choose("model", self.model, MODELS))
-        choose("dynamics", self.dynamics, DYNAMICS)
-        choose("fitness", self.fitness, FITNESS)
+        check_data(self.dataset, argument="dataset")
+        if not names_own(self.model):
+            choose("model", self.model, MODELS)
+        check_fit(self.dataset, self.model)
+        find_law(self.dynamics)
+        find_fitness(self.fitness)
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             refuse("seed", self.seed, "a whole number from 0 to 2**63 - 1")
         for value in self.sparsities:
@@ -113,7 +114,7 @@ class RunConfig:
 
     def recipe(self) -> Recipe:
         """Return how to train, with the defaults of the network or the data set filled in."""
-        default = OWN_RECIPES.get(self.model, RECIPES[self.dataset])
+        default = OWN_RECIPES.get(self.model, RECIPES.get(self.dataset, Recipe()))
         return Recipe(
             default.epochs if self.epochs is None else self.epochs,
             default.batch_size if self.batch_size is None else self.batch_size,
@@ -130,13 +131,13 @@ class RunConfig:
                 refuse_together(both, "one of them")
             given["capacity"] = self.capacity
         check_constants(given)
-        law = DYNAMICS[self.dynamics]
+        law = find_law(self.dynamics)
         Ecology(**{**law.constants(), **given})
         return given
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration as it stands in result.json, defaults filled in."""
-        law = DYNAMICS[self.dynamics]
+        law = find_law(self.dynamics)
         ecology = Ecology(**{**law.constants(), **self.constants()})
         constants = asdict(ecology)
         level = constants.pop("level")
@@ -303,7 +304,7 @@ def _evolve(
 def _task(splits: Splits) -> dict[str, str]:
     """Say what is predicted and what an interval rests on."""
     if splits.task is None:
-        return {"predicts": "class", "unit": "image"}
+        return {"predicts": "class", "unit": "sample" if names_own(splits.name) else "image"}
     size = stretch(len(splits.test[0])) * splits.in_shape[0]
     return {"predicts": splits.task, "unit": f"stretch of {size} characters"}
 

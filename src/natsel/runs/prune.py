@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,23 +16,24 @@ from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
+from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.progress import Progress, silent
+from natsel.common.registry import Registry
 from natsel.communities import Communities, discover
-from natsel.data import TEXTS
-from natsel.data import names as image_names
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
 from natsel.extraction.store import check_room
-from natsel.features import CLASSES, feature_class, fuse, matrices
-from natsel.fitness import FITNESS, score
+from natsel.features import FeatureClass, fuse, matrices
+from natsel.fitness import score
 from natsel.io import load, open_model, save
-from natsel.io.opening import Opened
+from natsel.io.opening import Opened, open_own
 from natsel.models import MODELS, TASKS
 from natsel.runs import environment
 from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
-from natsel.runs.splits import Splits, load_splits
-from natsel.selection import Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.runs.scorers import ADAPTIVE, find_scorer, reads_data
+from natsel.runs.splits import Splits, check_data, load_splits
+from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors, select
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
@@ -39,13 +41,10 @@ from natsel.selection.sequence import Scope
 KIND = "prune"
 RESULT = "result.json"
 NUM_VERIFIED = 64
-ADAPTIVE = "adaptive"
-BUDGETS: dict[str, Callable[[float], Budget]] = {
-    "sparsity": Sparsity,
-    "parameters": Parameters,
-    "macs": MACs,
-    "latency": Latency,
-}
+BUDGETS: Registry[Callable[[float], Budget]] = Registry(
+    "budget",
+    {"sparsity": Sparsity, "parameters": Parameters, "macs": MACs, "latency": Latency},
+)
 """What a budget can be of; each takes a share: of the populations that go, or of what is left."""
 
 
@@ -55,10 +54,12 @@ class PruneConfig:
 
     Attributes:
         model: what ``natsel.open_model`` opens.
-        budget: ``NAME=SHARE`` with a name of ``BUDGETS``.
-        scorer: a registered fitness, a feature class of the magnitude's rank, or "adaptive", which
-            chooses among them on the validation split.
-        data: name of a data set, for scorers that read one, and to measure accuracy; or None.
+        budget: ``NAME=SHARE`` with a name of ``BUDGETS``, or ``module:name=NUMBER`` of a class of
+            your own.
+        scorer: a registered fitness, a feature class of the magnitude's rank, ``module:name`` of
+            one, or "adaptive", which chooses among them on the validation split.
+        data: name of a data set, or ``module:name`` of a loader, for scorers that read one,
+            and to measure accuracy; or None.
         scope: "community" or "global".
         normalize: "rank", "mean" or "none".
         multiple_of: of what the kept counts are multiples; or "auto", to measure that.
@@ -86,10 +87,7 @@ class PruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choose("scorer", self.scorer, (*FITNESS, *CLASSES, ADAPTIVE))
-        fitness = FITNESS.get(self.scorer)
-        reads = fitness is not None and (fitness.needs_gradient or fitness.statistic is not None)
-        if (reads or self.scorer == ADAPTIVE) and self.data is None:
+        if reads_data(self.scorer) and self.data is None:
             refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
         if self.compensate and self.data is None:
             refuse("data", None, "the name of a data set: compensation reads one")
@@ -97,7 +95,7 @@ class PruneConfig:
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
         if self.data is not None:
-            choose("data", self.data, (*image_names(), *TEXTS))
+            check_data(self.data)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -129,6 +127,8 @@ def parse_budget(text: str) -> Budget:
         MACs(value=0.5)
     """
     name, separator, number = text.partition("=")
+    if names_own(name):
+        return _own_budget(name, number)
     try:
         share = float(number)
     except ValueError:
@@ -140,6 +140,20 @@ def parse_budget(text: str) -> Budget:
     return BUDGETS[name](share)
 
 
+def _own_budget(name: str, number: str) -> Budget:
+    """Return a user's own budget of a number."""
+    found = imported("budget", name)
+    check_call("budget", name, found, "number")
+    try:
+        value = int(number) if number.strip().isdecimal() else float(number)
+    except ValueError:
+        refuse("budget", f"{name}={number}", "module:name=NUMBER")
+    budget = made("budget", name, partial(found, value))
+    if not isinstance(budget, CostBudget):
+        refuse("budget", name, "a budget: what has gauge(), see natsel.selection.CostBudget")
+    return budget
+
+
 def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | None]:
     """Open a model, and the data set that it is measured on.
 
@@ -148,7 +162,10 @@ def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | N
     Raises:
         ValueError: if there is no such model or data set, or the model cannot read it.
     """
-    if name not in MODELS:
+    if names_own(name) and data is not None and not Path(name).exists():
+        read = load_splits(data)
+        opened, splits = open_own(name, seed=seed, example_inputs=(read.train[0][:2],)), read
+    elif name not in MODELS:
         opened = open_model(name, seed=seed)
         constructor = getattr(opened.model, "constructor", None)
         held = constructor.get("name") if isinstance(constructor, dict) else None
@@ -173,7 +190,7 @@ def _check_fit(opened: Opened, splits: Splits) -> None:
     try:
         with torch.no_grad():
             opened.model(splits.test[0][:2])
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         line = first_line(error)
         refuse("data", splits.name, f"inputs that {opened.description} runs on ({line})")
 
@@ -305,10 +322,11 @@ def _scores(
     communities: Communities, scorer: str, data: list[tuple[Tensor, Tensor]] | None
 ) -> Mapping[str, Tensor]:
     """Score by a registered fitness, or by features of the magnitude's rank."""
-    if scorer not in CLASSES:
+    found = find_scorer(scorer)
+    if not isinstance(found, FeatureClass):
         return score(communities, scorer, data=data)
     statistics = score(communities, STATISTIC)
-    return fuse(matrices(statistics, feature_class(scorer).features))
+    return fuse(matrices(statistics, found.features))
 
 
 def verify_saved(

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import choose, refuse
+from natsel.common.importing import names_own
 from natsel.data import TEXTS, load, load_text, masked_characters, names, next_characters, split
 from natsel.models import TASKS
+from natsel.runs.own_data import read_data
 
 SPLIT_SEED = 20260114
 WINDOW = 64
@@ -53,6 +55,8 @@ def check_fit(dataset: str, model: str) -> None:
     Raises:
         ValueError: naming the data sets that it can.
     """
+    if names_own(dataset) or names_own(model):
+        return  # which shows when the network runs on them
     reads_text = model in TASKS
     if (dataset in TEXTS) != reads_text:
         fitting = TEXTS if reads_text else names()
@@ -60,14 +64,30 @@ def check_fit(dataset: str, model: str) -> None:
         refuse("dataset", dataset, f"{' or '.join(fitting)}: {model} reads {what}")
 
 
+def check_data(name: str, *, argument: str = "data") -> None:
+    """Refuse what names no data.
+
+    Args:
+        name: of a data set, or ``module:name`` of a loader, which is imported when it is read.
+        argument: what the caller calls it.
+
+    Raises:
+        ValueError: if there is no data set of this name.
+    """
+    if not names_own(name):
+        choose(argument, name, (*names(), *TEXTS))
+
+
 def load_splits(name: str, *, task: str | None = None) -> Splits:
     """Load a data set and set a validation split aside, the same one every time.
 
     A text is cut in three contiguous parts before each is cut into windows, so that no window
-    shares a place with another split.
+    shares a place with another split. Of what a user's own loader yields, a fifth is the test
+    split and a fifth the validation split.
 
     Args:
-        name: of the data set.
+        name: of the data set, or ``module:name`` of a loader (see
+            :func:`natsel.runs.own_data.read_data`).
         task: what is predicted of a text: "next character" or "masked character".
 
     Returns:
@@ -76,6 +96,8 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
     Raises:
         ValueError: if the data set is unknown or cannot be read.
     """
+    if names_own(name):
+        return _own_splits(name)
     choose("data", name, names() if task is None else TEXTS)
     if task is not None:
         return _text_splits(name, task)
@@ -89,6 +111,21 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
         (dataset.normalized(inputs[train]), labels[train]),
         (dataset.normalized(inputs[validation]), labels[validation]),
         (dataset.normalized(dataset.test_inputs), dataset.test_labels),
+    )
+
+
+def _own_splits(name: str) -> Splits:
+    inputs, labels = read_data(name, seed=SPLIT_SEED)
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    order = torch.randperm(len(inputs), generator=generator)
+    fifth = len(inputs) // 5
+    train, validation, test = order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth]
+    return Splits(
+        name,
+        tuple(str(label) for label in range(int(labels.max()) + 1)),
+        (inputs[train], labels[train]),
+        (inputs[validation], labels[validation]),
+        (inputs[test], labels[test]),
     )
 
 

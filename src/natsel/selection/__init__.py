@@ -1,6 +1,6 @@
 """Who survives: scores and a budget give survivors, exactly."""
 
-from natsel.selection.budget import MACs, Parameters, Sparsity
+from natsel.selection.budget import CostBudget, Gauge, MACs, Parameters, Sparsity
 from natsel.selection.latency import Latency
 from natsel.selection.select import select
 from natsel.selection.structure import NM, Blocks
@@ -10,6 +10,8 @@ from natsel.single_weights.weights import Weights, weights
 __all__ = [
     "NM",
     "Blocks",
+    "CostBudget",
+    "Gauge",
     "Latency",
     "MACs",
     "PackedSurvivors",

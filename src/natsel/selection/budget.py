@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,7 +23,8 @@ class Gauge:
         name: of the budget, for messages.
         asked: what the user asked for.
         limit: what the reading may be at most.
-        read: the reading of some survivors; fewer survivors never read higher.
+        read: the reading of some survivors, one boolean tensor ``[size]`` per community that takes
+            part; fewer survivors never read higher.
         describe: a reading in words.
         num_steps: how many readings a search may take, None for as many as it needs: a reading
             that is measured takes time, and is not exact.
@@ -33,8 +34,34 @@ class Gauge:
     asked: object
     limit: float
     read: Callable[[Mapping[str, Tensor]], float]
-    describe: Callable[[float], str]
+    describe: Callable[[float], str] = "{:,.6g}".format
     num_steps: int | None = None
+
+
+@runtime_checkable
+class CostBudget(Protocol):
+    """What a whole small model may cost at most: anything that has this method is a budget.
+
+    Example:
+        >>> import natsel, torch
+        >>> from torch import nn
+        >>> @dataclass(frozen=True)
+        ... class Bytes:
+        ...     most: int
+        ...     def gauge(self, communities):
+        ...         size = next(communities.model.parameters()).element_size()
+        ...         read = lambda survivors: size * communities.price(survivors).parameters
+        ...         return Gauge("bytes", self.most, self.most, read)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> communities = natsel.discover(model, torch.zeros(1, 4))
+        >>> scores = {"0": torch.arange(8.0)}
+        >>> natsel.select(scores, Bytes(180), communities=communities)
+        Survivors(0: 5/8)
+    """
+
+    def gauge(self, communities: Communities) -> Gauge:
+        """Return how to read off what some survivors of a model cost."""
+        ...
 
 
 @dataclass(frozen=True)

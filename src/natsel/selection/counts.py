@@ -10,10 +10,9 @@ from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
 from natsel.common.patterns import assigned
 from natsel.communities import Communities
+from natsel.communities.kinds import kind_of
 
 NUM_NAMED = 3
-UNROUNDED = ("head", "expert")
-"""Kinds whose number no hardware cares about: what they hold is wide already."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def bounds_of(
         floors = dict.fromkeys(sizes, floor)
     found = {}
     for name, size in sizes.items():
-        rounded = communities is None or communities[name].kind not in UNROUNDED
+        rounded = communities is None or kind_of(communities[name].kind).rounded
         least = communities[name].minimum if communities is not None else 0
         found[name] = Bounds(size, max(floors[name], least), multiple_of if rounded else 1)
     return found

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from natsel.common.errors import refuse
+from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
-from natsel.selection.budget import Gauge, MACs, Parameters, Sparsity
+from natsel.selection.budget import CostBudget, Gauge, Sparsity
 from natsel.selection.counts import Bounds
-from natsel.selection.latency import Latency
 from natsel.selection.normalize import Normalization, order
 from natsel.selection.sequence import Scope, by_score, by_share, first_that_meets
 
@@ -48,7 +48,7 @@ class Contest:
 
 def survive(
     contest: Contest,
-    budget: Sparsity | Parameters | MACs | Latency,
+    budget: Sparsity | CostBudget,
     communities: Communities | None,
     *,
     scope: Scope,
@@ -84,13 +84,23 @@ def survive(
         return masks(_share(contest, budget, sequence))
     if communities is None:
         name = type(budget).__name__
-        refuse("communities", None, f"the communities of a model: natsel.{name} is a cost of one")
-    gauge = budget.gauge(communities)
+        name = name if type(budget).__module__.partition(".")[0] != "natsel" else f"natsel.{name}"
+        refuse("communities", None, f"the communities of a model: {name} is a cost of one")
+    gauge = _gauge(budget, communities)
 
     def read(num: int) -> float:
         return gauge.read(masks(contest.left_by(sequence[:num])))
 
     return masks(contest.left_by(sequence[: _cheap_enough(contest, gauge, read, len(sequence))]))
+
+
+def _gauge(budget: CostBudget, communities: Communities) -> Gauge:
+    """Return how to read a budget off, made sure that it is that."""
+    gauge = budget.gauge(communities)
+    if not isinstance(gauge, Gauge):
+        told = f"gauge() of type {type(gauge).__name__}"
+        refuse("budget", told, f"that {type(budget).__name__} returns a natsel.selection.Gauge")
+    return gauge
 
 
 def _first(ranking: Tensor, count: int) -> Tensor:
@@ -142,6 +152,8 @@ def _cheap_enough(
 
     def meets(num: int) -> bool:
         readings.append(read(num))
+        if math.isnan(readings[-1]):
+            raise NonFiniteError(f"the reading of {gauge.name} is NaN")
         return readings[-1] <= gauge.limit
 
     found = first_that_meets(num_removable, meets, num_steps=gauge.num_steps)

@@ -12,8 +12,9 @@ from natsel.common.calls import tensors_of_inputs
 from natsel.common.timing import median, time_in_turn
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
+from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import remove
-from natsel.selection.counts import UNROUNDED, Bounds
+from natsel.selection.counts import Bounds
 
 AUTO = "auto"
 MULTIPLES = (1, 4, 8, 16, 32)
@@ -126,7 +127,7 @@ def measured(communities: Communities, survivors: Mapping[str, Tensor]) -> Round
     shrinking = [
         n
         for n, k in counts.items()
-        if k < communities[n].size and communities[n].kind not in UNROUNDED
+        if k < communities[n].size and kind_of(communities[n].kind).rounded
     ]
     wanted = sum(counts[n] for n in shrinking)
     batch_size = _batch_size(communities)

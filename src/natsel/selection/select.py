@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +14,8 @@ from natsel.common.alike import warn_alike
 from natsel.common.errors import NonFiniteError, choose, did_you_mean, refuse, refuse_together
 from natsel.common.patterns import Patterns, assigned, chosen
 from natsel.communities import Communities
-from natsel.selection.budget import MACs, Parameters, Sparsity
+from natsel.selection.budget import CostBudget, Sparsity
 from natsel.selection.counts import bounds_of
-from natsel.selection.latency import Latency
 from natsel.selection.meeting import Contest, survive
 from natsel.selection.multiples import AUTO, measured
 from natsel.selection.normalize import Normalization
@@ -30,7 +29,7 @@ from natsel.single_weights.weights import Weights
 NORMALIZATIONS = ("rank", "mean")
 MANY = 1 << 20
 """Scores from which on they are streamed where nothing needs their order."""
-Budget = Sparsity | Parameters | MACs | Latency
+Budget = Sparsity | CostBudget
 
 
 def select(
@@ -76,8 +75,10 @@ def select(
 
     Args:
         scores: one tensor per community, any shape; higher is fitter.
-        budget: what must be reached; or a sparsity for each pattern of community names, which must
-            not overlap: what none matches stays whole, and the scope holds within each pattern.
+        budget: what must be reached, also a cost of your own (see
+            :class:`natsel.selection.CostBudget`); or a sparsity for each pattern of community
+            names, which must not overlap: what none matches stays whole, and the scope holds
+            within each pattern.
         communities: what the scores belong to; taken from ``scores`` where they know it. A budget
             of parameters, multiply-accumulates or latency needs them.
         scope: "community" removes the share in each, "global" ranks all populations together.
@@ -220,8 +221,8 @@ def _of_weights(
 
 def _by_pattern(budget: Any) -> Budget | dict[str, Sparsity]:
     """Return the budget if it is one."""
-    if isinstance(budget, Sparsity | Parameters | MACs | Latency):
-        return budget
+    if isinstance(budget, Sparsity) or _is_cost(budget):
+        return cast(Budget, budget)
     if not isinstance(budget, Mapping):
         allowed = "natsel.Sparsity, Parameters, MACs or Latency, or a mapping from patterns"
         refuse("budget", budget, allowed)
@@ -229,6 +230,11 @@ def _by_pattern(budget: Any) -> Budget | dict[str, Sparsity]:
         if not isinstance(value, Sparsity):
             refuse(f"budget[{pattern!r}]", value, "natsel.Sparsity(share)")
     return dict(budget)
+
+
+def _is_cost(budget: object) -> bool:
+    """Tell whether a budget is a cost of a model; the class of one is none yet."""
+    return isinstance(budget, CostBudget) and not isinstance(budget, type)
 
 
 def _groups(

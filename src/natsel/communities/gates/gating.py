@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.gates.modules import REPARAMETRIZED, touched
 from natsel.communities.gates.sharded import check_whole
+from natsel.communities.kinds import kind_of
 from natsel.communities.tensors import owner
 
 
@@ -19,7 +20,7 @@ def gated_slices(community: Community) -> tuple[Slice, ...]:
     Everything that reads the populations; of an expert only its last weight, in the order of use,
     since whatever it makes leaves through that one, linearly.
     """
-    return community.gates[-1:] if community.kind == "expert" else community.gates
+    return community.gates[-1:] if kind_of(community.kind).gated == "last" else community.gates
 
 
 def check(communities: Communities) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from natsel.common.errors import choose
 from natsel.communities.community import OUTPUT
+from natsel.communities.kinds import marked
 from natsel.communities.labels.graph import (
     TensorRef,
     made_of,
@@ -287,7 +289,12 @@ class Propagation:
                 yield self.space.roots(labels)
 
     def mark(self, labels: Tensor, kind: str) -> None:
-        """Note a kind of populations that their weights do not tell, such as heads."""
+        """Note a kind of populations that their weights do not tell, such as heads.
+
+        Raises:
+            ValueError: if no row of :mod:`natsel.communities.kinds` is one that rules mark.
+        """
+        choose("kind", kind, marked())
         if self._counting:
             self.marked[kind].append(labels.reshape(-1))
 

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from natsel.common.errors import choose
 from natsel.common.numbers import check_whole
+from natsel.common.registry import Registry
 from natsel.features.search.cma_es import CMAES
 from natsel.features.search.dbo import DungBeetle
 from natsel.features.search.random import RandomSearch
@@ -27,11 +27,9 @@ class Optimizer(Protocol):
         ...
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "dbo": DungBeetle,
-    "cma": CMAES,
-    "random": RandomSearch,
-}
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry(
+    "optimizer", {"dbo": DungBeetle, "cma": CMAES, "random": RandomSearch}
+)
 
 
 def optimizer(
@@ -53,13 +51,11 @@ def optimizer(
         ValueError: if an argument is not allowed.
         MissingExtraError: if "cma" is asked for and not installed.
     """
-    choose("optimizer", name, OPTIMIZERS)
+    made = OPTIMIZERS.find(name)
     sizes = {"dimension": (dimension, 1), "generations": (generations, 1)}
     for argument, (value, least) in {**sizes, "population": (population, 2)}.items():
         check_whole(argument, value, least)
-    return OPTIMIZERS[name](
-        dimension, generations=generations, population=population, generator=generator
-    )
+    return made(dimension, generations=generations, population=population, generator=generator)
 
 
 class Found(NamedTuple):

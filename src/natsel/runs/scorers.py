@@ -1,0 +1,49 @@
+"""What the name of a scorer stands for: a signal, features of a rank, or one of the user's own."""
+
+from __future__ import annotations
+
+from natsel.common.errors import choose
+from natsel.common.importing import imported, names_own
+from natsel.features import CLASSES, FeatureClass, feature_class
+from natsel.fitness import FITNESS, Fitness, get
+
+ADAPTIVE = "adaptive"
+
+
+def find_scorer(name: str) -> Fitness | FeatureClass | None:
+    """Return what a scorer's name stands for.
+
+    Args:
+        name: of a registered fitness or a feature class, ``module:name`` of one or of a function
+            of the parts of a community, or "adaptive".
+
+    Returns:
+        The fitness or the class; None for what chooses among them.
+
+    Raises:
+        ValueError: if there is none of this name.
+
+    Example:
+        >>> find_scorer("wanda").statistic, find_scorer("V1a").kappa, find_scorer("adaptive")
+        ('square', 0, None)
+    """
+    if names_own(name):
+        found = imported("scorer", name)
+        return found if isinstance(found, FeatureClass) else get(name, argument="scorer")
+    choose("scorer", name, (*FITNESS, *CLASSES, ADAPTIVE))
+    if name in CLASSES:
+        return feature_class(name)
+    return FITNESS.get(name)
+
+
+def reads_data(name: str) -> bool:
+    """Tell whether a scorer needs batches of data.
+
+    Example:
+        >>> reads_data("magnitude"), reads_data("taylor"), reads_data("adaptive")
+        (False, True, True)
+    """
+    found = find_scorer(name)
+    if isinstance(found, Fitness):
+        return found.needs_gradient or found.statistic is not None
+    return found is None
