@@ -23,7 +23,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 def signature_of(thing: Any) -> str:
     """Return a signature as it stands in the code, which every Python writes alike."""
     try:
-        return ADDRESS.sub("", str(inspect.signature(thing)))
+        return ADDRESS.sub("", str(inspect.signature(thing))).replace(" -> 'None'", " -> None")
     except (TypeError, ValueError):
         return ""
 
