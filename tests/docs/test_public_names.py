@@ -61,7 +61,9 @@ def listed() -> list[str]:
 
 def advice(found: list[str], frozen: list[str]) -> str:
     """Say what changed, and what a change of it asks for."""
-    changed = "\n".join(list(unified_diff(frozen, found, "as listed", "as it is", "", "", 0, ""))[2:])
+    changed = "\n".join(
+        list(unified_diff(frozen, found, "as listed", "as it is", "", "", 0, ""))[2:]
+    )
     return (
         f"public names or signatures changed:\n{changed}\n"
         "If that is meant: (1) say it in CHANGELOG.md; (2) where a name or an argument went, let "
