@@ -63,6 +63,93 @@ def test_nothing_that_is_a_population_becomes_plain_unless_it_is_fixed(pair):
     assert free & met <= set(torch.tensor(result).reshape(-1).tolist())
 
 
+POPULATIONS = [2, 3, 4, 5]
+
+
+def fresh():
+    run = running()
+    run.space.fresh(4)
+    run.space.fresh(2, loose=True)
+    return run
+
+
+def untouched(run):
+    labels = torch.arange(8)
+    alone = torch.equal(run.space.roots(labels), labels)
+    return alone and not run.space.is_fixed(labels[2:]).any()
+
+
+@st.composite
+def of_populations(draw):
+    return operand(draw, POPULATIONS)
+
+
+@settings(max_examples=100, deadline=None)
+@given(of_populations())
+def test_what_meets_itself_ties_nothing(x):
+    run = fresh()
+    assert torch.equal(run.combine(NODE, x, x.clone()), x)
+    assert untouched(run)
+
+
+@settings(max_examples=100, deadline=None)
+@given(of_populations(), st.sampled_from([DATA, 6]), st.sampled_from([(1,), (1, 1)]))
+def test_a_scalar_ties_nothing(x, plain, shape):
+    run = fresh()
+    scalar = torch.full(shape, plain)
+    whole = torch.broadcast_shapes(x.shape, scalar.shape)
+    result = run.combine(NODE, x, scalar)
+    if len(x.unique()) > 1:
+        assert untouched(run)
+    assert not run.space.is_fixed(x).any()
+    assert torch.equal(run.space.roots(result), run.space.roots(x).expand(whole))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_none_gives_way_to_the_other(data):
+    run = fresh()
+    x = operand(data.draw, [NONE, DATA, *POPULATIONS])
+    assert torch.equal(run.combine(NODE, x, torch.full(x.shape, NONE)), x)
+    assert untouched(run)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(POPULATIONS), st.permutations(POPULATIONS))
+def test_what_meets_is_tied(first, second):
+    run = fresh()
+    run.combine(NODE, torch.tensor(first), torch.tensor(second))
+    for a, b in zip(first, second, strict=True):
+        assert run.space.roots(torch.tensor(a)) == run.space.roots(torch.tensor(b))
+    assert not run.space.is_fixed(torch.tensor(POPULATIONS)).any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(POPULATIONS), min_size=2, max_size=4, unique=True))
+def test_data_that_tells_populations_apart_fixes_them(members):
+    run = fresh()
+    run.combine(NODE, torch.tensor(members), torch.full((len(members),), DATA))
+    fixed = run.space.is_fixed(torch.tensor(POPULATIONS)).tolist()
+    assert fixed == [label in members for label in POPULATIONS]
+
+
+def test_a_parameter_with_a_value_for_each_population_goes_with_them():
+    run = fresh()
+    run.combine(NODE, torch.tensor([2, 3]), torch.tensor([6, 7]))
+    assert run.space.roots(torch.tensor([6, 7])).tolist() == [2, 3]
+    assert not run.space.is_fixed(torch.tensor([2, 3])).any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([3, 4, 5]), min_size=2, max_size=3, unique=True))
+def test_a_population_repeated_over_others_is_fixed_and_they_are_free(others):
+    run = fresh()
+    result = run.combine(NODE, torch.tensor([2]), torch.tensor(others))
+    assert run.space.is_fixed(torch.tensor([2])).all()
+    assert not run.space.is_fixed(torch.tensor(others)).any()
+    assert result.tolist() == others
+
+
 def test_broadcasting_by_hand():
     run = running()
     a, c = run.space.fresh(3), run.space.fresh(1)

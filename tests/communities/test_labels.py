@@ -131,3 +131,121 @@ def test_changes_are_counted_only_when_something_changes():
     before = space.num_changes
     space.unite(b, a, "")
     assert space.num_changes == before
+
+
+# The laws of the algebra, as docs/design.md states them.
+
+LABELS = torch.arange(NUM + 2)
+
+
+def state_after(calls, loose=0):
+    space = LabelSpace()
+    space.fresh(NUM - loose)
+    space.fresh(loose, loose=True)
+    for a, b in calls:
+        space.unite(torch.tensor([a]), torch.tensor([b]), f"{a} met {b}")
+    return space
+
+
+def classes_of(space):
+    return space.roots(LABELS).tolist(), space.is_fixed(LABELS).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs, st.integers(0, NUM + 1), st.integers(0, 20))
+def test_none_is_neutral(calls, label, place):
+    among = [*calls[:place], (NONE, label), (label, NONE), *calls[place:]]
+    assert classes_of(state_after(calls)) == classes_of(state_after(among))
+    assert state_after(calls).is_loose(LABELS).equal(state_after(among).is_loose(LABELS))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_none_and_data_are_alone_and_roots_are_the_smallest(calls):
+    roots = state_after(calls).roots(LABELS)
+    assert (roots == NONE).sum() == 1
+    assert (roots == DATA).sum() == 1
+    assert (roots <= LABELS).all()
+    assert roots[roots].equal(roots)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_fixed_holds_of_a_whole_class_and_stays(calls):
+    space = LabelSpace()
+    space.fresh(NUM)
+    before = space.is_fixed(LABELS)
+    for a, b in calls:
+        space.unite(torch.tensor([a]), torch.tensor([b]), "")
+        now = space.is_fixed(LABELS)
+        assert now.equal(now[space.roots(LABELS)])
+        assert (now | ~before).all()
+        before = now
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_a_class_is_fixed_exactly_if_one_of_it_met_data(calls):
+    space = state_after(calls)
+    roots = space.roots(LABELS)
+    met = {max(a, b) for a, b in calls if DATA in (a, b) and max(a, b) > DATA}
+    wanted = {int(roots[label]) for label in met} | {DATA}
+    assert space.is_fixed(LABELS).tolist() == [int(r) in wanted for r in roots]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs, st.integers(2, NUM + 1), st.integers(0, 20))
+def test_fixing_early_and_late_is_the_same(calls, label, place):
+    space = LabelSpace()
+    space.fresh(NUM)
+    for number, (a, b) in enumerate([*calls, (NONE, NONE)]):
+        if number == min(place, len(calls)):
+            space.fix(torch.tensor([label]), "now")
+        space.unite(torch.tensor([a]), torch.tensor([b]), "")
+    late = state_after(calls)
+    late.fix(torch.tensor([label]), "now")
+    assert classes_of(space) == classes_of(late)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_loose_is_made_so_and_alone(calls):
+    space = state_after(calls, loose=5)
+    roots = space.roots(LABELS).tolist()
+    made = range(NUM + 2 - 5, NUM + 2)
+    alone = [label in made and roots.count(roots[label]) == 1 for label in LABELS.tolist()]
+    assert space.is_loose(LABELS).tolist() == alone
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, NUM + 1), min_size=12, max_size=12), st.sampled_from([0, 1, 2]))
+def test_unite_along_is_the_union_of_what_differs_only_there(values, axis):
+    labels = torch.tensor(values).view(2, 3, 2)
+    space = LabelSpace()
+    space.fresh(NUM)
+    merged = space.unite_along(labels, (axis,), "")
+    calls = [
+        (a, b)
+        for line in labels.movedim(axis, -1).reshape(-1, labels.shape[axis]).tolist()
+        for a in line
+        for b in line
+    ]
+    assert classes_of(space) == classes_of(state_after(calls))
+    assert (merged == NONE).equal((labels == NONE).all(axis, keepdim=True))
+    assert merged.shape[axis] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_every_change_makes_the_partition_coarser_or_fixes_more(calls):
+    space = LabelSpace()
+    space.fresh(NUM)
+
+    def size():
+        return len(space.roots(LABELS).unique()) - int(space.is_fixed(LABELS).sum())
+
+    for a, b in calls:
+        before, changes = size(), space.num_changes
+        space.unite(torch.tensor([a]), torch.tensor([b]), "")
+        assert (size() < before) == (space.num_changes > changes)
+        assert size() <= before

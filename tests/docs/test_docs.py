@@ -21,7 +21,7 @@ from natsel.fitness import FITNESS
 from natsel_papers.reproduce_evolution import MATCHED_FOR_ALL, Grid
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # These have tests of their own, which also check what their code computes.
 EXECUTED = [page for page in PAGES if page.name not in ("dynamics.md", "programs.md")]
 COMMAND = typer.main.get_command(app)
