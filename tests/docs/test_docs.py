@@ -15,6 +15,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import natsel
 from natsel.cli.main import app
 from natsel.evolution import Ecology
 from natsel.fitness import FITNESS
@@ -100,6 +101,22 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     with torch.random.fork_rng(devices=[]):
         for number, code in enumerate(blocks(page, "python"), 1):
             exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+
+
+def test_both_ways_of_the_readme_remove_something_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pruning, evolving = blocks(ROOT / "README.md", "python")
+    namespace = {"__name__": "page"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(compile(pruning, "README.md, a trained model", "exec"), namespace)
+        saved = natsel.load("small", model=namespace["model"])
+        assert saved[0].out_features == namespace["small"][0].out_features <= 32
+        assert "True" in capsys.readouterr().out.splitlines()  # verified
+        exec(compile(evolving, "README.md, its own loop", "exec"), namespace)
+    num_left = namespace["small"][0].out_features
+    assert 0 < num_left < 64
+    assert f"{64 - num_left} of 64 populations are extinct" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", sorted({line for page in PAGES for line in command_lines(page)}))
