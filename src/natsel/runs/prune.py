@@ -163,8 +163,9 @@ def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | N
         ValueError: if there is no such model or data set, or the model cannot read it.
     """
     if names_own(name) and data is not None and not Path(name).exists():
-        read = load_splits(data)
-        opened, splits = open_own(name, seed=seed, example_inputs=(read.train[0][:2],)), read
+        splits: Splits | None = load_splits(data)
+        assert splits is not None
+        opened = open_own(name, seed=seed, example_inputs=(splits.train[0][:2],))
     elif name not in MODELS:
         opened = open_model(name, seed=seed)
         constructor = getattr(opened.model, "constructor", None)
