@@ -18,7 +18,7 @@ from torch import Tensor
 from natsel.adaptive.arena import Arena
 from natsel.adaptive.race import race
 from natsel.adaptive.searching import search_allocation, search_weights
-from natsel.common.errors import refuse
+from natsel.common.errors import refuse, shortened
 from natsel.common.paired import PairedSamples, mcnemar
 from natsel.communities import Communities
 from natsel.features import CLASSES, feature_class, fuse, matrices
@@ -81,6 +81,9 @@ class Adapted:
     contenders: tuple[Contender, ...]
     num_images: int
     sentence: str
+
+    def __repr__(self) -> str:
+        return f"Adapted({self.chosen.name}; {shortened(self.sentence)})"
 
     @property
     def survivors(self) -> Survivors:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from natsel.common.errors import shortened
+from natsel.common.showing import counted
+
 Matrix = list[list[float]]
 MIN_SURVIVORS = 8
 """Of how many survivors a share is worth a sentence: one head of four moves by chance."""
@@ -107,6 +110,13 @@ class Audit:
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
+
+    def __repr__(self) -> str:
+        names = shortened(", ".join(self.scorers))
+        return (
+            f"Audit({names}: {counted(len(self.classes), 'order')} in "
+            f"{counted(self.overall.size, 'population')}; print it for the outcome in words)"
+        )
 
 
 def _sentences(audit: Audit) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs
 from natsel.common.errors import did_you_mean, refuse
+from natsel.common.showing import counted, html_table, listed, named
 from natsel.communities.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Slice:
     axis: int
     index: Tensor
     role: Role
+
+    def __repr__(self) -> str:
+        size, width = self.index.shape
+        each = counted(width, "place")
+        return f"Slice({self.role}: {named(self.tensor)}, axis {self.axis}, {size:,} x {each})"
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,17 @@ class Community:
     def gates(self) -> tuple[Slice, ...]:
         """The slices at which a population's mass scales its influence."""
         return tuple(s for s in self.slices if s.role == "in")
+
+    def _counted(self) -> str:
+        return counted(self.size, self.kind, kind_of(self.kind).plural)
+
+    def __repr__(self) -> str:
+        least = f", at least {self.minimum} stay" if self.minimum > 1 else ""
+        return (
+            f"Community({named(self.name)}: {self._counted()}, each "
+            f"{counted(self.cost.parameters, 'parameter')} and {self.cost.macs:,.0f} MACs in "
+            f"{counted(len(self.slices), 'slice')}{least})"
+        )
 
 
 @dataclass(frozen=True)
@@ -183,8 +200,25 @@ class Communities(Mapping[str, Community]):
         return len(self._communities)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{c.name}: {c.size} {kind_of(c.kind).plural}" for c in self.values())
-        return f"Communities({parts})"
+        parts = (f"{named(c.name)}: {c._counted()}" for c in self.values())
+        return f"Communities({listed(parts, len(self), self._in_all())})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (c.name, c.kind, c.size, c.cost.parameters, round(c.cost.macs)) for c in self.values()
+        )
+        left = f"left whole: {counted(len(self.refused), 'place')}"
+        why = left_whole(self.refused)
+        return html_table(
+            ("community", "kind", "size", "parameters each", "MACs each"),
+            rows,
+            len(self),
+            [self._in_all(), *([f"{left} ({why})"] if self.refused else [])],
+        )
+
+    def _in_all(self) -> str:
+        communities = counted(len(self), "community", "communities")
+        return f"{communities}, {counted(self.num_populations, 'population')}"
 
     @property
     def num_populations(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import choose, refuse
+from natsel.common.showing import counted
 from natsel.communities.community import Community, Cost
 from natsel.communities.labels.propagation import Propagation, WeightMacs
 
@@ -34,6 +35,10 @@ class Pricing:
     products: tuple[WeightMacs, ...]
     between: Mapping[str, Tensor]
     total_between: float
+
+    def __repr__(self) -> str:
+        uses = counted(len(self.products), "use")
+        return f"Pricing({counted(len(self.parameters), 'parameter tensor')}, {uses} of a weight)"
 
     def price(self, communities: Iterable[Community], survivors: Mapping[str, Tensor]) -> Cost:
         """Return what the model costs that holds only the survivors.

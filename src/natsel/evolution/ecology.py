@@ -213,6 +213,10 @@ class Landing:
     landed: bool
     message: str
 
+    def __repr__(self) -> str:
+        verdict = "landed" if self.landed else "NOT landed"
+        return f"Landing({verdict}: {self.message})"
+
     @classmethod
     def of(
         cls,

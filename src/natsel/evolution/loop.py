@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.showing import html_table, named
 from natsel.communities import Communities
 from natsel.communities.gates.averages import follow_averages
 from natsel.communities.gates.gates import Gated, drop, install, suspended
@@ -134,6 +135,24 @@ class Evolution(Resumable):
             self.detach()
             drop(communities.model)
             raise
+
+    def __repr__(self) -> str:
+        total = self.communities.num_populations
+        state = "" if self._closed is None else f", {self._closed}"
+        return (
+            f"Evolution({named(self.dynamic.name)} law, {named(self.fitness.name)} fitness; step "
+            f"{self._steps:,}: {self.num_alive:,} of {total:,} populations alive, pressure "
+            f"{self._pressure:.4g}{state})"
+        )
+
+    def _repr_html_(self) -> str:
+        alive, masses = self.alive, self.masses
+        rows = (
+            (name, c.kind, int(alive[name].sum()), c.size, f"{float(masses[name].mean()):.3f}")
+            for name, c in self.communities.items()
+        )
+        head = ("community", "kind", "alive", "of", "mean mass")
+        return html_table(head, rows, len(self.communities), [repr(self)])
 
     # Training.
 

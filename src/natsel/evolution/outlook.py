@@ -36,6 +36,9 @@ class Outlook:
     steps: int | None
     message: str
 
+    def __repr__(self) -> str:
+        return f"Outlook({self.message})"
+
 
 class Future:
     """A copy of populations that evolves while their fitness stays as it is.

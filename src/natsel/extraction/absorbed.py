@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from natsel.common.errors import shortened
 from natsel.extraction.consumers import Consumer
 
 _WHEN = ("before", "after")
@@ -67,6 +68,9 @@ class Compensation:
     def num_compensated(self) -> int:
         """How many consumers absorbed something."""
         return sum(not c.reason for c in self.consumers)
+
+    def __repr__(self) -> str:
+        return f"Compensation({shortened(self.summary())})"
 
     def summary(self) -> str:
         """Return what it did in one line, what was left as it is with the reason."""

@@ -59,9 +59,15 @@ class Conversion:
         """The names of the weights in whose place only the survivors are stored."""
         return {f"{layer.name}.weight" for layer in self.converted}
 
+    def __repr__(self) -> str:
+        return f"Conversion({self._outcome()})"
+
+    def _outcome(self) -> str:
+        return f"converted {len(self.converted)} of {len(self.layers)} to compressed rows (CSR)"
+
     def summary(self) -> str:
         """Return one line per layer: what it keeps, both times, and what became of it."""
-        lines = [f"converted {len(self.converted)} of {len(self.layers)} to compressed rows (CSR)"]
+        lines = [self._outcome()]
         for layer in self.layers:
             text = f"{layer.name}: {layer.sparsity:.1%} removed"
             if layer.dense_ms is not None and layer.csr_ms is not None:

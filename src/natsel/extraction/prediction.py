@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.numbers import check_whole
+from natsel.common.showing import html_table
 from natsel.common.timing import Median, batch_of, median, time_in_turn
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, Cost
@@ -21,6 +22,7 @@ CLEARLY_FASTER = 0.95
 LITTLE_REMOVED = 0.9
 GRANULARITY = 8
 NUM_NAMED = 3
+_HEAD = ("community", "kind", "kept", "of", "parameters saved", "MACs saved")
 NOT_MEASURED = "latency: not measured (natsel.preview(..., measure=True) measures it)"
 
 
@@ -81,22 +83,39 @@ class Prediction:
     small: Cost
     timings: tuple[Timing, ...] = ()
 
+    def __repr__(self) -> str:
+        kept, size = sum(line.kept for line in self.lines), sum(line.size for line in self.lines)
+        said = [f"{kept:,} of {size:,} populations survive", *self._totals()]
+        return f"Prediction({'; '.join([*said, *map(_timed, self.timings)])})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (n.name, n.kind, n.kept, n.size, n.saved.parameters, round(n.saved.macs))
+            for n in self.lines
+        )
+        return html_table(_HEAD, rows, len(self.lines), self._below())
+
     def summary(self) -> str:
         """Return a table of the communities, the totals, and what was measured, as text."""
-        rows = [("community", "kind", "kept", "of", "parameters saved", "MACs saved")]
+        rows: list[tuple[str, ...]] = [_HEAD]
         for line in self.lines:
             saved = (f"{line.saved.parameters:,}", f"{line.saved.macs:,.0f}")
             rows.append((line.name, line.kind, f"{line.kept}", f"{line.size}", *saved))
-        return "\n".join(
-            [
-                *_aligned(rows),
-                _total("parameters", self.dense.parameters, self.small.parameters),
-                _total("MACs per sample", self.dense.macs, self.small.macs),
-                *(_timed(timing) for timing in self.timings),
-                *(self.slow_because(t) for t in self.timings if not t.is_faster),
-                *(() if self.timings else (NOT_MEASURED,)),
-            ]
-        )
+        return "\n".join([*_aligned(rows), *self._below()])
+
+    def _below(self) -> list[str]:
+        return [
+            *self._totals(),
+            *map(_timed, self.timings),
+            *(self.slow_because(t) for t in self.timings if not t.is_faster),
+            *(() if self.timings else (NOT_MEASURED,)),
+        ]
+
+    def _totals(self) -> list[str]:
+        return [
+            _total("parameters", self.dense.parameters, self.small.parameters),
+            _total("MACs per sample", self.dense.macs, self.small.macs),
+        ]
 
     def slow_because(self, timing: Timing) -> str:
         """Return the plain statement that a batch will not be faster, with the likely reasons."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from natsel.common.errors import shortened
+
 
 class VerificationError(ArithmeticError):
     """The extracted model does not compute what the masked one does."""
@@ -43,6 +45,19 @@ class Verification:
     error: float = 0.0
     precision: str | None = "float64"
     reason: str = ""
+
+    def __repr__(self) -> str:
+        if not self.passed:
+            verdict = "NOT passed" if self.precision is not None else "NOT decided"
+            return f"Verification({verdict}: {shortened(self.reason)})"
+        inexact = ""
+        if self.inexact_rel_difference is not None:
+            inexact = f"; {self.inexact_rel_difference:.2g} to masking under a normalisation"
+        return (
+            f"Verification(passed: {self.error:.1e} of the removal's effect in {self.precision}, "
+            f"allowed {self.tolerance:.0e}; max_rel_difference {self.max_rel_difference:.1e}"
+            f"{inexact})"
+        )
 
     def require(self) -> Verification:
         """Return itself.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from natsel.common.calls import Inputs
-from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.errors import choose, refuse, refuse_together, shortened
 from natsel.common.importing import names_own
 from natsel.common.json_data import read_json
 from natsel.extraction import plan_of
@@ -44,6 +44,9 @@ class Opened:
     kind: str
     description: str
     example_inputs: Inputs
+
+    def __repr__(self) -> str:
+        return f"Opened({self.kind}: {shortened(self.description)})"
 
 
 def open_model(

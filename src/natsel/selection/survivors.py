@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.showing import NUM_LISTED, html_table, listed, named
 from natsel.communities import Communities
 from natsel.selection.multiples import Rounding
 
@@ -55,8 +56,18 @@ class Survivors(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{n}: {int(m.count_nonzero())}/{m.numel()}" for n, m in self.items())
-        return f"Survivors({parts})"
+        parts = (f"{named(n)}: {int(m.count_nonzero())}/{m.numel()}" for n, m in self.items())
+        # What they come to is counted only where it is shown: there may be very many.
+        total = self._in_all() if len(self) > NUM_LISTED else ""
+        return f"Survivors({listed(parts, len(self), total)})"
+
+    def _repr_html_(self) -> str:
+        rows = ((n, int(m.count_nonzero()), m.numel()) for n, m in self.items())
+        return html_table(("community", "survive", "of"), rows, len(self), [self._in_all()])
+
+    def _in_all(self) -> str:
+        size = sum(m.numel() for m in self.values())
+        return f"{size - self.num_removed:,} of {size:,} survive"
 
     @property
     def num_removed(self) -> int:
