@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from natsel.cli.console import Voice, clear_errors, parse_names, parse_numbers
+from natsel.cli.commands import examples
+from natsel.cli.console import (
+    Quiet,
+    Verbose,
+    Voice,
+    clear_errors,
+    parse_names,
+    parse_numbers,
+)
 from natsel.common.errors import refuse
 
 app = typer.Typer(help="Measure costs as ratios.", no_args_is_help=True)
@@ -19,7 +27,10 @@ def root() -> None:
     """Measure costs as ratios, side by side in one process."""
 
 
-@app.command("step")
+@app.command(
+    "step",
+    epilog=examples("natsel bench step --dynamics all", "natsel bench step --network vit --quick"),
+)
 def step(
     dynamics: Annotated[str, typer.Option(help="A law, or all.")] = "logistic",
     network: Annotated[str, typer.Option(help="mlp, vit or all.")] = "mlp",
@@ -30,12 +41,13 @@ def step(
     repeats: Annotated[int, typer.Option(help="Blocks of 10 steps of each.")] = 30,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them.")] = 0,
     quick: Annotated[bool, typer.Option(help="See that it works; times mean nothing.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A training step with evolution against the same step without: time and peak memory."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         import torch
 
         from natsel_bench.step import bench_step
@@ -58,7 +70,13 @@ def step(
         voice.result(result)
 
 
-@app.command("peers")
+@app.command(
+    "peers",
+    epilog=examples(
+        "natsel bench peers --out peers --quick",
+        "natsel bench peers --tool natsel --tool torch-pruning --out peers",
+    ),
+)
 def peers(
     out: Annotated[Path, typer.Option(help="Folder for peers.json, peers.md and the cases.")],
     tools: Annotated[
@@ -67,12 +85,13 @@ def peers(
     quick: Annotated[bool, typer.Option(help="Four networks, and no large one.")] = False,
     limit: Annotated[float, typer.Option(help="Processor seconds before a case is killed.")] = 60.0,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel_bench.peers_table import bench_peers
 
         with voice.progress() as progress:
@@ -84,7 +103,7 @@ def peers(
         voice.result(result)
 
 
-@app.command("search")
+@app.command("search", epilog=examples("natsel bench search run --data digits --repeats 2"))
 def search(
     model: Annotated[str, typer.Argument(help="A trained model's folder, or hf:NAME.")],
     data: Annotated[str, typer.Option(help="A data set of images.")],
@@ -92,12 +111,13 @@ def search(
     images: Annotated[int, typer.Option(help="Samples that are searched on.")] = 2000,
     population: Annotated[int, typer.Option(help="Candidates in a generation.")] = 16,
     repeats: Annotated[int, typer.Option(help="Generations.")] = 3,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Candidates per second of a search, against the loop that copies, masks and runs all."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel_bench.search import bench_search
 
         with voice.progress() as progress:
@@ -114,7 +134,10 @@ def search(
         voice.result(result)
 
 
-@app.command("select")
+@app.command(
+    "select",
+    epilog=examples("natsel bench select --sizes 1e6,1e7", "natsel bench select --quick --json"),
+)
 def select(
     sizes: Annotated[str, typer.Option(help="How many weights.")] = "1e6,1e7,1e8",
     dtypes: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32,bfloat16",
@@ -122,12 +145,13 @@ def select(
     peers: Annotated[bool, typer.Option(help="Also what one would write instead.")] = True,
     huge: Annotated[bool, typer.Option(help="Also 1e9 weights in bfloat16: 3 GB.")] = False,
     quick: Annotated[bool, typer.Option(help="100,000 weights, to see that it works.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Selection among very many weights, in passes that read them, beside other ways."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel_bench.select import bench_select
 
         with voice.progress() as progress:
@@ -150,17 +174,18 @@ def _whole(argument: str, value: float) -> int:
     return int(value)
 
 
-@app.command("score")
+@app.command("score", epilog=examples("natsel bench score --repeats 5"))
 def score(
     repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,
     batches: Annotated[int, typer.Option(help="Batches that a score reads.")] = 16,
     quick: Annotated[bool, typer.Option(help="Only that the scores are right.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A data-aware score against the bare passes over the same batches: time and peak memory."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel_bench.score import bench_score
 
         with voice.progress() as progress:
@@ -169,19 +194,20 @@ def score(
         voice.result(result)
 
 
-@app.command("extract")
+@app.command("extract", epilog=examples("natsel bench extract --no-compile --repeats 20"))
 def extract(
     repeats: Annotated[int, typer.Option(help="Passes of each model, in turn.")] = 60,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Also with torch.compile.")
     ] = True,
     quick: Annotated[bool, typer.Option(help="Only that extracted = masked.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Extracted models beside dense ones, sparse layers, and how long extraction takes."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel_bench.extract import bench_extract
 
         with voice.progress() as progress:
@@ -192,7 +218,12 @@ def extract(
         voice.result(result)
 
 
-@app.command("all")
+@app.command(
+    "all",
+    epilog=examples(
+        "natsel bench all --quick --out bench", "natsel bench all --only step,select --out bench"
+    ),
+)
 def all_(
     out: Annotated[Path, typer.Option(help="Folder for bench.json, bench.md and each result.")],
     only: Annotated[str | None, typer.Option(help="Names, such as step,select.")] = None,
@@ -202,12 +233,13 @@ def all_(
     data: Annotated[str | None, typer.Option(help="The data set of that model.")] = None,
     quick: Annotated[bool, typer.Option(help="See that everything works, in a minute.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """All benchmarks, one after the other, with one page."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel_bench.all_parts import bench_all
 
         with voice.progress() as progress:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from natsel.cli.console import Voice, clear_errors, need_report
+from natsel.cli.commands import examples
+from natsel.cli.console import Quiet, Verbose, Voice, clear_errors, need_report
 from natsel_papers.cli_spectrum import finish
 
 app = typer.Typer(help="Run the experiments of the papers.", no_args_is_help=True)
@@ -18,7 +19,13 @@ def root() -> None:
     """Run the experiments of the papers."""
 
 
-@app.command("evolution")
+@app.command(
+    "evolution",
+    epilog=examples(
+        "natsel reproduce evolution --dataset digits --seeds 2 --out quick",
+        "natsel reproduce evolution --out evolution --workers 4",
+    ),
+)
 def evolution(
     out: Annotated[Path, typer.Option(help="Folder for tables, report and cached trainings.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, at least 2.")] = 5,
@@ -26,12 +33,13 @@ def evolution(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel.common.files import write_atomic
         from natsel.runs.training import Recipe
         from natsel_papers.reproduce_evolution import Grid, reproduce_evolution
@@ -61,7 +69,13 @@ def evolution(
         voice.result(summary)
 
 
-@app.command("plateau")
+@app.command(
+    "plateau",
+    epilog=examples(
+        "natsel reproduce plateau --preset smoke --out quick",
+        "natsel reproduce plateau --preset paper --device cuda --out plateau",
+    ),
+)
 def plateau(
     out: Annotated[Path, typer.Option(help="Folder for networks, cells, tables and report.")],
     preset: Annotated[str, typer.Option(help="smoke, cpu or paper.")] = "cpu",
@@ -71,12 +85,13 @@ def plateau(
     peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Selection Plateau (arXiv 2605.09345): feature classes, sparsities, kappa, every claim."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel_papers.reproduce_plateau import reproduce_plateau
 
         need_report()

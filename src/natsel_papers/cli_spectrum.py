@@ -7,10 +7,47 @@ from typing import Annotated, Any
 
 import typer
 
-from natsel.cli.console import Voice, clear_errors, need_report, parse_names, parse_numbers
+from natsel.cli.commands import with_examples
+from natsel.cli.configs import (
+    Keys,
+    joined,
+    option,
+    same,
+    say_what_wins,
+    truth,
+    whole,
+    word,
+)
+from natsel.cli.console import (
+    Quiet,
+    Verbose,
+    Voice,
+    clear_errors,
+    need_report,
+    parse_names,
+    parse_numbers,
+)
+
+KEYS = Keys(
+    "spectrum",
+    {
+        **same(word, "model", "data", "optimizer", "device"),
+        **same(whole, "seeds", "generations", "population"),
+        **same(whole, "search_images", "held_images", "adaptive_images"),
+        **same(truth, "compensate", "peers"),
+        **same(joined, "classes", "kinds"),
+        "sparsities": ("sparsity", joined),
+    },
+)
 
 
+@with_examples(
+    "natsel spectrum run --data digits --out spectrum",
+    "natsel spectrum run --data digits --sparsity 0.5,0.7 --seeds 2 --out quick",
+    "natsel spectrum --config spectrum/config.json --optimizer cma --out cma",
+)
 def spectrum(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A trained model's folder, or hf:NAME.")],
     data: Annotated[str, typer.Option(help="A data set of images.")],
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and report.")],
@@ -27,18 +64,21 @@ def spectrum(
     compensate: Annotated[bool, typer.Option(help="Also repair in closed form.")] = True,
     peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    config: Annotated[Path | None, option(KEYS)] = None,
     workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Measure what escapes the plateau of a model, at which complexity and sparsity."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel.features import NINE
         from natsel_papers.plateau_grid import PlateauGrid
         from natsel_papers.spectrum import run_spectrum
 
+        say_what_wins(context, voice)
         grid = PlateauGrid(
             sparsities=parse_numbers("sparsity", sparsity),
             classes=parse_names("classes", classes) if classes is not None else NINE,

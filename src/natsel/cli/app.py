@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import audit, evolve, inspect, prune
+from natsel.cli import audit, evolve, inspect, listing, prune
+from natsel.cli.commands import add_command as add_command
+from natsel.cli.commands import examples
 from natsel.cli.console import WRONG_INPUT, one_line
 from natsel.common.importing import importable_here
 
@@ -57,34 +59,26 @@ def _told(error: Any) -> Iterator[str]:
     yield f"natsel: {one_line(message + see)}\n"
 
 
-def add_command(app: typer.Typer, name: str, found: typer.Typer | Callable[..., Any]) -> None:
-    """Add a command, or a group of commands, of a package that extends natsel.
-
-    Packages name theirs in the entry-point group ``natsel.commands``.
-
-    Args:
-        app: is added to.
-        name: of the command.
-        found: a function, or a typer application.
-    """
-    if isinstance(found, typer.Typer):
-        app.add_typer(found, name=name)
-    else:
-        app.command(name)(found)
-
+EXAMPLES = examples(
+    "natsel evolve --dataset digits --out run",
+    "natsel prune mlp --budget macs=0.5 --out small",
+    "natsel list scorers",
+)
 
 app = typer.Typer(
     cls=Commands,
     help="Prune neural networks by natural selection: evolve, select, extract, prove.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("evolve")(evolve.evolve)
-app.command("inspect")(inspect.inspect)
-app.command("prune")(prune.prune)
-app.command("verify")(prune.verify)
-app.command("audit")(audit.audit)
+add_command(app, "evolve", evolve.evolve)
+add_command(app, "inspect", inspect.inspect)
+add_command(app, "list", listing.list_)
+add_command(app, "prune", prune.prune)
+add_command(app, "verify", prune.verify)
+add_command(app, "audit", audit.audit)
 for _point in sorted(entry_points(group="natsel.commands"), key=lambda point: point.name):
     add_command(app, _point.name, _point.load())
 

@@ -8,10 +8,48 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from natsel.cli.console import Voice, clear_errors, need_report, parse_names, parse_numbers
+from natsel.cli.commands import with_examples
+from natsel.cli.configs import (
+    Keys,
+    joined,
+    option,
+    same,
+    say_what_wins,
+    several,
+    truth,
+    whole,
+    word,
+)
+from natsel.cli.console import (
+    Quiet,
+    Verbose,
+    Voice,
+    clear_errors,
+    need_report,
+    parse_names,
+    parse_numbers,
+)
+
+KEYS = Keys(
+    "audit",
+    {
+        **same(word, "model", "data"),
+        **same(truth, "residual"),
+        **same(whole, "seed"),
+        **same(joined, "scorers"),
+        **same(several, "include", "exclude"),
+        "sparsities": ("sparsity", joined),
+    },
+)
 
 
+@with_examples(
+    "natsel audit mlp --scorers l1,l2",
+    "natsel audit run --scorers taylor,wanda,magnitude --data digits --out audit",
+    "natsel audit --config audit/result.json --sparsity 0.9 --out again",
+)
 def audit(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A reference network, a folder, or hf:NAME.")],
     scorers: Annotated[str, typer.Option(help="Two scorers or more, separated by commas.")],
     sparsity: Annotated[
@@ -21,19 +59,22 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and report.html.")
     ] = None,
+    config: Annotated[Path | None, option(KEYS)] = None,
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Widths under a normalisation, too.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Say which scorers are one criterion, and how far apart the others select."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel.runs.audit_model import AuditConfig, audit_model
 
-        config = AuditConfig(
+        say_what_wins(context, voice)
+        audit_config = AuditConfig(
             model=model,
             scorers=parse_names("scorers", scorers),
             sparsities=parse_numbers("sparsity", sparsity),
@@ -46,7 +87,7 @@ def audit(
         if out is not None:
             need_report()
         with voice.progress() as progress:
-            result = audit_model(config, out, progress=progress)
+            result = audit_model(audit_config, out, progress=progress)
         page = _report(out) if out is not None else None
         voice.words.print(result["model"], markup=False)
         for sentence in result["sentences"]:

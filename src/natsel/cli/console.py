@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
@@ -18,9 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from natsel.cli.interrupts import STOPPED, of_output
+from natsel.cli.lines import Lines
 from natsel.common.errors import did_you_mean, first_line, refuse
 from natsel.common.extras import MissingExtraError, require
 from natsel.common.interrupts import clearing_up
+from natsel.common.logs import ROOT
 
 SHOW_AFTER = 2.0
 """Seconds before something that takes long shows a bar."""
@@ -32,6 +35,19 @@ WRONG_INPUT = 2
 FAILED = 1
 
 
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Tell stages on standard error; -vv tells details.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")]
+
+
 @dataclass(frozen=True)
 class Voice:
     """How a command speaks.
@@ -39,10 +55,33 @@ class Voice:
     Attributes:
         quiet: say nothing.
         as_json: print one JSON object on standard output and nothing else there.
+        verbose: how much of what computes is told on standard error: 0 for warnings, 1 for its
+            stages and what came of them, 2 for details.
     """
 
     quiet: bool = False
     as_json: bool = False
+    verbose: int = 0
+
+    @property
+    def level(self) -> int:
+        """The least level of ``logging`` that is told."""
+        if self.quiet:
+            return logging.ERROR
+        return (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Tell on standard error, in lines, what the library logs."""
+        logger, handler = logging.getLogger(ROOT), _Lines()
+        before = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(self.level)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+            logger.removeHandler(handler)
 
     @property
     def words(self) -> Console:
@@ -58,10 +97,17 @@ class Voice:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show bars for what takes more than two seconds, if standard error is a terminal."""
+        """Show how far long work is, on standard error.
+
+        On a terminal in bars, for what takes more than two seconds; elsewhere in a line now and
+        then, see :class:`natsel.cli.lines.Lines`.
+        """
         console = Console(stderr=True)
-        if self.quiet or self.as_json or not console.is_terminal:
+        if self.quiet or self.as_json:
             yield lambda what, done, total: None
+            return
+        if not console.is_terminal:
+            yield Lines(_say)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -83,6 +129,21 @@ class Voice:
             yield update
 
 
+class _Lines(logging.Handler):
+    """Says a record in one line, where standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one record."""
+        try:
+            _say(record.getMessage())
+        except Exception:  # noqa: BLE001 - as every handler of the standard library does
+            self.handleError(record)
+
+
+def _say(line: str) -> None:
+    print(f"natsel: {one_line(line)}", file=sys.stderr, flush=True)
+
+
 class _LateBars(Bars):
     """Bars that appear once something has taken long, and never for what was done before."""
 
@@ -94,7 +155,7 @@ class _LateBars(Bars):
 
 
 @contextmanager
-def clear_errors(*, resumable: bool = False) -> Iterator[None]:
+def clear_errors(*, resumable: bool = False, voice: Voice | None = None) -> Iterator[None]:
     """Turn what went wrong into one line on standard error and an exit code.
 
     Exit 2 if the input is wrong (an argument, a file, a missing extra), 1 if the work failed: a
@@ -103,9 +164,10 @@ def clear_errors(*, resumable: bool = False) -> Iterator[None]:
 
     Args:
         resumable: a command that was stopped can go on.
+        voice: tells what the library logs meanwhile; None for nothing of it.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), voice.hearing() if voice is not None else nullcontext():
             warnings.showwarning = _warn
             yield
     except (ValueError, FileNotFoundError, MissingExtraError) as error:

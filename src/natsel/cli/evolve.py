@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from natsel.cli.commands import with_examples
+from natsel.cli.configs import (
+    Keys,
+    Written,
+    is_given,
+    is_written,
+    joined,
+    number,
+    option,
+    same,
+    say_what_wins,
+    truth,
+    whole,
+    word,
+    written_of,
+)
 from natsel.cli.console import (
+    Quiet,
+    Verbose,
     Voice,
     clear_errors,
     need_report,
@@ -19,8 +37,35 @@ from natsel.cli.console import (
 from natsel.common.errors import choose, refuse
 from natsel.common.importing import names_own
 
+CONSTANTS = (
+    *("adaptation", "competition_every", "every", "extinction_level", "floor", "horizon"),
+    *("initial", "patience", "pressure", "rate"),
+)
+DECIDED = ("label_smoothing", "precision")
+"""What a configuration says of the training that no option does: data set and model decide it."""
 
+KEYS = Keys(
+    "evolve",
+    {
+        **same(word, "dataset", "model", "dynamics", "fitness"),
+        **same(whole, "seed", "epochs", "batch_size"),
+        **same(number, "learning_rate", "capacity"),
+        **same(truth, "baselines"),
+        "sparsities": ("sparsity", joined),
+    },
+    ("options", *CONSTANTS, *DECIDED),
+)
+
+
+@with_examples(
+    "natsel evolve --dataset digits --out run",
+    "natsel evolve --model cnn --dynamics replicator --capacity 0.3 --out run",
+    "natsel evolve --dataset digits --set pressure=1.5 --set horizon=20 --out run",
+    "natsel list laws",
+    "natsel evolve --config run/config.json --seed 1 --out again",
+)
 def evolve(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     dataset: Annotated[
         str, typer.Option(help="digits, mnist, cifar10 or tinyshakespeare; or module:name.")
@@ -49,15 +94,17 @@ def evolve(
         list[str] | None,
         typer.Option("--set", help="A constant of the evolution, such as pressure=1.5."),
     ] = None,
+    config: Annotated[Path | None, option(KEYS)] = None,
     baselines: Annotated[bool, typer.Option(help="Train a plain network beside it.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network while its populations evolve; remove what went extinct; show the cost."""
-    voice = Voice(quiet, as_json)
-    with clear_errors(resumable=True):
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
         from natsel.models import MODELS
         from natsel.runs.evolve import RunConfig
         from natsel.runs.evolve import evolve as run_evolve
@@ -67,7 +114,14 @@ def evolve(
             if names_own(model) or choose("model", model, MODELS) != "mlp":
                 refuse("hidden", hidden, f"--model mlp, the {model} has none")
             options["hidden"] = parse_sizes("hidden", hidden)
-        config = RunConfig(
+        constants: dict[str, Any] = parse_settings(setting or [])
+        written = written_of(context)
+        if written is not None:
+            options = {**_written_options(context, written), **options}
+            if is_written(context, "capacity") and "capacity" in constants:
+                capacity = None
+            constants = _with_written(context, voice, written, constants)
+        run_config = RunConfig(
             dataset=dataset,
             model=model,
             dynamics=dynamics,
@@ -80,20 +134,53 @@ def evolve(
             sparsities=parse_numbers("sparsity", sparsity),
             baselines=baselines,
             options=options,
-            ecology=parse_settings(setting or []),
+            ecology=constants,
         )
+        if written is not None:
+            _check_decided(context, written, run_config.as_json())
         if report:
             need_report()
         with voice.progress() as progress:
-            warn = None if quiet else _warn
-            result = run_evolve(config, out, resume=resume, progress=progress, warn=warn)
+            result = run_evolve(run_config, out, resume=resume, progress=progress)
         page = _report(out) if report else None
         _tell(voice, result, out, page)
         voice.result(result)
 
 
-def _warn(message: str) -> None:
-    print(f"natsel: {message}", file=sys.stderr)
+def _written_options(context: typer.Context, written: Written) -> dict[str, Any]:
+    """Return the options of the network that a configuration says."""
+    held = written.rest.get("options", {})
+    if not isinstance(held, dict) or set(held) - {"hidden"}:
+        refuse("options", held, "a mapping that holds hidden, or nothing")
+    # The widths of a perceptron are nothing to another network.
+    if "hidden" not in held or is_given(context, "hidden") or is_given(context, "model"):
+        return {}
+    return {"hidden": parse_sizes("hidden", joined("hidden", held["hidden"]))}
+
+
+def _with_written(
+    context: typer.Context, voice: Voice, written: Written, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the constants that a configuration says, and over them those that were given."""
+    names = {"extinction_level": "level"}
+    held = {names.get(n, n): written.rest[n] for n in CONSTANTS if n in written.rest}
+    before = {**held, **({"capacity": context.params["capacity"]} if "capacity" in given else {})}
+    more = {
+        name: (value, before[name])
+        for name, value in given.items()
+        if before.get(name) not in (None, value)
+    }
+    say_what_wins(context, voice, more)
+    return {**held, **given}
+
+
+def _check_decided(context: typer.Context, written: Written, found: Mapping[str, Any]) -> None:
+    """Refuse what a configuration says of the training and no option can."""
+    if is_given(context, "dataset") or is_given(context, "model"):
+        return
+    for key in DECIDED:
+        if written.rest.get(key, found[key]) != found[key]:
+            refuse(key, written.rest[key], f"{found[key]!r}, which data set and model decide")
 
 
 def _report(out: Path) -> Path:

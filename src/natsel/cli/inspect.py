@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from natsel.cli.commands import with_examples
 from natsel.cli.console import Voice, clear_errors, parse_sizes
 
 if TYPE_CHECKING:
     from natsel.communities import Communities
 
 
+@with_examples(
+    "natsel inspect mlp",
+    "natsel inspect resnet20 --in-shape 3,32,32 --residual",
+    "natsel inspect run --json",
+)
 def inspect(
     model: Annotated[
         str, typer.Argument(help="A reference network, a folder, or hf:NAME.")
@@ -30,7 +36,7 @@ def inspect(
 ) -> None:
     """List the communities of a network, with costs, gates and refusals."""
     voice = Voice(as_json=as_json)
-    with clear_errors():
+    with clear_errors(voice=voice):
         from natsel.communities import discover
         from natsel.io import open_model
 

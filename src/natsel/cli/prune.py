@@ -8,15 +8,48 @@ from typing import Annotated, Any
 
 import typer
 
-from natsel.cli.console import FAILED, Voice, clear_errors, parse_multiple
+from natsel.cli.commands import with_examples
+from natsel.cli.configs import (
+    Keys,
+    is_given,
+    is_written,
+    one,
+    option,
+    same,
+    say_what_wins,
+    several,
+    truth,
+    whole,
+    word,
+)
+from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
 
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
+KEYS = Keys(
+    "prune",
+    {
+        **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
+        **same(truth, "residual", "compensate", "measure"),
+        **same(whole, "seed"),
+        **same(one, "multiple_of"),
+        **same(several, "include", "exclude"),
+    },
+)
 
+
+@with_examples(
+    "natsel prune mlp --budget macs=0.5 --out small",
+    "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
+    "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
+    "natsel list scorers",
+    "natsel prune --config small/result.json --seed 1 --out again",
+)
 def prune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help=MODEL)],
     out: Annotated[Path, typer.Option(help="Folder for the small model.")],
     budget: Annotated[
@@ -49,20 +82,26 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    config: Annotated[Path | None, option(KEYS)] = None,
     measure: Annotated[bool, typer.Option(help="Time both models.")] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
-    voice = Voice(quiet, as_json)
-    with clear_errors():
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
         from natsel.runs.prune import PruneConfig
         from natsel.runs.prune import prune as run
 
+        more = {}
+        if is_given(context, "sparsity") and is_written(context, "budget"):
+            more, budget = {"sparsity": (sparsity, f"budget={budget!r}")}, None
         if budget is not None and sparsity is not None:
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
-        config = PruneConfig(
+        say_what_wins(context, voice, more)
+        prune_config = PruneConfig(
             model=model,
             budget=(budget or BUDGET) if sparsity is None else f"sparsity={sparsity!r}",
             scorer=scorer,
@@ -78,7 +117,7 @@ def prune(
             seed=seed,
         )
         with voice.progress() as progress:
-            result = run(config, out, progress=progress)
+            result = run(prune_config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(result["summary"], markup=False)
         if result["rounding"] is not None:
@@ -93,6 +132,10 @@ def prune(
         voice.result(result)
 
 
+@with_examples(
+    "natsel verify mlp small",
+    "natsel verify run small --data digits --json",
+)
 def verify(
     model: Annotated[str, typer.Argument(help=MODEL)],
     small: Annotated[Path, typer.Argument(help="Folder of the small model.")],
@@ -102,7 +145,7 @@ def verify(
 ) -> None:
     """Compare a saved small model with the masked model that it was cut from."""
     voice = Voice(as_json=as_json)
-    with clear_errors():
+    with clear_errors(voice=voice):
         from natsel.runs.prune import verify_saved
 
         result = verify_saved(model, small, data=data, seed=seed)

@@ -1,0 +1,163 @@
+"""A written configuration can be run again; what is wrong with one is told in one line."""
+
+import json
+
+import pytest
+
+TIMES = ("seconds", "latency", "versions", "hardware", "git", "out", "timings", "prediction")
+
+
+def without_times(value):
+    """Return a result without what another run measures anew."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in (*TIMES, "summary")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def line(result):
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("natsel: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("natsel: ").strip()
+
+
+@pytest.fixture
+def run(natsel, fast, tmp_path):
+    """The folder of a run with options of all kinds."""
+    out = tmp_path / "run"
+    arguments = (*fast, "--capacity", "0.5", "--seed", "3", "--no-baselines", "--no-report")
+    assert natsel("evolve", "--out", out, *arguments).exit_code == 0
+    return out
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json"])
+def test_a_run_of_its_own_config_gives_the_same_again(natsel, run, tmp_path, file):
+    again = tmp_path / "again"
+    done = natsel("evolve", "--config", run / file, "--out", again, "--no-report", "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert read(again / "config.json") == read(run / "config.json")
+    first, second = (without_times(read(f / "result.json")) for f in (run, again))
+    assert first == second
+    for name in ("masses.safetensors", "model.safetensors"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_a_run_goes_on_from_its_own_config(natsel, run):
+    before = read(run / "result.json")
+    arguments = ("--config", run / "config.json", "--out", run, "--no-report", "--json")
+    assert json.loads(natsel("evolve", *arguments, "--resume").stdout) == before
+
+
+def test_what_is_given_wins_and_is_said(natsel, run, tmp_path):
+    out = tmp_path / "other"
+    given = ("--seed", "4", "--set", "rate=0.4", "--set", "floor=1", "--hidden", "8,8")
+    done = natsel(
+        *("evolve", "--config", run / "config.json", "--out", out, "--no-report"),
+        *("--epochs", "1", *given),
+    )
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[:2] == [
+        f"natsel: seed='4' wins over '3' of {run / 'config.json'}",
+        f"natsel: rate=0.4 wins over 0.3 of {run / 'config.json'}",
+    ]
+    config = read(out / "config.json")
+    assert config == {
+        **read(run / "config.json"),
+        **{"seed": 4, "rate": 0.4, "options": {"hidden": [8, 8]}},
+    }
+
+
+def test_prune_runs_what_its_result_says(natsel, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    options = ("--sparsity", "0.5", "--scorer", "l1", "--include", "layers.0", "--no-measure")
+    assert natsel("prune", "mlp", *options, "--seed", "5", "--out", first).exit_code == 0
+    done = natsel("prune", "--config", first / "result.json", "--out", again, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert without_times(read(again / "result.json")) == without_times(read(first / "result.json"))
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
+def test_sparsity_wins_over_a_written_budget(natsel, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"model": "mlp", "budget": "macs=0.5", "measure": false}')
+    out = tmp_path / "out"
+    done = natsel("prune", "--config", config, "--sparsity", "0.25", "--out", out)
+    assert done.exit_code == 0
+    assert done.stderr == f"natsel: sparsity=0.25 wins over budget='macs=0.5' of {config}\n"
+    assert read(out / "result.json")["config"]["budget"] == "sparsity=0.25"
+
+
+def test_audit_runs_what_its_result_says(natsel, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    options = ("--scorers", "l1,log-l2,l2", "--sparsity", "0.3,0.6", "--exclude", "layers.2")
+    assert natsel("audit", "mlp", *options, "--out", first).exit_code == 0
+    done = natsel("audit", "--config", first / "result.json", "--out", again, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert without_times(read(again / "result.json")) == without_times(read(first / "result.json"))
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "told"),
+    [
+        ("evolve", {"sed": 3}, "='sed' is not allowed: expected one of adaptation, baselines"),
+        ("evolve", {"sed": 3}, "(did you mean 'seed'?)"),
+        ("evolve", {"seed": "three"}, "seed='three' is not allowed: expected a whole number"),
+        ("evolve", {"seed": 1.5}, "seed=1.5 is not allowed: expected a whole number"),
+        ("evolve", {"seed": True}, "seed=True is not allowed: expected a whole number"),
+        ("evolve", {"seed": [1]}, "seed=[1] is not allowed: expected a whole number"),
+        (
+            "evolve",
+            {"baselines": "maybe"},
+            "baselines='maybe' is not allowed: expected true or false",
+        ),
+        ("evolve", {"dataset": "mnst"}, "dataset='mnst' is not allowed"),
+        ("evolve", {"dynamics": "logistik"}, "(did you mean 'logistic'?)"),
+        ("evolve", {"sparsities": 0.5}, "sparsities=0.5 is not allowed: expected a list"),
+        ("evolve", {"sparsities": [0.9, 0.5]}, "ascending"),
+        ("evolve", {"rate": -1}, "rate=-1 is not allowed"),
+        ("evolve", {"rate": "fast"}, "rate='fast' is not allowed"),
+        ("evolve", {"capacity": 2}, "capacity=2"),
+        (
+            "evolve",
+            {"learning_rate": "0.1"},
+            "learning_rate='0.1' is not allowed: expected a number",
+        ),
+        ("evolve", {"label_smoothing": 0.3}, "label_smoothing=0.3 is not allowed: expected 0.1"),
+        ("evolve", {"options": {"depth": 3}}, "options={'depth': 3} is not allowed"),
+        ("evolve", {"options": {"hidden": ["x"]}}, "hidden='x' is not allowed"),
+        ("evolve", {"kind": "spectrum"}, "one of natsel evolve; this is of 'spectrum'"),
+        ("evolve", {"kind": "prune", "config": {}}, "one of natsel evolve; this is of 'prune'"),
+        ("prune", {"kind": "evolve", "config": {}}, "one of natsel prune; this is of 'evolve'"),
+        ("prune", {"model": "mlp", "budgt": "macs=0.5"}, "(did you mean 'budget'?)"),
+        ("prune", {"model": "mlp", "multiple_of": 0}, "multiple_of=0"),
+        ("prune", {"model": "mlp", "include": "layers.0"}, "include='layers.0' is not allowed"),
+        ("prune", {"budget": "macs=0.5"}, "Missing argument"),
+        ("audit", {"model": "mlp"}, "Missing option '--scorers'"),
+        ("audit", {"model": "mlp", "scorers": ["l1", "l9"]}, "scorer='l9' is not allowed"),
+        ("spectrum", {"model": "mlp", "data": "digits", "kinds": ["neurn"]}, "kinds='neurn'"),
+        ("evolve", [], "JSON object"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_as_of_an_option(natsel, tmp_path, command, content, told):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    said = line(natsel(command, "--config", config, "--out", tmp_path / "out"))
+    assert told in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"seed": NaN}', '{"seed": 1e999}', "[" * 10**5])
+def test_a_damaged_file_is_told(natsel, tmp_path, content):
+    config = tmp_path / "config.json"
+    config.write_text(content)
+    assert "config.json" in line(natsel("evolve", "--config", config, "--out", tmp_path / "out"))
+
+
+def test_a_missing_file_is_told(natsel, tmp_path):
+    told = line(natsel("evolve", "--config", tmp_path / "no.json", "--out", tmp_path / "out"))
+    assert "no.json" in told
