@@ -19,12 +19,15 @@ from natsel.adaptive.arena import Arena
 from natsel.adaptive.race import race
 from natsel.adaptive.searching import search_allocation, search_weights
 from natsel.common.errors import refuse, shortened
+from natsel.common.logs import logger_of
 from natsel.common.paired import PairedSamples, mcnemar
 from natsel.communities import Communities
 from natsel.features import CLASSES, feature_class, fuse, matrices
 from natsel.fitness import score
 from natsel.selection.select import Budget, select
 from natsel.selection.survivors import Survivors
+
+_LOG = logger_of(__name__)
 
 STATISTIC = "magnitude-in"
 LEVEL = 0.05
@@ -192,6 +195,7 @@ def adapt(
     chosen = challenger if proven else next(c for c in ranked if c.name == plateau.name)
     sentence = _sentence(challenger, chosen, test, len(ranked), labels is not None)
     images = racing.num_images + confirming.num_images
+    _LOG.info("%s", sentence)
     return Adapted(chosen, challenger, test, ranked, images, sentence)
 
 

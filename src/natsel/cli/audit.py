@@ -45,7 +45,7 @@ KEYS = Keys(
 
 @with_examples(
     "natsel audit mlp --scorers l1,l2",
-    "natsel audit run --scorers taylor,wanda,magnitude --data digits --out audit",
+    "natsel audit run --scorers taylor,wanda --data digits --out audit",
     "natsel audit --config audit/result.json --sparsity 0.9 --out again",
 )
 def audit(

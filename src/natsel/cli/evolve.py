@@ -60,7 +60,7 @@ KEYS = Keys(
 @with_examples(
     "natsel evolve --dataset digits --out run",
     "natsel evolve --model cnn --dynamics replicator --capacity 0.3 --out run",
-    "natsel evolve --dataset digits --set pressure=1.5 --set horizon=20 --out run",
+    "natsel evolve --dataset digits --set pressure=1.5 --out run",
     "natsel list laws",
     "natsel evolve --config run/config.json --seed 1 --out again",
 )

@@ -17,10 +17,11 @@ from natsel.common.calls import (
     without_cache,
 )
 from natsel.common.errors import first_line, refuse
+from natsel.common.logs import logger_of
 from natsel.common.modes import evaluating
 from natsel.common.wrappers import unwrapped
 from natsel.communities.collect import collect
-from natsel.communities.community import Communities, Refusal
+from natsel.communities.community import Communities, Refusal, left_whole
 from natsel.communities.computed import computed, explained
 from natsel.communities.gates.gates import suspended
 from natsel.communities.labels.propagation import Propagation
@@ -32,6 +33,8 @@ from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+
+_LOG = logger_of(__name__)
 
 NOTHING = "no layer in it makes what another one reads by a weight"
 
@@ -105,9 +108,15 @@ def discover(
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     if not communities and not refused:
         refused = [Refusal(type(model).__name__, 0, NOTHING)]
-    return Communities(
+    found = Communities(
         model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
     )
+    _LOG.info("found in %s: %r", type(model).__name__, found)
+    for refusal in found.refused:
+        _LOG.debug("left whole: %s", left_whole([refusal]))
+    for barrier in barriers:
+        _LOG.debug("no rule for %s", barrier)
+    return found
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

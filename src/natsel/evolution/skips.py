@@ -5,6 +5,9 @@ from __future__ import annotations
 import warnings
 
 from natsel.common.errors import NonFiniteError
+from natsel.common.logs import logger_of
+
+_LOG = logger_of(__name__)
 
 MOST = 20
 """In a row: a scale of 2^16, where a GradScaler starts, is down to 1 after 16 halvings."""
@@ -49,6 +52,7 @@ class Skips:
     def count(self) -> None:
         """Count one that the optimizer skips by itself."""
         self.total += 1
+        _LOG.debug("gradients overflowed: nothing evolved in %d steps so far", self.total)
 
     def over(self) -> None:
         """Take notice of a step that was not skipped."""

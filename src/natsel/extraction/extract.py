@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.logs import logger_of
 from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
@@ -20,6 +21,8 @@ from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
 from natsel.extraction.unstructured import check_masks, convert, masked_weights
 from natsel.extraction.verify import check_model, communities_of, compare, confirm
+
+_LOG = logger_of(__name__)
 
 FORMATS = ("dense", "csr")
 
@@ -94,6 +97,7 @@ def extract(
     small = remove(base, known.values(), checked)
     if verify:
         confirm(base, small, checked, known)
+    _LOG.info("extracted %r%s", checked, ", verified" if verify else "")
     plan = Plan.describe(model, small, checked, known)
     if compensate is not None:
         done = absorb(base, small, checked, compensate, communities=known)

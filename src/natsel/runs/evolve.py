@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.files import write_atomic, write_json
 from natsel.common.importing import names_own
+from natsel.common.logs import logger_of
 from natsel.common.progress import Progress, silent
 from natsel.dynamics import get as find_law
 from natsel.evolution import Ecology, Evolution
@@ -32,6 +33,8 @@ from natsel.runs.networks import network, put_under_selection
 from natsel.runs.splits import Splits, check_data, check_fit, load_splits
 from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection import Sparsity
+
+_LOG = logger_of(__name__)
 
 SCHEMA = 1
 KIND = "evolve"
@@ -223,8 +226,10 @@ def _evolve(
     progress("find communities", 1, 1)
     communities = evolution.communities
     num_steps = recipe.epochs * math.ceil(len(splits.train[0]) / recipe.batch_size)
-    if warn is not None and (forecast := evolution.forecast(num_steps)) is not None:
-        warn(forecast)
+    if (forecast := evolution.forecast(num_steps)) is not None:
+        _LOG.warning("%s", forecast)
+        if warn is not None:
+            warn(forecast)
     # Only now: what is wrong with the input has shown itself, and nothing was written for it.
     take(folder, config.as_json())
     trained = train(
@@ -240,8 +245,10 @@ def _evolve(
         label=f"evolve ({config.dynamics})",
     )
     survivors = evolution.survivors()
+    _LOG.info("%r", evolution)
     small = extract(model, survivors)
     verification = verify(model, small, survivors, splits.test[0][:256])
+    _LOG.info("%r", verification)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": KIND,

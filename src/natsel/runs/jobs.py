@@ -21,9 +21,12 @@ import torch
 from natsel.common.errors import NonFiniteError
 from natsel.common.files import sweep, write_json
 from natsel.common.json_data import read_object
+from natsel.common.logs import logger_of
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress
 from natsel.common.timing import one_thread
+
+_LOG = logger_of(__name__)
 
 Work: TypeAlias = Callable[[Any], dict[str, Any]]
 Task: TypeAlias = tuple[Work, Any, str]
@@ -74,6 +77,8 @@ def run_jobs(
         if Path(path).is_file():
             read_object(path)  # what is damaged is told before the work
     done = len(jobs) - len(missing)
+    if done:
+        _LOG.info("%s: %d of %d are cached", label, done, len(jobs))
     progress(label, done, len(jobs))
     run = _in_turn if workers == 1 else _side_by_side
     try:

@@ -17,6 +17,7 @@ from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
+from natsel.common.logs import logger_of
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.communities import Communities, discover
@@ -37,6 +38,8 @@ from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Su
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
+
+_LOG = logger_of(__name__)
 
 KIND = "prune"
 RESULT = "result.json"
@@ -275,9 +278,11 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         )
         rounding = survivors.rounding
     predicted = preview(opened.model, survivors, measure=config.measure)
+    _LOG.info("%r", predicted)
     step(4)
     small = extract(opened.model, survivors, verify=False)
     verification = verify(opened.model, small, survivors, inputs).require()
+    _LOG.info("%r", verification)
     models = {"dense": opened.model, "small": small}
     done = None
     if _compensates(config):
@@ -285,6 +290,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         models["uncompensated"] = small
         models["small"] = small = extract(opened.model, survivors, verify=False, compensate=data)
         done = compensation_of(small)
+        _LOG.info("%r", done)
     step(len(steps) - 1)
     result: dict[str, Any] = {
         "kind": KIND,

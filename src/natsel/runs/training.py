@@ -15,6 +15,7 @@ from torch import nn
 
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, choose, refuse
+from natsel.common.logs import logger_of
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.data import batches, crop_and_flip
@@ -22,6 +23,8 @@ from natsel.evolution import Evolution
 from natsel.runs.checkpoint import Parts, keep, resume
 from natsel.runs.measure import outcomes
 from natsel.runs.splits import Splits
+
+_LOG = logger_of(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,15 @@ class Trained:
     history: list[dict[str, Any]]
     seconds: float
     resumed_from: int = 0
+
+
+def _told(row: Mapping[str, Any], num_epochs: int) -> str:
+    """Return one row of a history in words."""
+    text = f"epoch {row['epoch']} of {num_epochs}, loss {row['loss']:.4f}"
+    text += f", validation accuracy {row['validation_accuracy']:.2%}"
+    if "alive" in row:
+        text += f", {row['alive']:,} populations alive, pressure {row['pressure']:.4g}"
+    return text
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
@@ -119,6 +131,8 @@ def train(
     parts = Parts(model, optimizer, evolution, generator)
     if checkpoint is not None and checkpoint.is_file():
         trained = Trained(*resume(checkpoint, run, recipe.epochs, parts))
+    if trained.history:
+        _LOG.info("%s: goes on after epoch %d", label, len(trained.history))
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     total = recipe.epochs * per_epoch
     augment = crop_and_flip if splits.name.startswith("cifar") else None
@@ -164,6 +178,7 @@ def train(
         if evolution is not None:
             row |= {"alive": evolution.num_alive, "pressure": evolution.pressure}
         trained.history.append(row)
+        _LOG.info("%s: %s", label, _told(row, recipe.epochs))
         if checkpoint is not None:
             keep(checkpoint, run, parts, trained.history, trained.seconds)
     progress(label, total, total)
