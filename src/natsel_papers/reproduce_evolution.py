@@ -153,7 +153,7 @@ def reproduce_evolution(
         ValueError: if an argument is not allowed or the folder holds another run.
     """
     folder = Path(out)
-    config = {"reproduce": "evolution", **_as_json(grid)}
+    config = evolution_config(grid)
     workers = default_workers() if workers is None else workers
     check_whole("workers", workers)
     with claim(folder, config, resume):
@@ -265,6 +265,11 @@ def best_law(grid: Grid, results: Mapping[Cell, dict[str, Any]], shared: Sequenc
         return sum(values) / len(values)
 
     return max(grid.dynamics, key=mean)
+
+
+def evolution_config(grid: Grid) -> dict[str, Any]:
+    """Return the configuration of :func:`reproduce_evolution`."""
+    return {"reproduce": "evolution", **_as_json(grid)}
 
 
 def _as_json(grid: Grid) -> dict[str, Any]:

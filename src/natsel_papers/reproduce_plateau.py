@@ -120,22 +120,10 @@ def reproduce_plateau(
         ValueError: if an argument is not allowed.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
-    wanted = device if device is not None else chosen.grid.device
-    check_device(wanted)
-    grid = replace(chosen.grid, device=wanted, seeds=seeds or chosen.grid.seeds, peers=peers)
-    recipe = replace(chosen.recipe, epochs=epochs or chosen.recipe.epochs)
-    if wanted == "cpu":
-        # Autocast on processors without bfloat16 units is many times slower than float32.
-        recipe = replace(recipe, precision="float32")
+    check_device(device if device is not None else chosen.grid.device)
+    recipe, grid = _filled_in(chosen, device=device, seeds=seeds, epochs=epochs, peers=peers)
     target = Path(out)
-    config = {
-        "kind": "reproduce plateau",
-        "preset": preset,
-        "dataset": chosen.dataset,
-        "options": dict(chosen.options),
-        "recipe": asdict(recipe),
-        **asdict(grid),
-    }
+    config = plateau_config(preset, device=device, seeds=seeds, epochs=epochs, peers=peers)
     with folder.claim(target, config, resume):
         splits = load_splits(chosen.dataset)
         folder.take(target, config)
@@ -146,7 +134,7 @@ def reproduce_plateau(
                 chosen.options,
                 recipe,
                 seed=seed,
-                device=wanted,
+                device=grid.device,
                 progress=progress,
             )
             for seed in range(grid.seeds)
@@ -157,7 +145,7 @@ def reproduce_plateau(
             grid,
             target,
             title=TITLE,
-            workers=workers if wanted == "cpu" else 1,
+            workers=workers if grid.device == "cpu" else 1,
             progress=progress,
             more=config,
             notes=list(NOTES),
@@ -186,3 +174,41 @@ def paper_rows() -> list[dict[str, Any]]:
         }
         for method, sparsity, value, what in PAPER
     ]
+
+
+def plateau_config(
+    preset: str,
+    *,
+    device: str | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    peers: bool = False,
+) -> dict[str, Any]:
+    """Return the configuration of :func:`reproduce_plateau` with the same arguments.
+
+    Raises:
+        ValueError: if an argument is not allowed.
+    """
+    chosen = PRESETS[choose("preset", preset, PRESETS)]
+    recipe, grid = _filled_in(chosen, device=device, seeds=seeds, epochs=epochs, peers=peers)
+    return {
+        "kind": "reproduce plateau",
+        "preset": preset,
+        "dataset": chosen.dataset,
+        "options": dict(chosen.options),
+        "recipe": asdict(recipe),
+        **asdict(grid),
+    }
+
+
+def _filled_in(
+    chosen: Preset, *, device: str | None, seeds: int | None, epochs: int | None, peers: bool
+) -> tuple[Recipe, PlateauGrid]:
+    """Return recipe and grid of a preset, with what was asked in the place of its own."""
+    wanted = device if device is not None else chosen.grid.device
+    grid = replace(chosen.grid, device=wanted, seeds=seeds or chosen.grid.seeds, peers=peers)
+    recipe = replace(chosen.recipe, epochs=epochs or chosen.recipe.epochs)
+    if wanted == "cpu":
+        # Autocast on processors without bfloat16 units is many times slower than float32.
+        recipe = replace(recipe, precision="float32")
+    return recipe, grid

@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from natsel.runs.training import Recipe
+from natsel_papers.reproduce_evolution import Grid, evolution_config
+from natsel_papers.reproduce_plateau import plateau_config
+
 TIMES = ("seconds", "latency", "versions", "hardware", "git", "out", "timings", "prediction")
 
 
@@ -161,3 +165,66 @@ def test_a_damaged_file_is_told(natsel, tmp_path, content):
 def test_a_missing_file_is_told(natsel, tmp_path):
     told = line(natsel("evolve", "--config", tmp_path / "no.json", "--out", tmp_path / "out"))
     assert "no.json" in told
+
+
+def written(tmp_path, config, **changed):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, **changed}))
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a reproduction was asked to do, instead of doing it."""
+    found = {}
+
+    def note(*arguments, **options):
+        found["asked"] = (arguments, options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("natsel_papers.reproduce_plateau.reproduce_plateau", note)
+    monkeypatch.setattr("natsel_papers.reproduce_evolution.reproduce_evolution", note)
+    return found
+
+
+def test_the_table_of_evolution_is_asked_as_its_config_says(natsel, tmp_path, asked):
+    recipe = Recipe(3, 32, Grid().recipe.learning_rate)
+    config = evolution_config(Grid(seeds=4, dataset="digits", recipe=recipe))
+    call = ("reproduce", "evolution", "--config", written(tmp_path, config), "--out", tmp_path)
+    natsel(*call)
+    (grid, _), _ = asked["asked"]
+    assert evolution_config(grid) == config
+    said = natsel(*call, "--seeds", "2")
+    assert "seeds='2' wins over '4'" in said.stderr
+    assert asked["asked"][0][0].seeds == 2
+
+
+def test_the_plateau_is_asked_as_its_config_says(natsel, tmp_path, asked):
+    config = plateau_config("smoke", seeds=3, epochs=2)
+    path = written(tmp_path, config)
+    natsel("reproduce", "plateau", "--config", path, "--out", tmp_path, "--device", "cpu")
+    (preset, _), options = asked["asked"]
+    for name in ("workers", "resume", "progress"):
+        del options[name]
+    assert plateau_config(preset, **options) == config
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "told"),
+    [
+        ("evolution", {"sparsities": [0.5]}, "sparsities=[0.5] is not allowed: expected [0."),
+        ("evolution", {"recipe": 3}, "recipe=3 is not allowed: expected a mapping"),
+        ("evolution", {"reproduce": "plateau"}, "one of natsel reproduce evolution"),
+        ("evolution", {"sparsity": 3}, "(did you mean 'sparsities'?)"),
+        ("plateau", {"generations": 9}, "generations=9 is not allowed: expected 5, which no"),
+        ("plateau", {"kind": "spectrum"}, "one of natsel reproduce plateau"),
+        ("plateau", {"preset": "cpi"}, "(did you mean 'cpu'?)"),
+    ],
+)
+def test_what_no_option_of_a_reproduction_can_say_is_refused(
+    natsel, tmp_path, asked, command, config, told
+):
+    path = written(tmp_path, config)
+    said = line(natsel("reproduce", command, "--config", path, "--out", tmp_path / "out"))
+    assert told in said
+    assert not asked

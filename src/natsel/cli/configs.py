@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,26 @@ class Written:
         path: of the file.
         options: by parameter of the command, as on the command line.
         rest: by key, what no option of its own says.
+        content: all of it, as it is written.
     """
 
     path: Path
     options: Mapping[str, Any]
-    rest: dict[str, Any] = field(default_factory=dict)
+    rest: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """Refuse what no option can say and is not so.
+
+        Args:
+            found: the configuration that the written options give.
+
+        Raises:
+            ValueError: naming the first key that differs.
+        """
+        for key, value in json.loads(json.dumps(dict(found))).items():
+            if self.content.get(key, value) != value:
+                refuse(key, self.content[key], f"{brief(value)}, which no option changes")
 
 
 Text = Callable[[str, object], Any]
@@ -95,6 +111,17 @@ def several(key: str, value: object) -> list[str]:
     return [one(key, entry) for entry in value]
 
 
+def epochs_of(key: str, value: object) -> str:
+    """Return the epochs of a recipe.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(value, dict) or "epochs" not in value:
+        refuse(key, value, "a mapping that holds epochs")
+    return whole(f"{key}.epochs", value["epochs"])
+
+
 def joined(key: str, value: object) -> str:
     """Return a list as an option whose value holds commas.
 
@@ -150,11 +177,12 @@ class Keys:
             elif value is not None:  # None is what the command does without the option
                 option, text = self.options[key]
                 options[option] = text(key, value)
-        return Written(path, options, rest)
+        return Written(path, options, rest, config)
 
     def _check_kind(self, path: Path, kind: object) -> None:
         if kind != self.kind:
-            refuse("config", str(path), f"one of natsel {self.kind}; this is of {brief(kind)}")
+            command = self.kind if self.kind_key == "kind" else f"{self.kind_key} {self.kind}"
+            refuse("config", str(path), f"one of natsel {command}; this is of {brief(kind)}")
 
 
 def same(text: Text, *names: str) -> dict[str, tuple[str, Text]]:
