@@ -1,5 +1,6 @@
 """A written configuration can be run again; what is wrong with one is told in one line."""
 
+import importlib
 import json
 
 import pytest
@@ -65,15 +66,25 @@ def test_what_is_given_wins_and_is_said(natsel, run, tmp_path):
         *("--epochs", "1", *given),
     )
     assert done.exit_code == 0
-    assert done.stderr.splitlines()[:2] == [
+    assert done.stderr.splitlines()[:3] == [
         f"natsel: seed='4' wins over '3' of {run / 'config.json'}",
         f"natsel: rate=0.4 wins over 0.3 of {run / 'config.json'}",
+        f"natsel: hidden=8,8 wins over 16,8 of {run / 'config.json'}",
     ]
     config = read(out / "config.json")
     assert config == {
         **read(run / "config.json"),
         **{"seed": 4, "rate": 0.4, "options": {"hidden": [8, 8]}},
     }
+
+
+@pytest.mark.parametrize(("model", "options"), [("mlp", {"hidden": [16, 8]}), ("cnn", {})])
+def test_widths_stay_with_their_network(natsel, run, tmp_path, monkeypatch, model, options):
+    asked = []
+    module = importlib.import_module("natsel.runs.evolve")
+    monkeypatch.setattr(module, "evolve", lambda config, *_, **__: asked.append(config))
+    natsel("evolve", "--config", run / "config.json", "--model", model, "--out", tmp_path / "out")
+    assert asked[0].as_json()["options"] == {k: tuple(v) for k, v in options.items()}
 
 
 def test_prune_runs_what_its_result_says(natsel, tmp_path):

@@ -152,8 +152,9 @@ def _written_options(context: typer.Context, written: Written) -> dict[str, Any]
     held = written.rest.get("options", {})
     if not isinstance(held, dict) or set(held) - {"hidden"}:
         refuse("options", held, "a mapping that holds hidden, or nothing")
-    # The widths of a perceptron are nothing to another network.
-    if "hidden" not in held or is_given(context, "hidden") or is_given(context, "model"):
+    # The widths of a perceptron are nothing to another network that was asked for.
+    other = is_given(context, "model") and context.params["model"] != "mlp"
+    if "hidden" not in held or other:
         return {}
     return {"hidden": parse_sizes("hidden", joined("hidden", held["hidden"]))}
 
@@ -170,6 +171,10 @@ def _with_written(
         for name, value in given.items()
         if before.get(name) not in (None, value)
     }
+    widths = written.rest.get("options", {}).get("hidden")
+    hidden = context.params["hidden"]
+    if None not in (widths, hidden) and hidden != (before_hidden := joined("hidden", widths)):
+        more["hidden"] = (hidden, before_hidden)
     say_what_wins(context, voice, more)
     return {**held, **given}
 
