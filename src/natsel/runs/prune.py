@@ -162,9 +162,9 @@ def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | N
     Raises:
         ValueError: if there is no such model or data set, or the model cannot read it.
     """
+    splits: Splits | None = None
     if names_own(name) and data is not None and not Path(name).exists():
-        splits: Splits | None = load_splits(data)
-        assert splits is not None
+        splits = load_splits(data)
         opened = open_own(name, seed=seed, example_inputs=(splits.train[0][:2],))
     elif name not in MODELS:
         opened = open_model(name, seed=seed)
@@ -300,7 +300,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "accuracy": _accuracies(models, splits),
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
-        **environment.record(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):
