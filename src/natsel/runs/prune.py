@@ -23,6 +23,7 @@ from natsel.communities import Communities, discover
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
 from natsel.extraction.store import check_room
 from natsel.features import FeatureClass, fuse, matrices
+from natsel.features.scorers import ADAPTIVE, find_scorer, reads_data
 from natsel.fitness import score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened, open_own
@@ -31,7 +32,6 @@ from natsel.runs import environment
 from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
-from natsel.runs.scorers import ADAPTIVE, find_scorer, reads_data
 from natsel.runs.splits import Splits, check_data, load_splits
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors, select
 from natsel.selection.normalize import Normalization
