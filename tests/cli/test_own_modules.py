@@ -401,9 +401,7 @@ def test_nothing_is_imported_that_the_user_did_not_name(natsel, package, tmp_pat
     assert told.exit_code == 2
     assert "is not allowed: expected one of" in told.stderr
     with pytest.raises(ValueError, match="expected one of"):
-        library.models.rebuild(
-            {"name": f"{package}.net:bare", "arguments": plan["constructor"]["arguments"]}
-        )
+        library.models.rebuild(plan["constructor"])
     assert not [m for m in sys.modules if m.partition(".")[0] == package]
 
 

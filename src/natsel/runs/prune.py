@@ -24,6 +24,7 @@ from natsel.communities import Communities, discover
 from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
 from natsel.extraction.store import check_room
 from natsel.features import FeatureClass, fuse, matrices
+from natsel.features.scorers import ADAPTIVE, find_scorer, reads_data
 from natsel.fitness import score
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened, open_own
@@ -32,7 +33,6 @@ from natsel.runs import environment
 from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
-from natsel.runs.scorers import ADAPTIVE, find_scorer, reads_data
 from natsel.runs.splits import Splits, check_data, load_splits
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors, select
 from natsel.selection.normalize import Normalization
@@ -165,9 +165,9 @@ def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | N
     Raises:
         ValueError: if there is no such model or data set, or the model cannot read it.
     """
+    splits: Splits | None = None
     if names_own(name) and data is not None and not Path(name).exists():
-        splits: Splits | None = load_splits(data)
-        assert splits is not None
+        splits = load_splits(data)
         opened = open_own(name, seed=seed, example_inputs=(splits.train[0][:2],))
     elif name not in MODELS:
         opened = open_model(name, seed=seed)
@@ -306,7 +306,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "accuracy": _accuracies(models, splits),
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
-        **environment.record(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):

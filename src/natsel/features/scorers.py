@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from natsel.common.errors import choose
 from natsel.common.importing import imported, names_own
-from natsel.features import CLASSES, FeatureClass, feature_class
+from natsel.features.classes import CLASSES, FeatureClass, feature_class
 from natsel.fitness import FITNESS, Fitness, get
 
 ADAPTIVE = "adaptive"
