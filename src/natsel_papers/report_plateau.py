@@ -38,7 +38,7 @@ def write_plateau_report(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if they are not those of a plateau study.
-        MissingExtraError: if plotly or jinja2 is not installed.
+        MissingExtraError: if jinja2 is not installed.
     """
     folder = Path(folder)
     rows, summary = read_json(folder / "table.json"), read_json(folder / "summary.json")

@@ -30,7 +30,7 @@ def write_reproduction_report(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: if there is no ``table.json``.
         ValueError: if it is not a list of rows.
-        MissingExtraError: if plotly or jinja2 is not installed.
+        MissingExtraError: if jinja2 is not installed.
     """
     folder = Path(folder)
     rows = read_json(folder / "table.json")

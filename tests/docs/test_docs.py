@@ -100,9 +100,8 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     namespace = {"__name__": "page"}
     with torch.random.fork_rng(devices=[]):
         for number, code in enumerate(blocks(page, "python"), 1):
-            exec(
-                compile(code, f"{page.name}, block {number}", "exec", dont_inherit=True), namespace
-            )
+            name = f"{page.name}, block {number}"
+            exec(compile(code, name, "exec", dont_inherit=True), namespace)
 
 
 def test_both_ways_of_the_readme_remove_something_as_printed(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -76,6 +77,25 @@ def test_the_audit_report_draws(audit_folder, tmp_path_factory, parse_page, asse
     page = parse_page(browse(path, tmp_path_factory.mktemp("browser"), "--dump-dom"))
     assert ("html", "data-drawn", "15") in page.attributes
     assert_numbers_agree(page, json.loads((folder / "result.json").read_text()))
+
+
+POINT = """
+<script>
+const svg = document.querySelector(".plot svg");
+const box = svg.getBoundingClientRect();
+const where = { clientX: box.left + FRACTION * box.width, clientY: box.top + box.height / 2 };
+svg.dispatchEvent(new PointerEvent("pointermove", where));
+</script>
+"""
+
+
+@needs_chromium
+def test_what_is_near_the_pointer_is_told(run_folder, tmp_path_factory, parse_page):
+    path = write_run_report(run_folder(sizes={"a": 40}))
+    text = path.read_text().replace("</body>", POINT.replace("FRACTION", "0.25") + "</body>")
+    path.write_text(text)
+    page = parse_page(browse(path, tmp_path_factory.mktemp("browser"), "--dump-dom"))
+    assert re.search(r"population \d+ step [\d,]+ mass 0?\.?\d+", page.text)
 
 
 @needs_chromium

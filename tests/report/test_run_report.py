@@ -42,6 +42,27 @@ def test_many_communities_fold_the_rest(run_folder, read_page):
     assert page.tags.count("details") == 3
 
 
+@pytest.mark.parametrize("num_communities", [2, 60])
+def test_a_page_stays_under_two_megabytes(run_folder, num_communities):
+    folder = run_folder(sizes={f"block.{i}.linear": 160 for i in range(num_communities)})
+    assert write_run_report(folder).stat().st_size < 2_000_000
+
+
+def test_where_many_communities_share_a_page_each_has_fewer_lines(run_folder, read_page):
+    page = read_page(write_run_report(run_folder(sizes={f"b{i}": 160 for i in range(15)})))
+    lines = [t for t in page.figures[0]["data"] if t["mode"] == "lines"]
+    assert sum(len(t["customdata"]) for t in lines) == 50
+    assert "50 of the 160 populations" in page.text
+
+
+def test_lines_over_the_same_places_say_these_once(run_folder, read_page):
+    page = read_page(write_run_report(run_folder(sizes={"a": 40})))
+    for trace in page.figures[0]["data"]:
+        if trace["mode"] == "lines":
+            assert trace["meta"] == {"repeat": "x"}
+            assert len(trace["y"]) == (len(trace["x"]) + 1) * len(trace["customdata"])
+
+
 def test_latency_is_judged_by_its_intervals(run_folder, read_page):
     def change(result):
         slow = {"median_ms": 3.0, "low_ms": 2.9, "high_ms": 3.1}

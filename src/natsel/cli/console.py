@@ -218,8 +218,7 @@ def need_report() -> None:
     Raises:
         MissingExtraError: with the pip line that installs what is missing.
     """
-    for library in ("plotly.offline", "jinja2"):
-        require(library, "report")
+    require("jinja2", "report")
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ def write_audit_report(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: if there is no ``result.json``.
         ValueError: if it is not the result of an audit.
-        MissingExtraError: if plotly or jinja2 is not installed.
+        MissingExtraError: if jinja2 is not installed.
     """
     folder = Path(folder)
     result = read_json(folder / "result.json")
@@ -77,7 +77,7 @@ def heat_map(
         low: the least value there can be: 0 or -1.
 
     Returns:
-        Plotly data and layout.
+        Data and layout.
     """
     titles = [label(name, 16) for name in names]
     positions = list(range(len(names)))

@@ -1,8 +1,8 @@
-"""Plotly figures as plain data, in the colours of the page.
+"""Figures as plain data in the words of plotly, in the colours of the page: plot.js draws them.
 
 A colour is a token, ``@survivor`` or ``@survivor/0.2`` (with its opacity): the page's script puts
-the colour of the light or the dark scheme there. Names come from users and plotly reads them as a
-small HTML, so they are escaped.
+the colour of the light or the dark scheme there. Names come from users and are read as a small
+HTML, so they are escaped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from natsel.report.trajectories import (
+    MAX_LINES,
+    MAX_POINTS,
     NUM_DEATH_COLOURS,
     Trajectories,
     death_colours,
@@ -30,7 +32,7 @@ DIVERGING_SCALE += [[1, "@survivor/0.6"]]
 
 
 def label(text: object, limit: int = 40) -> str:
-    """Escape a name for plotly, and shorten it.
+    """Escape a name, and shorten it.
 
     Example:
         >>> label("<b>")
@@ -40,11 +42,22 @@ def label(text: object, limit: int = 40) -> str:
     return html.escape(name if len(name) <= limit else name[: limit - 1] + "…")
 
 
-def trajectory_figure(trajectories: Trajectories) -> Figure:
-    """Draw mass over steps, one thin line per population, coloured by fate."""
-    records = sample_steps(len(trajectories.steps))
+def trajectory_figure(
+    trajectories: Trajectories, *, num_lines: int = MAX_LINES, num_points: int = MAX_POINTS
+) -> Figure:
+    """Draw mass over steps, one thin line per population, coloured by fate.
+
+    Args:
+        trajectories: of one community.
+        num_lines: how many populations are drawn at most.
+        num_points: how many points a line has at most.
+
+    Returns:
+        The figure.
+    """
+    records = sample_steps(len(trajectories.steps), num_points)
     steps = trajectories.steps[records].tolist()
-    lines = sample_lines(trajectories)
+    lines = sample_lines(trajectories, num_lines)
     fates = death_colours(trajectories)
     traces: list[Row] = []
     # Lines of one colour share a trace, with gaps between: hundreds of traces are slow to draw.
@@ -111,9 +124,9 @@ def _death_scale(trajectories: Trajectories) -> Row:
     }
 
 
-def living_figure(trajectories: Trajectories) -> Figure:
+def living_figure(trajectories: Trajectories, *, num_points: int = MAX_POINTS) -> Figure:
     """Draw the number of living populations over steps."""
-    records = sample_steps(len(trajectories.steps))
+    records = sample_steps(len(trajectories.steps), num_points)
     return {
         "data": [
             {
@@ -173,6 +186,35 @@ def histogram_figure(trajectories: Trajectories) -> Figure:
             ),
         ),
     }
+
+
+def folded(figure: Figure) -> Figure:
+    """Return a figure in which many lines over the same places say these once.
+
+    Args:
+        figure: whose traces may hold lines of one length, with a gap after each.
+
+    Returns:
+        The same picture: where ``meta`` is ``{"repeat": "x"}``, ``x`` holds the places of one line
+        and ``customdata`` one entry a line.
+
+    Example:
+        >>> trace = {"x": [0, 5, None] * 2, "y": [1, 2, None] * 2, "customdata": [7, 7, None] * 2}
+        >>> folded({"data": [trace]})["data"][0]["x"]
+        [0, 5]
+    """
+    return {**figure, "data": [_folded(trace) for trace in figure["data"]]}
+
+
+def _folded(trace: Row) -> Row:
+    x, who = trace.get("x"), trace.get("customdata")
+    if not x or not isinstance(who, list) or len(who) != len(x) or None not in x:
+        return trace
+    length = x.index(None) + 1
+    num_lines = len(x) // length
+    if x != x[:length] * num_lines:
+        return trace
+    return {**trace, "x": x[: length - 1], "customdata": who[::length], "meta": {"repeat": "x"}}
 
 
 def _reals(values: Any) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""One self-contained page: templates escaped, data embedded, plotly.js inlined once."""
+"""One self-contained page: templates escaped, data and what draws them embedded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from natsel.common.files import write_atomic
 from natsel.common.json_data import read_json as read_checked
 from natsel.report import formats
 from natsel.report.facts import Facts
-from natsel.report.figures import Figure
+from natsel.report.figures import Figure, folded
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Picture:
     """A figure with what a reader who cannot see it is told.
 
     Attributes:
-        figure: plotly data and layout.
+        figure: data and layout, in the words of plotly.
         caption: under the picture; empty for none.
         description: the accessible name.
     """
@@ -46,7 +46,6 @@ def render_page(template: str, facts: Facts, *, package: str = "", **context: An
     """
     jinja2 = require("jinja2", "report")
     markup = require("markupsafe", "report").Markup
-    plotly_offline = require("plotly.offline", "report")
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader(name, "templates") for name in ("natsel.report", package) if name]
@@ -59,12 +58,10 @@ def render_page(template: str, facts: Facts, *, package: str = "", **context: An
     environment.filters.update(
         {name: getattr(formats, name) for name in ("factor", "share", "sparsity_label")}
     )
-    plotly_js = str(plotly_offline.get_plotlyjs()).replace("</script", "<\\/script")
     environment.globals.update(
         facts=facts,
         n=facts.number,
-        embed=lambda value: markup(embed_json(value)),
-        plotly_js=markup(plotly_js),
+        embed=lambda figure: markup(embed_json(folded(figure))),
     )
     return str(environment.get_template(template).render(**context))
 

@@ -22,6 +22,7 @@ from natsel.report.trajectories import (
     Trajectories,
     read_trajectories,
     sample_lines,
+    shares,
 )
 
 NUM_OPEN_COMMUNITIES = 12
@@ -40,7 +41,7 @@ def write_run_report(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: if there is no ``result.json``.
         ValueError: if it is not a JSON object.
-        MissingExtraError: if plotly or jinja2 is not installed.
+        MissingExtraError: if jinja2 is not installed.
     """
     folder = Path(folder)
     result = read_json(folder / "result.json")
@@ -64,7 +65,7 @@ def write_run_report(folder: str | Path) -> Path:
         latency=compare_latency(facts.get("dense.latency"), facts.get("extracted.latency")),
         networks=_networks(facts),
         measures=_measures(facts),
-        evolutions=[_evolution(t, level) for t in trajectories],
+        evolutions=[_evolution(t, level, *shares(len(trajectories))) for t in trajectories],
         num_open=NUM_OPEN_COMMUNITIES,
         pictures=_accuracy_pictures(facts),
         provenance=provenance(facts),
@@ -141,9 +142,11 @@ def _measures(facts: Facts) -> list[dict[str, Any]]:
     return measures
 
 
-def _evolution(trajectories: Trajectories, level: float) -> dict[str, Any]:
+def _evolution(
+    trajectories: Trajectories, level: float, num_lines: int, num_points: int
+) -> dict[str, Any]:
     size = len(trajectories.alive)
-    num_drawn = len(sample_lines(trajectories))
+    num_drawn = len(sample_lines(trajectories, num_lines))
     lines = (
         f"One line for each of the {size} populations."
         if num_drawn == size
@@ -155,13 +158,13 @@ def _evolution(trajectories: Trajectories, level: float) -> dict[str, Any]:
         "size": size,
         "extinct": trajectories.num_extinct,
         "lines": Picture(
-            trajectory_figure(trajectories),
+            trajectory_figure(trajectories, num_lines=num_lines, num_points=num_points),
             f"Mass of the populations of {trajectories.name} over training steps",
             f"{lines} A population's time of death is the first record from which its mass "
             f"stayed under {level:g}.",
         ),
         "living": Picture(
-            living_figure(trajectories),
+            living_figure(trajectories, num_points=num_points),
             f"Number of living populations of {trajectories.name} over training steps",
         ),
         "histogram": Picture(

@@ -16,6 +16,10 @@ Bools = npt.NDArray[np.bool_]
 DEFAULT_LEVEL = 0.01
 MAX_LINES = 150
 MAX_POINTS = 160
+MIN_LINES = 12
+MIN_POINTS = 20
+MAX_NUMBERS = 120_000
+"""Masses that one page holds: some 0.8 MB."""
 NUM_DEATH_COLOURS = 8
 
 
@@ -130,6 +134,17 @@ def death_colours(trajectories: Trajectories) -> Ints:
     last = max(len(trajectories.steps) - 1, 1)
     spans = np.minimum(trajectories.deaths * NUM_DEATH_COLOURS // last, NUM_DEATH_COLOURS - 1)
     return np.where(trajectories.alive, -1, spans).astype(np.int64)
+
+
+def shares(num_communities: int) -> tuple[int, int]:
+    """Return how many lines, and points of each, a picture has where so many share a page.
+
+    Example:
+        >>> shares(2), shares(20), shares(200)
+        ((150, 160), (37, 160), (12, 50))
+    """
+    lines = min(MAX_LINES, max(MIN_LINES, MAX_NUMBERS // (num_communities * MAX_POINTS)))
+    return lines, min(MAX_POINTS, max(MIN_POINTS, MAX_NUMBERS // (num_communities * lines)))
 
 
 def sample_steps(num_steps: int, limit: int = MAX_POINTS) -> Ints:

@@ -18,16 +18,15 @@
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, resolve(item)]));
   };
 
-  const options = { responsive: true, displaylogo: false, displayModeBar: false };
   const draw = (plot) => {
     const figure = resolve(JSON.parse(plot.nextElementSibling.textContent));
-    return Plotly.react(plot, figure.data, figure.layout, options);
+    Plot.react(plot, figure.data, figure.layout);
   };
   // A picture in a closed fold has no width yet.
   const visible = (plot) => plot.closest("details:not([open])") === null;
   const plots = [...document.querySelectorAll(".plot")];
-  const drawAll = async () => {
-    for (const plot of plots.filter(visible)) await draw(plot);
+  const drawAll = () => {
+    for (const plot of plots.filter(visible)) draw(plot);
     document.documentElement.dataset.drawn = plots.filter(visible).length;
   };
 
@@ -37,5 +36,11 @@
     });
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  // What is drawn for one width is drawn anew for another.
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) drawAll();
+    width = innerWidth;
+  });
   drawAll();
 })();
