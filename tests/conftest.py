@@ -1,10 +1,15 @@
-"""With several workers, a file's tests go to one of them: what they share is made once."""
+"""For all tests: no example has a deadline, and what a file's tests share is made once."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("natsel", deadline=None)
+hypothesis.settings.load_profile("natsel")
 
 TOGETHER = ("tests/io/",)
 """Folders whose files share what takes long to make."""
