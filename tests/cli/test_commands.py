@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 
@@ -13,15 +12,6 @@ import natsel as library
 from natsel import models
 from natsel.common.files import read_json
 from natsel_papers import reproduce_evolution as reproduction
-
-
-def process(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "natsel.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
 
 
 def one_object(text):
@@ -93,12 +83,14 @@ def test_evolve(natsel, fast, tmp_path):
     assert one_object(again.stdout) == told
 
 
-def test_evolve_json_is_all_there_is(fast, tmp_path):
-    done = process("evolve", "--out", tmp_path / "run", *fast, "--json", "--capacity", "0.5")
-    assert (done.returncode, done.stderr) == (0, "")
-    result = one_object(done.stdout)
+def test_evolve_json_is_all_there_is(natsel, fast, tmp_path, capfd):
+    run = natsel("evolve", "--out", tmp_path / "run", *fast, "--json", "--capacity", "0.5")
+    assert (run.exit_code, run.stderr) == (0, "")
+    result = one_object(run.stdout)
     assert result == read_json(tmp_path / "run" / "result.json")
     assert result["capacity"]["asked"] == 0.5
+    # Nor does anything write past Python.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_evolve_quiet_says_nothing(natsel, fast, tmp_path):

@@ -14,7 +14,7 @@ pty = pytest.importorskip("pty")
 CODE = """
 import sys
 import natsel.cli.console as console
-console.SHOW_AFTER = 0.05
+console.SHOW_AFTER = 0.0
 from natsel.cli.main import main
 sys.argv[0] = "natsel"
 main()
@@ -47,10 +47,10 @@ def on_a_terminal(*arguments):
 
 
 def test_training_shows_a_moving_bar(tmp_path, fast):
-    arguments = (*fast, "--epochs", "30", "--no-report", "--no-baselines")
+    arguments = (*fast, "--epochs", "8", "--no-report", "--no-baselines")
     code, said, drawn = on_a_terminal("evolve", "--out", tmp_path / "run", *arguments)
     assert code == 0
-    steps = [int(n) for n in re.findall(r"evolve \(logistic\).*?(\d+)/1170", drawn)]
+    steps = [int(n) for n in re.findall(r"evolve \(logistic\).*?(\d+)/312", drawn)]
     assert len(set(steps)) >= 3
     assert steps == sorted(steps)
     assert "populations went extinct" in said

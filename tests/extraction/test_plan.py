@@ -19,10 +19,11 @@ from natsel.extraction.plan import _checksum
 LOADER = """
 import sys, torch, natsel
 from safetensors.torch import load_file, save_file
-small = natsel.load(sys.argv[1])
-x = load_file(sys.argv[2])["x"]
-with torch.no_grad():
-    save_file({"y": small(x)}, sys.argv[3])
+for folder in sys.argv[1:]:
+    small = natsel.load(folder)
+    x = load_file(folder + ".x")["x"]
+    with torch.no_grad():
+        save_file({"y": small(x)}, folder + ".y")
 """
 
 
@@ -33,19 +34,21 @@ def saved(net, draw, tmp_path):
     return small, natsel.save(small, tmp_path / "small")
 
 
-@pytest.mark.parametrize("name", ["cnn", "vit"])
-def test_a_new_process_loads_the_same_function(net, draw, tmp_path, name):
+def test_a_new_process_loads_the_same_function(net, draw, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    model, communities, _ = net(name)
-    small = natsel.extract(model, draw(communities, 0.5, 0)).eval()
-    folder = natsel.save(small, tmp_path / "small")
+    small = {}
     x = torch.randn(4, 1, 8, 8)
-    save_file({"x": x}, tmp_path / "x")
-    arguments = [str(folder), str(tmp_path / "x"), str(tmp_path / "y")]
-    subprocess.run([sys.executable, "-c", LOADER, *arguments], check=True, env=dict(os.environ))
+    for name in ("cnn", "vit"):
+        model, communities, _ = net(name)
+        small[name] = natsel.extract(model, draw(communities, 0.5, 0)).eval()
+        natsel.save(small[name], tmp_path / name)
+        save_file({"x": x}, tmp_path / f"{name}.x")
+    folders = [str(tmp_path / name) for name in small]
+    subprocess.run([sys.executable, "-c", LOADER, *folders], check=True, env=dict(os.environ))
     with torch.no_grad():
-        assert torch.equal(load_file(tmp_path / "y")["y"], small(x))
+        for name, model in small.items():
+            assert torch.equal(load_file(tmp_path / f"{name}.y")["y"], model(x))
 
 
 def test_the_files_hold_no_pickle(saved):

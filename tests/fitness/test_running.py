@@ -145,8 +145,17 @@ def test_merging_counts_samples_not_parts():
 # Nothing of the size samples x hidden stays.
 
 
+@pytest.fixture
+def _only_what_is_new():
+    """Let the collector see what is made from now on, not what other tests left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def num_bytes_alive():
-    """Return the bytes of all tensors that anything refers to."""
+    """Return the bytes of all tensors that anything new refers to."""
     gc.collect()
     seen = {}
     for item in gc.get_objects():
@@ -157,6 +166,7 @@ def num_bytes_alive():
     return sum(seen.values())
 
 
+@pytest.mark.usefixtures("_only_what_is_new")
 @pytest.mark.parametrize("scorer", ["wanda", "variance", "contribution", "joint", "taylor"])
 def test_between_two_batches_no_activation_is_alive(scorer):
     model = models.build("mlp", in_shape=(1, 4, 4), num_classes=3, hidden=(8, 6))

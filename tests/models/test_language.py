@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from natsel import models
 from natsel.common.calls import logits_of
+from natsel.common.extras import MissingExtraError
 
 SMALL = {
     "llama": {"dim": 16, "depth": 1, "heads": 4, "key_value_heads": 2, "hidden": 24},
@@ -86,13 +86,9 @@ def test_what_is_not_allowed_is_named(name, options, message):
         models.build(name, **({"in_shape": (12,), "num_classes": 10} | SMALL[name] | options))
 
 
-def test_the_missing_library_is_named():
-    code = (
-        "import sys; sys.modules['transformers'] = None\n"
-        "from natsel import models\n"
-        "from natsel.common.extras import MissingExtraError\n"
-        "try:\n    models.build('llama', in_shape=(8,), num_classes=4)\n"
-        "except MissingExtraError as error:\n    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "transformers is not installed: pip install 'natsel[transformers]'\n"
+def test_the_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError) as caught:
+        models.build("llama", in_shape=(8,), num_classes=4)
+    told = "transformers is not installed: pip install 'natsel[transformers]'"
+    assert str(caught.value) == told

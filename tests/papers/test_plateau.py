@@ -194,10 +194,28 @@ def test_a_held_out_sample_that_is_searched_on_is_refused() -> None:
         split_images(replace(small_cell(), search_images=50), splits_of(validation, apart))
 
 
+SMOKE = reproduce_plateau.PRESETS["smoke"]
+SMALL = replace(
+    SMOKE,
+    recipe=replace(SMOKE.recipe, epochs=8),
+    grid=replace(
+        SMOKE.grid,
+        search_images=60,
+        held_images=200,
+        adaptive_images=100,
+        generations=1,
+        population=3,
+    ),
+)
+"""The preset with every class, sparsity and network, on less."""
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], dict[str, Any]]:
     out = tmp_path_factory.mktemp("plateau") / "smoke"
-    rows, summary = reproduce_plateau.reproduce_plateau("smoke", out, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(reproduce_plateau.PRESETS, "smoke", SMALL)
+        rows, summary = reproduce_plateau.reproduce_plateau("smoke", out, workers=1)
     return out, rows, summary
 
 
@@ -224,6 +242,7 @@ def test_a_killed_study_goes_on_cell_by_cell_and_gives_the_same_table(
     smoke: tuple[Path, list[Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, rows, _ = smoke
+    monkeypatch.setitem(reproduce_plateau.PRESETS, "smoke", SMALL)
     kept = sorted((out / "cells").glob("*.json"))
     assert len(kept) == 4
     kept[0].unlink()

@@ -576,3 +576,13 @@ def test_parts_of_any_size_give_the_same_masks(
         whole = [select(Weights(wide, engine=engine), p) for p in patterns]
         for one, other in zip(cut, whole, strict=True):
             assert all(torch.equal(one[n], other[n]) for n in wide)
+
+
+def test_wanda_of_a_population_is_the_sum_over_the_weights_that_read_it():
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    data = [(torch.randn(16, 5), torch.randint(3, (16,))) for _ in range(3)]
+    (community,) = natsel.discover(model, data[0][0]).values()
+    found = natsel.score(natsel.discover(model, data[0][0]), "wanda", data=data)[community.name]
+    single = natsel.weights(model, scorer="wanda", data=data, include="2.*")
+    each = single.scorer(single["2.weight"].detach().clone(), single.second["2.weight"])
+    torch.testing.assert_close(found, each.abs().sum(0).to(found.dtype), rtol=1e-5, atol=0)
