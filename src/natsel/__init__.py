@@ -12,15 +12,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from natsel.adaptive.adaptive import adapt
+    from natsel.adaptive.adaptive import Adapted, adapt
     from natsel.auditing.audit import audit
-    from natsel.communities import Communities, Community, Cost, Refusal, rule
+    from natsel.auditing.result import Audit
+    from natsel.common.errors import NonFiniteError
+    from natsel.common.extras import MissingExtraError
+    from natsel.communities import Communities, Community, Cost, Refusal, adapter, rule
     from natsel.communities.as_program import as_program
     from natsel.communities.discover import discover
-    from natsel.evolution import Evolution
+    from natsel.evolution import Evolution, PartedError
     from natsel.extraction import (
         Compensation,
         Conversion,
+        Prediction,
+        Verification,
+        VerificationError,
         compensation_of,
         conversion_of,
         export_onnx,
@@ -29,16 +35,21 @@ if TYPE_CHECKING:
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
-    from natsel.fitness.score import score
+    from natsel.fitness.score import Scores, score
     from natsel.io import load, open_model, save
+    from natsel.pruning.prune import prune
+    from natsel.pruning.pruned import Pruned
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.select import select
+    from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
 
 __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "Adapted",
+    "Audit",
     "Blocks",
     "Communities",
     "Community",
@@ -48,12 +59,21 @@ __all__ = [
     "Evolution",
     "Latency",
     "MACs",
+    "MissingExtraError",
+    "NonFiniteError",
     "Parameters",
+    "PartedError",
+    "Prediction",
+    "Pruned",
     "Refusal",
+    "Scores",
     "Sparsity",
     "Survivors",
+    "Verification",
+    "VerificationError",
     "Weights",
     "adapt",
+    "adapter",
     "as_program",
     "audit",
     "compensate",
@@ -65,12 +85,14 @@ __all__ = [
     "load",
     "open_model",
     "preview",
+    "prune",
     "rule",
     "save",
     "score",
     "select",
     "verify",
     "weights",
+    "zero_",
 ]
 
 _HOMES = {
@@ -79,14 +101,18 @@ _HOMES = {
         "Community",
         "Cost",
         "Refusal",
+        "adapter",
         "as_program",
         "discover",
         "rule",
     ),
-    "evolution": ("Evolution",),
+    "evolution": ("Evolution", "PartedError"),
     "extraction": (
         "Compensation",
         "Conversion",
+        "Prediction",
+        "Verification",
+        "VerificationError",
         "compensate",
         "compensation_of",
         "conversion_of",
@@ -95,8 +121,9 @@ _HOMES = {
         "preview",
         "verify",
     ),
-    "fitness": ("score",),
+    "fitness": ("Scores", "score"),
     "io": ("load", "open_model", "save"),
+    "pruning": ("Pruned", "prune"),
     "selection": (
         "NM",
         "Blocks",
@@ -108,9 +135,12 @@ _HOMES = {
         "Weights",
         "select",
         "weights",
+        "zero_",
     ),
-    "adaptive": ("adapt",),
-    "auditing": ("audit",),
+    "adaptive": ("Adapted", "adapt"),
+    "auditing": ("Audit", "audit"),
+    "common.errors": ("NonFiniteError",),
+    "common.extras": ("MissingExtraError",),
 }
 _ROOMS = (
     *(home for home in _HOMES if "." not in home),

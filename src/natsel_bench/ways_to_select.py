@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from natsel.common.extras import require
-from natsel.selection import NM, Blocks, Sparsity, Weights, select
+from natsel.selection import NM, Blocks, Sparsity, Weights, select, zero_
 
 TENSORS = 50
 COLUMNS = 1000
@@ -161,12 +161,17 @@ def ways(engine: str) -> dict[str, Callable[[Tensors], Masks]]:
     def weights(tensors: Tensors) -> Weights:
         return Weights(tensors, engine=engine)
 
+    def zeroed(made: Weights) -> Masks:
+        found = select(made, share, **TOGETHER)
+        zero_(made, found)
+        return found
+
     share = Sparsity(SHARE)
     blocks: dict[str, Any] = {"floor": 0, **TOGETHER}
     return {
         f"natsel, {engine}": lambda t: select(weights(t), share, **TOGETHER),
         f"natsel, {engine}, bits": lambda t: select(weights(t), share, packed=True, **TOGETHER),
-        f"natsel, {engine}, zeroed": lambda t: select(weights(t), share, zero=True, **TOGETHER),
+        f"natsel, {engine}, zeroed": lambda t: zeroed(weights(t)),
         f"natsel, {engine}, per tensor": lambda t: select(weights(t), share),
         f"natsel, {engine}, 2:4": lambda t: select(weights(t), NM(2, 4)),
         f"natsel, {engine}, 4:8": lambda t: select(weights(t), NM(4, 8)),

@@ -1,5 +1,5 @@
 """What runs models on data to choose: contenders, races, levels between communities."""
 
-from natsel.adaptive.adaptive import adapt
+from natsel.adaptive.adaptive import Adapted, adapt
 
-__all__ = ["adapt"]
+__all__ = ["Adapted", "adapt"]

@@ -7,7 +7,7 @@ has to beat the plateau on the other part, which no choice was made on, or the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natsel.adaptive.arena import Arena
+from natsel.adaptive.arena import Arena, taken
 from natsel.adaptive.race import race
 from natsel.adaptive.searching import search_allocation, search_weights
-from natsel.common.errors import refuse, shortened
+from natsel.common.batches import Data, gathered, reread
+from natsel.common.calls import Inputs, tensors_of_inputs
+from natsel.common.errors import refuse, refuse_together, shortened
 from natsel.common.logs import logger_of
 from natsel.common.paired import PairedSamples, mcnemar
 from natsel.communities import Communities
@@ -113,10 +115,11 @@ class Adapted:
 def adapt(
     communities: Communities,
     budget: Budget,
-    inputs: Tensor,
+    inputs: Tensor | Inputs | None = None,
     labels: Tensor | None = None,
     *,
-    calibration: Sequence[tuple[Tensor, ...]] | None = None,
+    data: Data | None = None,
+    calibration: Data | None = None,
     generator: torch.Generator,
     search: bool = True,
     level: float = LEVEL,
@@ -133,11 +136,13 @@ def adapt(
     Args:
         communities: of the model; their populations compete.
         budget: what must be reached.
-        inputs: the search split, ``[N, ...]``; never report on it.
+        inputs: the search split, ``[N, ...]``; never report on it. Several such tensors in a tuple
+            or by their names for models that take more than one.
         labels: ``[N]``, or None: then agreement with the dense model stands for accuracy, and
             scorers that need labels stay out.
-        calibration: batches for the scorers that read data; by default the samples that contenders
-            race on, in hundreds.
+        data: in place of both, batches as :func:`natsel.score` takes them, of one shape.
+        calibration: batches for the scorers that read data, as :func:`natsel.score` takes them; by
+            default the samples that contenders race on, in hundreds.
         generator: shuffles the split and drives the searches.
         search: also search fusion weights, for features of complexity 1 and 2, and how much each
             community loses, for the two scorers that raced best.
@@ -150,20 +155,18 @@ def adapt(
     Raises:
         ValueError: if there are fewer than 20 samples, or the budget cannot be met.
     """
-    if len(inputs) < 20:
-        refuse("inputs", f"{len(inputs)} samples", "at least 20, to race on and to confirm with")
-    if labels is not None and len(labels) != len(inputs):
-        refuse("labels", len(labels), f"as many as there are inputs, {len(inputs)}")
-    order = torch.randperm(len(inputs), generator=generator)
-    cut = round(RACING * len(inputs))
+    inputs, labels = _search_split(communities, inputs, labels, data)
+    num_samples = len(tensors_of_inputs(inputs)[0])
+    order = torch.randperm(num_samples, generator=generator)
+    cut = round(RACING * num_samples)
     parts = (order[:cut], order[cut:])
     racing, confirming = (
-        Arena(communities, inputs[part], labels[part] if labels is not None else None)
+        Arena(communities, taken(inputs, part), labels[part] if labels is not None else None)
         for part in parts
     )
     if calibration is None:
-        taken = (inputs[parts[0]],) if labels is None else (inputs[parts[0]], labels[parts[0]])
-        calibration = list(zip(*(torch.split(t, 100) for t in taken), strict=True))
+        calibration = _in_hundreds(inputs, labels, parts[0])
+    calibration = reread(calibration, "calibration")
     found = _measured(communities, calibration, labels is not None)
     entered = list(_contenders(communities, budget, found, options))
     plateau = entered[0]
@@ -199,8 +202,41 @@ def adapt(
     return Adapted(chosen, challenger, test, ranked, images, sentence)
 
 
+def _search_split(
+    communities: Communities,
+    inputs: Tensor | Inputs | None,
+    labels: Tensor | None,
+    data: Data | None,
+) -> tuple[Inputs, Tensor | None]:
+    """Return the samples of the search split, however they were handed over."""
+    if data is not None and (inputs is not None or labels is not None):
+        refuse_together({"inputs": inputs, "labels": labels, "data": "batches"}, "data= alone")
+    if data is not None:
+        inputs, labels = gathered(communities.model, reread(data))
+    if inputs is None:
+        refuse("data", None, "batches of the search split, or its inputs and labels")
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    count = len(tensors_of_inputs(inputs)[0])
+    if count < 20:
+        refuse("inputs", f"{count} samples", "at least 20, to race on and to confirm with")
+    if labels is not None and len(labels) != count:
+        refuse("labels", len(labels), f"as many as there are inputs, {count}")
+    return inputs, labels
+
+
+def _in_hundreds(inputs: Inputs, labels: Tensor | None, part: Tensor) -> list[Any]:
+    """Return some samples of the search split as batches; their labels stand where they belong."""
+    batches = []
+    for index in torch.split(part, 100):
+        values = taken(inputs, index)
+        given = (values,) if isinstance(values, dict) else values
+        batches.append(given if labels is None else (*given, labels[index]))
+    return batches
+
+
 def _measured(
-    communities: Communities, calibration: Sequence[tuple[Tensor, ...]], labelled: bool
+    communities: Communities, calibration: Data, labelled: bool
 ) -> dict[str, Mapping[str, Tensor]]:
     """Return the scores of every scorer that looks at more than incoming weights."""
     found: dict[str, Mapping[str, Tensor]] = {"magnitude": score(communities, "magnitude")}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from natsel.common.calls import IGNORED, logits_of
+from natsel.common.calls import IGNORED, Inputs, call, logits_of, tensors_of_inputs, with_tensors
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community
@@ -46,7 +46,7 @@ class Arena:
 
     Args:
         communities: what selections are of; the model is not changed.
-        inputs: ``[N, ...]``, samples.
+        inputs: ``[N, ...]``, samples; or several such tensors, in a tuple or by their names.
         labels: ``[N]``, classes; or None, to compare with what the dense model predicts.
         batch_size: samples at once.
 
@@ -61,19 +61,19 @@ class Arena:
     def __init__(
         self,
         communities: Communities,
-        inputs: Tensor,
+        inputs: Tensor | Inputs,
         labels: Tensor | None = None,
         *,
         batch_size: int = BATCH,
     ) -> None:
-        if len(inputs) == 0:
+        self.inputs: Inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+        if len(self) == 0:
             refuse("inputs", "no samples", "at least one")
-        if labels is not None and len(labels) != len(inputs):
-            refuse("labels", len(labels), f"as many as there are inputs, {len(inputs)}")
+        if labels is not None and len(labels) != len(self):
+            refuse("labels", len(labels), f"as many as there are inputs, {len(self)}")
         if batch_size < 1:
             refuse("batch_size", batch_size, "a whole number >= 1")
         self.communities = communities
-        self.inputs = inputs
         self.batch_size = batch_size
         self.num_images = 0
         self.num_asked = 0
@@ -85,7 +85,7 @@ class Arena:
 
     def __len__(self) -> int:
         """Return how many samples there are."""
-        return len(self.inputs)
+        return len(tensors_of_inputs(self.inputs)[0])
 
     def correct(self, survivors: Mapping[str, Tensor], stop: int | None = None) -> Tensor:
         """Return which of the first samples are predicted rightly by what survives.
@@ -128,18 +128,18 @@ class Arena:
     def _predicted(self) -> Tensor:
         with evaluating(self._model), torch.no_grad():
             parts = [
-                logits_of(self._model(x)).argmax(-1)
-                for x in torch.split(self.inputs, self.batch_size)
+                logits_of(call(self._model, x)).argmax(-1)
+                for x in _batches(self.inputs, self.batch_size)
             ]
         return torch.cat(parts)
 
     def _run(self, survivors: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
-        inputs, labels = self.inputs[start:stop], self.labels[start:stop]
+        inputs, labels = taken(self.inputs, slice(start, stop)), self.labels[start:stop]
         model, replaced = self._masked(survivors)
         parts = []
         with evaluating(model), torch.no_grad():
             for x, y in zip(
-                torch.split(inputs, self.batch_size),
+                _batches(inputs, self.batch_size),
                 torch.split(labels, self.batch_size),
                 strict=True,
             ):
@@ -158,8 +158,26 @@ class Arena:
         return self._model, _zeroed(found, survivors, self._tensors)
 
 
-def _call(model: nn.Module, replaced: dict[str, Tensor], x: Tensor) -> Any:
-    return functional_call(model, replaced, (x,)) if replaced else model(x)
+def taken(inputs: Inputs, part: Any) -> Inputs:
+    """Return some samples of inputs: a slice of them, or their indices.
+
+    Example:
+        >>> taken((torch.arange(4),), slice(1, 3))
+        (tensor([1, 2]),)
+    """
+    return with_tensors(inputs, [x[part] for x in tensors_of_inputs(inputs)])
+
+
+def _batches(inputs: Inputs, size: int) -> list[Inputs]:
+    parts = [torch.split(x, size) for x in tensors_of_inputs(inputs)]
+    return [with_tensors(inputs, each) for each in zip(*parts, strict=True)]
+
+
+def _call(model: nn.Module, replaced: dict[str, Tensor], x: Inputs) -> Any:
+    if not replaced:
+        return call(model, x)
+    args, named = ((), x) if isinstance(x, dict) else (x, {})
+    return functional_call(model, replaced, args, named)
 
 
 def _zeroed(

@@ -7,7 +7,7 @@ every sparsity, and must give one accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -25,6 +25,7 @@ from natsel.auditing.overlap import (
     weighted_mean,
 )
 from natsel.auditing.result import Audit, Cut, Place, UpToTies
+from natsel.common.batches import Data, reread
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.importing import names_own
@@ -44,7 +45,7 @@ def audit(
     communities: Communities,
     scorers: Sequence[Scorer] | Mapping[str, Scorer | Mapping[str, Tensor]],
     sparsities: Sequence[float],
-    data: Iterable[tuple[Tensor, ...]] | None = None,
+    data: Data | None = None,
     *,
     criterion: Criterion = cross_entropy,
     include: Patterns = None,
@@ -92,7 +93,7 @@ def audit(
     asked = check_sparsities(sparsities)
     named = _named(scorers)
     names = chosen(communities, include, exclude)
-    batches = list(data) if data is not None and iter(data) is data else data
+    batches = reread(data)
     scored: dict[str, Mapping[str, Tensor]] = {}
     for number, (name, scorer) in enumerate(named.items()):
         progress(f"audit: score by {name}", number, len(named))

@@ -55,12 +55,17 @@ def prune(
     budget: Annotated[
         str | None,
         typer.Option(
-            help=f"sparsity, parameters, macs or latency, =SHARE.  [default: {BUDGET}]",
+            help="sparsity=SHARE removes that share of the populations; parameters=, macs= or "
+            f"latency=SHARE keep that share of the cost.  [default: {BUDGET}]",
             show_default=False,
         ),
     ] = None,
     sparsity: Annotated[
-        float | None, typer.Option(help="Short for --budget sparsity=SHARE.", show_default=False)
+        float | None,
+        typer.Option(
+            help="The share of the populations to remove; short for --budget sparsity=SHARE.",
+            show_default=False,
+        ),
     ] = None,
     scorer: Annotated[
         str, typer.Option(help="What decides who survives; adaptive chooses by proof.")
@@ -92,7 +97,7 @@ def prune(
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(voice=voice):
-        from natsel.runs.prune import PruneConfig
+        from natsel.runs.prune import PruneConfig, budget_words
         from natsel.runs.prune import prune as run
 
         more = {}
@@ -119,6 +124,7 @@ def prune(
         with voice.progress() as progress:
             result = run(prune_config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
+        voice.words.print(budget_words(prune_config.budget), markup=False)
         voice.words.print(result["summary"], markup=False)
         if result["rounding"] is not None:
             voice.words.print(result["rounding"]["summary"], markup=False)

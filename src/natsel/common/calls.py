@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from natsel.common.errors import refuse
+from natsel.common.padding import padded
 
 Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 """Positional inputs, or named ones as models of the transformers library take them."""
@@ -116,41 +117,14 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Run a model on positional or named inputs."""
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    """Run a model on positional or named inputs; hooks know what of them is padding."""
+    with padded(model, inputs):
+        return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
 def outputs_of(value: object) -> list[Tensor]:
     """Return the tensors inside what a model returned."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def check_batch(batch: object) -> Sequence[Any]:
-    """Return a batch of data, made sure that it is one.
-
-    Raises:
-        ValueError: if it is anything but a tuple or a list of something.
-    """
-    if not isinstance(batch, list | tuple) or not batch:
-        refuse("data", f"batches of type {type(batch).__name__}", "tuples (inputs, labels)")
-    return batch
-
-
-def unlabelled(batch: object) -> Inputs:
-    """Return what a batch ``(inputs, labels)`` or ``(inputs,)`` gives to the model.
-
-    Raises:
-        ValueError: if it is no batch.
-    """
-    parts = check_batch(batch)
-    return batch_inputs(parts[:-1] if len(parts) > 1 else parts)
-
-
-def batch_inputs(parts: Sequence[Any]) -> Inputs:
-    """Return what a batch without its labels gives to the model: a mapping gives named inputs."""
-    if len(parts) == 1 and isinstance(parts[0], Mapping):
-        return dict(parts[0])
-    return tuple(parts)
 
 
 def cross_entropy(output: Any, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

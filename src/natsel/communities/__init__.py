@@ -11,6 +11,7 @@ from natsel.communities.community import (
 )
 from natsel.communities.discover import discover
 from natsel.communities.labels.propagation import rule
+from natsel.communities.surgery.adapters import adapter
 
 __all__ = [
     "Communities",
@@ -19,6 +20,7 @@ __all__ = [
     "Rebinding",
     "Refusal",
     "Slice",
+    "adapter",
     "as_program",
     "discover",
     "rule",

@@ -3,5 +3,6 @@
 from natsel.evolution.ecology import Ecology, Landing
 from natsel.evolution.loop import Evolution
 from natsel.evolution.populations import CEILING
+from natsel.evolution.replicas import PartedError
 
-__all__ = ["CEILING", "Ecology", "Evolution", "Landing"]
+__all__ = ["CEILING", "Ecology", "Evolution", "Landing", "PartedError"]

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from natsel.common.batches import Data, reread
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.wrappers import unwrapped
@@ -18,7 +19,7 @@ from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed, Compensation
 from natsel.extraction.absorption import Evidence, absorb
 from natsel.extraction.consumers import Consumer, consumers_of
-from natsel.extraction.entering import Data, entering, inputs_of, looking, num_calls, run
+from natsel.extraction.entering import entering, inputs_of, looking, num_calls, run
 from natsel.extraction.moments import RIDGE, Moments
 from natsel.extraction.renormalize import renormalize
 from natsel.extraction.verify import check_model, communities_of
@@ -53,8 +54,8 @@ def compensate(
         model: the dense model, gated or not; it is not changed.
         small: what was extracted from it; its weights change.
         survivors: what it holds.
-        data: yields ``(inputs,)`` or ``(inputs, labels)``; labels are not read. What can be read
-            once only is held in memory.
+        data: batches as :func:`natsel.score` takes them; labels are not read, and places where
+            ``attention_mask`` is 0 do not count. What can be read once only is held in memory.
         communities: what the survivors belong to, where they do not know it themselves.
         ridge: the penalty, as a share of the mean variance of what enters a consumer.
         sequential: run both models up to each consumer in turn, as above. Otherwise read what is
@@ -94,7 +95,9 @@ def compensate(
     checked, known = communities_of(survivors, communities)
     base, small = folded(unwrapped(model)), unwrapped(small)
     check_model(base, known)
-    batches = data if not isinstance(data, Iterator) else list(data)
+    batches = reread(data)
+    if batches is None:
+        refuse("data", None, "batches of calibration data")
     consumers = consumers_of(base, known, checked)
     lines: dict[str, Absorbed] = {}
     changed: list[str] = []
@@ -120,7 +123,7 @@ def compensate(
             reason = consumer.reason or "nothing was seen to enter its module"
             lines.setdefault(consumer.tensor, Absorbed.left(consumer, reason))
         paths = [c.module for c in consumers] if batch_norm else []
-        again = renormalize(small, paths, lambda: inputs_of(batches))
+        again = renormalize(small, paths, lambda: inputs_of(batches, base))
     return Compensation(
         tuple(lines[c.tensor] for c in consumers), (*changed, *again), len(again) // 2
     )
@@ -131,7 +134,7 @@ def _paired(
 ) -> Evidence | None:
     """Return what enters a consumer in both models; None where their rows are not the same."""
     moments = Moments()
-    for inputs in inputs_of(batches):
+    for inputs in inputs_of(batches, model):
         ours, theirs = (entering(m, consumer.module, inputs, calls) for m in (small, model))
         if [len(x) for x in ours] != [len(x) for x in theirs]:
             return None
@@ -149,7 +152,7 @@ def _alone(model: nn.Module, consumers: list[Consumer], batches: Data) -> dict[s
     with ExitStack() as hooks:
         for path, each in moments.items():
             hooks.enter_context(looking(model.get_submodule(path), each.add))
-        for inputs in inputs_of(batches):
+        for inputs in inputs_of(batches, model):
             run(model, inputs)
     return {c.module: Evidence.alone(model, c, moments[c.module]) for c in consumers}
 

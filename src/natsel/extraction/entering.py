@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import Inputs, call, shapes_of, unlabelled
+from natsel.common.batches import Data, inputs_for
+from natsel.common.calls import Inputs, call, shapes_of
 from natsel.common.errors import first_line, refuse
 from natsel.common.hooks import as_rows, watching
 from natsel.common.hooks import entering as what_enters
+from natsel.common.padding import without_padding
 from natsel.fitness.parts import input_axis
 
-Data = Iterable[tuple[Any, ...]]
 Look = Callable[[Tensor], None]
 
 
@@ -23,15 +24,15 @@ class _EnoughError(BaseException):
     """Ends a forward pass; no ``except Exception`` of a model may take it for a failure."""
 
 
-def inputs_of(data: Data) -> Iterator[Inputs]:
-    """Return what each batch gives to the model.
+def inputs_of(data: Data, model: nn.Module) -> Iterator[Inputs]:
+    """Return what each batch gives to a model.
 
     Raises:
         ValueError: if one is no batch, or there is none.
     """
     count = 0
     for batch in data:
-        yield unlabelled(batch)
+        yield inputs_for(model, batch)
         count += 1
     if not count:
         refuse("data", "empty", "at least one batch")
@@ -70,7 +71,8 @@ def looking(module: nn.Module, look: Look, *, calls: int | None = None) -> Itera
 
     def count_and_look(_: None, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal count
-        look(as_rows(what_enters(args, named).detach(), axis))
+        x = without_padding(module, what_enters(args, named).detach(), axis)
+        look(as_rows(x, axis))
         count += 1
         if count == calls:
             count = 0
@@ -110,7 +112,7 @@ def num_calls(model: nn.Module, paths: Iterable[str], data: Data) -> dict[str, i
         now[path] = now.get(path, 0) + 1
 
     with watching({path: model.get_submodule(path) for path in paths}, add):
-        for inputs in inputs_of(data):
+        for inputs in inputs_of(data, model):
             now.clear()
             run(model, inputs)
             for path, count in now.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from natsel.common.batches import Data
 from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.logs import logger_of
@@ -33,7 +33,8 @@ def extract(
     *,
     communities: Communities | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    compensate: Iterable[tuple[Any, ...]] | None = None,
+    compensate: Data | bool | None = None,
+    data: Data | None = None,
     verify: bool = True,
     format: str = "dense",
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
@@ -56,10 +57,11 @@ def extract(
         optimizer: if given, it is pointed at the small model's parameters, in place; its state
             (momenta, second moments) is cut like the parameters; where that is not certain it is
             refused by name and stays as it was.
-        compensate: if given, batches ``(inputs,)`` or ``(inputs, labels)`` of calibration data,
-            over which the kept populations take over what the removed ones did, after the
-            comparison: see :func:`natsel.compensate`, and ``natsel.compensation_of(small)`` for
-            what it did.
+        compensate: whether the kept populations take over, after the comparison, what the removed
+            ones did over ``data``: see :func:`natsel.compensate`, and
+            ``natsel.compensation_of(small)`` for what it did. None does wherever there are data;
+            batches of calibration data may also be given here themselves.
+        data: the calibration data, batches as :func:`natsel.score` takes them.
         verify: compare with the masked model on the communities' example inputs.
         format: "dense", or "csr" for masks of single weights, keyed by parameter.
         example_inputs: with "csr", what the model runs on: layers are timed on what enters them,
@@ -86,8 +88,9 @@ def extract(
     """
     choose("format", format, FORMATS)
     model = unwrapped(model)
+    batches = _calibration(compensate, data)
     if format == "csr":
-        _no_others(communities=communities, optimizer=optimizer, compensate=compensate)
+        _no_others(communities=communities, optimizer=optimizer, compensate=batches)
         return _compressed(model, survivors, example_inputs, verify=verify)
     if example_inputs is not None:
         refuse("example_inputs", "given", "None, unless format='csr'; communities know theirs")
@@ -99,13 +102,26 @@ def extract(
         confirm(base, small, checked, known)
     _LOG.info("extracted %r%s", checked, ", verified" if verify else "")
     plan = Plan.describe(model, small, checked, known)
-    if compensate is not None:
-        done = absorb(base, small, checked, compensate, communities=known)
+    if batches is not None:
+        done = absorb(base, small, checked, batches, communities=known)
         plan = replace(plan, compensation=done.to_dict())
     attach_plan(small, plan)
     if optimizer is not None:
         follow(optimizer, model, small, known, checked)
     return small
+
+
+def _calibration(compensate: Data | bool | None, data: Data | None) -> Data | None:
+    """Return the batches to compensate over, however they were handed over; None for not."""
+    if compensate is None or compensate is True:
+        if compensate and data is None:
+            refuse("data", None, "batches of calibration data: compensation reads them")
+        return data
+    if compensate is False:
+        return None
+    if data is not None:
+        refuse_together({"compensate": "batches", "data": "batches"}, "data= alone")
+    return compensate
 
 
 def _no_others(**options: object) -> None:

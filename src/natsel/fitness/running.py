@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.hooks import as_rows
+from natsel.common.padding import without_padding
 from natsel.communities.gates.observers import Observer
 
 PIECE = 2**18
@@ -80,6 +81,9 @@ class Running(Observer):
         x = inputs[0]
         grad = torch.is_grad_enabled()
         if not x.numel() or (self.training and not grad):
+            return
+        x = without_padding(module, x, self.axis)
+        if not x.numel():
             return
         self.seen = True
         with torch.no_grad() if grad else nullcontext():

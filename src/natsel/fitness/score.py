@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.alike import warn_alike
-from natsel.common.calls import (
-    LABELLED,
-    batch_inputs,
-    call,
-    check_batch,
-    cross_entropy,
-    has_labels,
-    unlabelled,
-)
+from natsel.common.batches import Data, inputs_for, read_batch, reread
+from natsel.common.calls import LABELLED, call, cross_entropy, has_labels
 from natsel.common.errors import NonFiniteError, first_line, refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
@@ -42,7 +35,7 @@ def score(
     communities: Communities,
     scorer: str | Fitness | Callable[[Parts], Tensor],
     *,
-    data: Iterable[tuple[Tensor, ...]] | None = None,
+    data: Data | None = None,
     criterion: Criterion = cross_entropy,
 ) -> Scores:
     """Give each population one number: higher is fitter.
@@ -53,9 +46,13 @@ def score(
     Args:
         communities: from :func:`natsel.discover`.
         scorer: a registered fitness, or a function from ``Parts`` to ``[size]``.
-        data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients.
-        criterion: from what the model returned and labels to the loss; by default cross-entropy
-            of the logits in it.
+        data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
+            mappings from names, with ``labels`` among them, as loaders of the transformers library
+            yield them. Labels of causal language models are moved by one place (see
+            :mod:`natsel.common.batches` for when); those that are -100 do not count, nor, in
+            activations, places where ``attention_mask`` is 0.
+        criterion: from what the model returned and labels to the loss, where each label stands
+            beside the output that predicts it; by default cross-entropy of the logits in it.
 
     Returns:
         ``{community: float tensor [size]}``.
@@ -80,8 +77,7 @@ def score(
     reader = PartsReader(communities)
     masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None
-    if data is not None and not isinstance(data, Iterable):
-        refuse("data", data, "an iterable of batches (inputs, labels)")
+    data = reread(data)
     if needs_data and data is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
     if not needs_data or data is None:
@@ -109,7 +105,7 @@ def _by_gradient(
     fitness: Fitness,
     reader: PartsReader,
     masses: list[Tensor],
-    data: Iterable[tuple[Tensor, ...]],
+    data: Data,
     criterion: Criterion,
 ) -> list[Tensor]:
     weights = reader.weights()
@@ -117,11 +113,12 @@ def _by_gradient(
     count, num_batches = 0, 0
     with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
         for batch in data:
-            *inputs, labels = _labelled(batch)
+            held = read_batch(batch)
+            labels = held.targets(communities.model)
             num_batches += 1
             if not has_labels(labels, criterion):
                 continue
-            output = call(communities.model, batch_inputs(inputs))
+            output = call(communities.model, held.given(communities.model))
             try:
                 loss = criterion(output, labels)
             except IndexError as error:
@@ -157,7 +154,7 @@ def _by_activation(
     fitness: Fitness,
     reader: PartsReader,
     masses: list[Tensor],
-    data: Iterable[tuple[Tensor, ...]],
+    data: Data,
 ) -> list[Tensor]:
     assert fitness.statistic is not None
     watch = Watch(communities, fitness.statistic, asked=f"scorer={fitness.name!r}")
@@ -165,7 +162,7 @@ def _by_activation(
     try:
         with evaluating(communities.model), torch.no_grad():
             for batch in data:
-                call(communities.model, unlabelled(batch))
+                call(communities.model, inputs_for(communities.model, batch))
                 count += 1
         if not count:
             refuse("data", "empty", "at least one batch")
@@ -180,13 +177,6 @@ def _by_activation(
             fitness.signal(reader.read(i, mass.to(device), lambda _: None, statistics))
             for i, mass in enumerate(masses)
         ]
-
-
-def _labelled(batch: object) -> Sequence[Any]:
-    parts = check_batch(batch)
-    if len(parts) < 2:
-        refuse("data", "batches without labels", "(inputs, labels) for this scorer")
-    return parts
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
 from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
@@ -21,20 +20,19 @@ from natsel.common.logs import logger_of
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.communities import Communities, discover
-from natsel.extraction import compensation_of, extract, plan_of, preview, verify, with_masked_values
+from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.store import check_room
-from natsel.features import FeatureClass, fuse, matrices
-from natsel.features.scorers import ADAPTIVE, find_scorer, reads_data
-from natsel.fitness import score
+from natsel.features.scorers import ADAPTIVE, reads_data
 from natsel.io import load, open_model, save
 from natsel.io.opening import Opened, open_own
 from natsel.models import MODELS, TASKS
+from natsel.pruning import carry_out
 from natsel.runs import environment
 from natsel.runs.folder import alone
 from natsel.runs.measure import accuracy
 from natsel.runs.oneshot import calibration
 from natsel.runs.splits import Splits, check_data, load_splits
-from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors, select
+from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
@@ -127,7 +125,7 @@ def parse_budget(text: str) -> Budget:
 
     Example:
         >>> parse_budget("macs=0.5")
-        MACs(value=0.5)
+        MACs(0.5): keeps 50 % of the multiply-accumulates
     """
     name, separator, number = text.partition("=")
     if names_own(name):
@@ -139,7 +137,8 @@ def parse_budget(text: str) -> Budget:
     if not separator or name not in BUDGETS:
         hint = did_you_mean(name.strip(), BUDGETS) if name not in BUDGETS else ""
         names = ", ".join(BUDGETS)
-        refuse("budget", text, f"NAME=SHARE such as macs=0.5, NAME one of {names}{hint}")
+        allowed = f"NAME=SHARE such as macs=0.5, NAME one of {names}{hint}"
+        refuse("budget", text, f"{allowed}; sparsity removes its share, the others keep theirs")
     return BUDGETS[name](share)
 
 
@@ -155,6 +154,19 @@ def _own_budget(name: str, number: str) -> Budget:
     if not isinstance(budget, CostBudget):
         refuse("budget", name, "a budget: what has gauge(), see natsel.selection.CostBudget")
     return budget
+
+
+def budget_words(text: str) -> str:
+    """Return what a budget asks, in words.
+
+    Example:
+        >>> budget_words("sparsity=0.7")
+        'Budget sparsity=0.7: removes 70 % of the populations'
+    """
+    budget = parse_budget(text)
+    if type(budget) not in BUDGETS.values():
+        return f"Budget {text}"
+    return f"Budget {text}: {repr(budget).partition(': ')[2]}"
 
 
 def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | None]:
@@ -239,58 +251,35 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     inputs = _real_inputs(opened, splits)
     communities = discover(opened.model, inputs, residual=config.residual)
     communities.require("model", config.model)
-    step(2)
     data = calibration(splits, config.seed) if splits is not None else None
-    options: dict[str, Any] = {
-        "multiple_of": config.multiple_of,
-        "include": config.include or None,
-        "exclude": config.exclude or None,
-    }
-    adapted: Adapted | None = None
-    if config.scorer == ADAPTIVE:
-        assert splits is not None
-        rounding = None
-        if config.multiple_of == "auto":
-            # Measured once, on a selection that costs nothing, and the same for every contender.
-            first = select(score(communities, STATISTIC), parse_budget(config.budget), **options)
-            rounding = first.rounding
-            assert rounding is not None
-            options["multiple_of"] = rounding.multiple
-        adapted = adapt(
-            communities,
-            parse_budget(config.budget),
-            *splits.validation,
-            calibration=data,
-            generator=torch.Generator().manual_seed(config.seed),
-            **options,
-        )
-        survivors = adapted.survivors
-    else:
-        scores = _scores(communities, config.scorer, data)
-        step(3)
-        survivors = select(
-            scores,
-            parse_budget(config.budget),
-            communities=communities,
-            scope=cast(Scope, config.scope),
-            normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
-            **options,
-        )
-        rounding = survivors.rounding
-    predicted = preview(opened.model, survivors, measure=config.measure)
-    _LOG.info("%r", predicted)
-    step(4)
-    small = extract(opened.model, survivors, verify=False)
-    verification = verify(opened.model, small, survivors, inputs).require()
-    _LOG.info("%r", verification)
+    adaptive = config.scorer == ADAPTIVE
+    pruned = carry_out(
+        communities,
+        parse_budget(config.budget),
+        scorer=config.scorer,
+        data=data,
+        validation=[splits.validation] if adaptive and splits is not None else None,
+        compensate=_compensates(config),
+        scope=cast(Scope, config.scope),
+        normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
+        measure=config.measure,
+        generator=torch.Generator().manual_seed(config.seed),
+        progress=lambda _, done, __: step(done + 2),
+        options={
+            "multiple_of": config.multiple_of,
+            "include": config.include or None,
+            "exclude": config.exclude or None,
+        },
+    )
+    survivors, predicted, small = pruned.survivors, pruned.prediction, pruned.small
+    verification, adapted, done = pruned.verification, pruned.adapted, pruned.compensation
+    assert verification is not None
+    for found in (predicted, verification, *((done,) if done is not None else ())):
+        _LOG.info("%r", found)
+    rounding = survivors.rounding
     models = {"dense": opened.model, "small": small}
-    done = None
-    if _compensates(config):
-        step(5)
-        models["uncompensated"] = small
-        models["small"] = small = extract(opened.model, survivors, verify=False, compensate=data)
-        done = compensation_of(small)
-        _LOG.info("%r", done)
+    if done is not None:
+        models["uncompensated"] = extract(opened.model, survivors, verify=False)
     step(len(steps) - 1)
     result: dict[str, Any] = {
         "kind": KIND,
@@ -324,17 +313,6 @@ def _check_out(folder: Path) -> None:
         found = read_json(earlier) if earlier.is_file() else None
         if not isinstance(found, dict) or found.get("kind") != KIND:
             refuse("out", str(folder), f"a folder whose {RESULT} is none, or one of natsel prune")
-
-
-def _scores(
-    communities: Communities, scorer: str, data: list[tuple[Tensor, Tensor]] | None
-) -> Mapping[str, Tensor]:
-    """Score by a registered fitness, or by features of the magnitude's rank."""
-    found = find_scorer(scorer)
-    if not isinstance(found, FeatureClass):
-        return score(communities, scorer, data=data)
-    statistics = score(communities, STATISTIC)
-    return fuse(matrices(statistics, found.features))
 
 
 def verify_saved(

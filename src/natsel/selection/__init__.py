@@ -5,6 +5,7 @@ from natsel.selection.latency import Latency
 from natsel.selection.select import select
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import PackedSurvivors, Survivors
+from natsel.selection.zeroing import zero_
 from natsel.single_weights.weights import Weights, weights
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Weights",
     "select",
     "weights",
+    "zero_",
 ]

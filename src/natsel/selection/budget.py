@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -64,15 +65,35 @@ class CostBudget(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sparsity:
-    """A share of the populations to remove.
+    """A share of the populations to remove: of 8 neurons, 0.7 leaves 2.
+
+    It counts what goes; :class:`Parameters`, :class:`MACs` and :class:`natsel.Latency` count what
+    stays.
 
     Attributes:
-        value: the share, in [0, 1).
+        value: the share that goes, in [0, 1).
+
+    Example:
+        >>> Sparsity(0.7), Sparsity.kept(0.3) == Sparsity.removed(0.7) == Sparsity(0.7)
+        (Sparsity(0.7): removes 70 % of the populations, True)
     """
 
     value: float
+
+    def __repr__(self) -> str:
+        return f"Sparsity({self.value!r}): removes {percent(self.value)} of the populations"
+
+    @classmethod
+    def removed(cls, share: float) -> Self:
+        """Return the budget that removes a share of the populations."""
+        return cls(share)
+
+    @classmethod
+    def kept(cls, share: float) -> Self:
+        """Return the budget that keeps a share of the populations."""
+        return cls(rest(share, "sparsity"))
 
     def __post_init__(self) -> None:
         if not is_number(self.value) or not math.isfinite(self.value) or not 0 <= self.value < 1:
@@ -88,20 +109,34 @@ class Sparsity:
         return nearest_count(self.value, size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parameters:
-    """At most so many parameters in the whole small model.
+    """At most so many parameters in the whole small model: 0.7 keeps 70 % of them.
 
     Attributes:
-        value: a float in (0, 1] is a share of the dense model's parameters, a whole number from 2
+        value: a float in (0, 1] is the share of the dense model's parameters that stays, a whole
+            number from 2
             on is the number itself. What the dense model does not exceed removes nothing.
 
     Example:
         >>> Parameters(0.5), Parameters(1_000_000)
-        (Parameters(value=0.5), Parameters(value=1000000))
-    """
+        (Parameters(0.5): keeps 50 % of the parameters, Parameters(1000000): keeps 1,000,000 parameters)
+    """  # noqa: E501
 
     value: float
+
+    def __repr__(self) -> str:
+        return told(self, self.value, "parameters")
+
+    @classmethod
+    def kept(cls, share: float) -> Self:
+        """Return the budget that keeps a share of the parameters, or so many of them."""
+        return cls(share)
+
+    @classmethod
+    def removed(cls, share: float) -> Self:
+        """Return the budget that removes a share of the parameters."""
+        return cls(rest(share, "parameters"))
 
     def __post_init__(self) -> None:
         _check_cost("parameters", self.value)
@@ -111,21 +146,34 @@ class Parameters:
         return _cost_gauge("parameters", self.value, communities)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MACs:
-    """At most so many multiply-accumulates per sample in the whole small model.
+    """At most so many multiply-accumulates per sample in the small model: 0.7 keeps 70 %.
 
     Attributes:
-        value: a float in (0, 1] is a share of the dense model's multiply-accumulates, a whole
-            number from 2 on is the number itself. What the dense model does not exceed removes
-            nothing.
+        value: a float in (0, 1] is the share of the dense model's multiply-accumulates that stays,
+            a whole number from 2 on is the number itself. What the dense model does not exceed
+            removes nothing.
 
     Example:
-        >>> MACs(0.25)
-        MACs(value=0.25)
+        >>> MACs(0.7), MACs.removed(0.3) == MACs.kept(0.7) == MACs(0.7)
+        (MACs(0.7): keeps 70 % of the multiply-accumulates, True)
     """
 
     value: float
+
+    def __repr__(self) -> str:
+        return told(self, self.value, "multiply-accumulates")
+
+    @classmethod
+    def kept(cls, share: float) -> Self:
+        """Return the budget that keeps a share of the multiply-accumulates, or so many of them."""
+        return cls(share)
+
+    @classmethod
+    def removed(cls, share: float) -> Self:
+        """Return the budget that removes a share of the multiply-accumulates."""
+        return cls(rest(share, "macs"))
 
     def __post_init__(self) -> None:
         _check_cost("macs", self.value)
@@ -133,6 +181,39 @@ class MACs:
     def gauge(self, communities: Communities) -> Gauge:
         """Return how to read off the multiply-accumulates that some survivors leave."""
         return _cost_gauge("macs", self.value, communities)
+
+
+def percent(share: float) -> str:
+    """Return a share as it was written, in percent.
+
+    Example:
+        >>> percent(0.7), percent(0.125)
+        ('70 %', '12.5 %')
+    """
+    written = (Decimal(str(share)) * 100).normalize()
+    return f"{written:f} %"
+
+
+def rest(share: float, name: str) -> float:
+    """Return what a share leaves of 1, of the number as it is written.
+
+    Raises:
+        ValueError: if it is no share in [0, 1].
+
+    Example:
+        >>> rest(0.7, "macs"), 1 - 0.7
+        (0.3, 0.30000000000000004)
+    """
+    ok = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
+    if not ok:
+        refuse(name, share, "a share in [0, 1]")
+    return float(1 - Decimal(str(share)))
+
+
+def told(budget: object, value: float, what: str) -> str:
+    """Return a budget of what stays in words."""
+    amount = f"{percent(value)} of the {what}" if isinstance(value, float) else f"{value:,} {what}"
+    return f"{type(budget).__name__}({value!r}): keeps {amount}"
 
 
 def nearest_count(share: float, size: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -14,34 +15,52 @@ from natsel.common.timing import batch_of, median, time_in_turn
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.surgery.surgery import remove
-from natsel.selection.budget import Gauge, is_share
+from natsel.selection.budget import Gauge, is_share, percent, rest
 
 NUM_STEPS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Latency:
-    """At most so much time for a forward pass, measured on the device of the example inputs.
+    """At most so much time for a forward pass, as measured: 0.7 keeps 70 % of it.
+
+    It is measured on the device of the example inputs.
 
     The search builds and measures a small model at every step: medians of passes that alternate
     with those of the dense model. It stops within 1/256 of what may be removed, and what it
     returns was itself measured to meet the budget; another measurement differs by its noise.
 
     Attributes:
-        share: a share of the dense model's time, a float in (0, 1].
+        share: the share of the dense model's time that stays, a float in (0, 1].
         ms: or milliseconds.
         batch_size: how many samples at once, repeated from the example inputs.
         repeats: passes of each model per measurement.
 
     Example:
         >>> Latency(0.5, batch_size=64)
-        Latency(share=0.5, ms=None, batch_size=64, repeats=30)
+        Latency(0.5): keeps 50 % of the time of a forward pass at batch 64
     """
 
     share: float | None = None
     ms: float | None = None
     batch_size: int = 1
     repeats: int = 30
+
+    def __repr__(self) -> str:
+        of = "the time of a forward pass"
+        given = f"ms={self.ms!r}" if self.share is None else repr(self.share)
+        left = f"{self.ms} ms" if self.share is None else f"{percent(self.share)} of {of}"
+        return f"Latency({given}): keeps {left} at batch {self.batch_size}"
+
+    @classmethod
+    def kept(cls, share: float, *, batch_size: int = 1, repeats: int = 30) -> Self:
+        """Return the budget that keeps a share of the time."""
+        return cls(share, batch_size=batch_size, repeats=repeats)
+
+    @classmethod
+    def removed(cls, share: float, *, batch_size: int = 1, repeats: int = 30) -> Self:
+        """Return the budget that removes a share of the time."""
+        return cls(rest(share, "latency"), batch_size=batch_size, repeats=repeats)
 
     def __post_init__(self) -> None:
         if (self.share is None) == (self.ms is None):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.alike import warn_alike
+from natsel.common.deprecation import renamed
 from natsel.common.errors import NonFiniteError, choose, did_you_mean, refuse, refuse_together
 from natsel.common.patterns import Patterns, assigned, chosen
 from natsel.communities import Communities
@@ -93,7 +94,7 @@ def select(
         exclude: patterns of the names that stay whole.
         ties: a second score per community that decides among equals.
         packed: of weights: masks of one bit each instead of one byte.
-        zero: of weights: also set those that go to zero, where they are.
+        zero: deprecated: :func:`natsel.zero_` sets the weights that go to zero.
 
     Returns:
         The survivors.
@@ -112,6 +113,8 @@ def select(
         Survivors(a: 4/4, b: 2/4)
     """
     choose("scope", scope, ("community", "global"))
+    if zero:
+        renamed("select(..., zero=True)", "natsel.zero_(weights, survivors)")
     if isinstance(scores, Weights):
         options = {
             "communities": communities,

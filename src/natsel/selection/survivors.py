@@ -125,6 +125,10 @@ class PackedSurvivors(Survivors):
     def __len__(self) -> int:
         return len(self.bits)
 
+    def shape_of(self, name: str) -> torch.Size:
+        """Return the shape of a mask, without unpacking it."""
+        return self._shapes[name]
+
 
 def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
     """Return a mask of bits as booleans.

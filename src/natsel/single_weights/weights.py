@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import LABELLED, batch_inputs, call, cross_entropy, has_labels, unlabelled
+from natsel.common.batches import Data, inputs_for, read_batch, reread
+from natsel.common.calls import LABELLED, call, cross_entropy, has_labels
 from natsel.common.errors import choose, refuse
 from natsel.common.hooks import as_rows, entering, watching
 from natsel.common.modes import evaluating
+from natsel.common.padding import without_padding
 from natsel.common.patterns import Patterns, chosen
 from natsel.communities.computed import how_computed
 from natsel.single_weights.streaming.source import Scorer, magnitude, product
@@ -100,7 +102,7 @@ def weights(
     model: nn.Module,
     *,
     scorer: str | Scorer = "magnitude",
-    data: Iterable[tuple[Tensor, ...]] | None = None,
+    data: Data | None = None,
     include: Patterns = None,
     exclude: Patterns = None,
     engine: str = "auto",
@@ -110,7 +112,7 @@ def weights(
     Args:
         model: its parameters are shared, not copied.
         scorer: see :class:`Weights`; "wanda" and "taylor" read data.
-        data: batches for them: ``(inputs,)``, or ``(inputs, labels)`` for "taylor".
+        data: batches for them, as :func:`natsel.score` takes them; "taylor" reads labels, too.
         include: patterns of the parameters' names that take part.
         exclude: patterns of those that stay whole.
         engine: see :class:`Weights`.
@@ -145,28 +147,29 @@ def weights(
     if scorer in SECOND:
         if data is None:
             refuse("data", None, f"batches of inputs: scorer {scorer!r} reads them")
+        data = reread(data)
         read = _norms if scorer == "wanda" else _gradients
         second = read(model, taking, data)
     return Weights(tensors, scorer=scorer, second=second, engine=engine)
 
 
-def _norms(
-    model: nn.Module, layers: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, ...]]
-) -> dict[str, Tensor]:
+def _norms(model: nn.Module, layers: Mapping[str, nn.Module], data: Data) -> dict[str, Tensor]:
     """Return the root mean square of what each input of each layer carries, to broadcast."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
     def add(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        axis = -1 if isinstance(layers[name], nn.Linear) else 1
-        x = as_rows(entering(args, named).detach(), axis)
+        layer, x = layers[name], entering(args, named).detach()
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        x = without_padding(layer, x, axis if axis < 0 else axis - x.dim())
+        x = as_rows(x, axis)
         squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square()
         sums[name] = sums[name] + squares if name in sums else squares
         counts[name] = counts.get(name, 0) + len(x)
 
     with watching(layers, add), evaluating(model), torch.no_grad():
         for batch in data:
-            call(model, unlabelled(batch))
+            call(model, inputs_for(model, batch))
     unseen = [name for name in layers if not counts.get(name)]
     if unseen:
         refuse("data", f"nothing that reaches {unseen[0]!r}", "batches that run every layer")
@@ -190,9 +193,7 @@ def _per_input(layer: nn.Module, norms: Tensor) -> Tensor:
     return rows.reshape(len(weight), -1, *behind)
 
 
-def _gradients(
-    model: nn.Module, layers: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, ...]]
-) -> dict[str, Tensor]:
+def _gradients(model: nn.Module, layers: Mapping[str, nn.Module], data: Data) -> dict[str, Tensor]:
     """Return the gradient of the mean loss over all batches for each weight."""
     names = list(layers)
     tensors = [layers[name].get_parameter("weight") for name in names]
@@ -204,13 +205,12 @@ def _gradients(
             tensor.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
             for batch in data:
-                if len(batch) < 2:
-                    refuse("data", f"a batch of {len(batch)}", "(inputs, labels) for 'taylor'")
-                *inputs, labels = batch
+                held = read_batch(batch)
+                labels = held.targets(model)
                 num_batches += 1
                 if not has_labels(labels):
                     continue
-                loss = cross_entropy(call(model, batch_inputs(inputs)), labels)
+                loss = cross_entropy(call(model, held.given(model)), labels)
                 found = torch.autograd.grad(loss, tensors, allow_unused=True)
                 count += 1
                 for total, gradient in zip(sums, found, strict=True):

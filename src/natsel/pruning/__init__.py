@@ -1,0 +1,6 @@
+"""One call for a model in memory: score, select, extract, verify, compensate."""
+
+from natsel.pruning.prune import carry_out, prune
+from natsel.pruning.pruned import Change, Pruned
+
+__all__ = ["Change", "Pruned", "carry_out", "prune"]

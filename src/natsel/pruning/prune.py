@@ -1,0 +1,270 @@
+"""Prune a model in memory: score, select, extract, verify, compensate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
+from natsel.common.batches import Data, reread
+from natsel.common.calls import as_inputs, cross_entropy
+from natsel.common.errors import refuse, refuse_together
+from natsel.common.patterns import Patterns
+from natsel.common.progress import Progress, silent
+from natsel.communities import Communities, discover
+from natsel.extraction import compensation_of, extract, plan_of, preview
+from natsel.extraction import verify as compare
+from natsel.features import FeatureClass, fuse, matrices
+from natsel.features.scorers import ADAPTIVE, find_scorer, reads_data
+from natsel.fitness import Fitness, Parts, score
+from natsel.fitness.score import Criterion
+from natsel.pruning.pruned import Change, Pruned
+from natsel.selection.normalize import Normalization
+from natsel.selection.select import select
+from natsel.selection.sequence import Scope
+
+STEPS = ("score", "select", "extract and verify", "compensate")
+Scorer = str | Fitness | Callable[[Parts], Tensor]
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    budget: Any,
+    *,
+    scorer: Scorer = "magnitude",
+    data: Data | None = None,
+    validation: Data | None = None,
+    compensate: bool = True,
+    criterion: Criterion = cross_entropy,
+    scope: Scope = "community",
+    normalize: Normalization = "rank",
+    floor: int | Mapping[str, int] = 1,
+    multiple_of: int | Literal["auto"] = 1,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    residual: bool = False,
+    verify: bool = True,
+    measure: bool = False,
+    generator: torch.Generator | None = None,
+    progress: Progress = silent,
+) -> Pruned:
+    """Return a smaller model that meets a budget, with what it is and what it cost.
+
+    The same as ``natsel prune``, for a model in memory: find its communities, score their
+    populations, let the least fit go until the budget is met, build the small model, compare it
+    with the masked one, and let the survivors take over what the others did. The given model is
+    not changed; no file is read or written.
+
+    Args:
+        model: any module that :func:`natsel.discover` takes.
+        example_inputs: what it runs on, as :func:`natsel.discover` takes it.
+        budget: ``natsel.Sparsity(0.7)`` removes 70 % of the populations, ``natsel.MACs(0.7)``
+            keeps 70 % of the multiply-accumulates; anything that :func:`natsel.select` takes.
+        scorer: a registered fitness, a function of ``Parts``, a feature class of the magnitude's
+            rank, ``module:name`` of one, or "adaptive", which chooses among them by proof
+            (:func:`natsel.adapt`).
+        data: batches as :func:`natsel.score` takes them: for scorers that read some, and for
+            compensation. None for a scorer that reads none; then nothing is compensated.
+        validation: of "adaptive": the search split, batches of one shape; ``data`` by default.
+        compensate: let the survivors take over what the others did, if there are data.
+        criterion: the loss of scorers that read gradients.
+        scope: see :func:`natsel.select`, as for the following.
+        normalize: how scores become comparable across communities.
+        floor: how many populations of each community survive at least.
+        multiple_of: what kept counts are multiples of; or "auto", which measures.
+        include: patterns of the names that take part.
+        exclude: patterns of the names that stay whole.
+        residual: also offer widths that a normalisation runs over.
+        verify: compare the small model with the masked one.
+        measure: time both models.
+        generator: of "adaptive": shuffles the split and drives its searches; seed 0 by default.
+        progress: called between the parts.
+
+    Returns:
+        The small model with its survivors, verification and costs; ``summary()`` is a text.
+
+    Raises:
+        ValueError: if an argument is not allowed, nothing in the model can be removed, data are
+            missing, or the budget cannot be met.
+        VerificationError: if the small model differs from the masked one.
+
+    Example:
+        >>> import natsel
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> pruned = natsel.prune(model, torch.ones(1, 4), natsel.Sparsity(0.75))
+        >>> pruned.small
+        Sequential(
+          (0): Linear(in_features=4, out_features=2, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=2, out_features=3, bias=True)
+        )
+        >>> print(pruned.cost)
+        parameters 67 -> 19 (28.4%); MACs 56 -> 14 (25.0%)
+        >>> print(pruned.summary().splitlines()[-1])
+        not compensated: there are no data (data=)
+    """
+    inputs = as_inputs(example_inputs)
+    batches, search = reread(data), reread(validation, "validation")
+    _check_scorer(scorer, batches is not None or search is not None)
+    _check_together(scorer, search, generator, scope, normalize)
+    progress("prune: find communities", 0, len(STEPS) + 1)
+    communities = discover(model, inputs, residual=residual)
+    communities.require("model", type(model).__name__)
+    return carry_out(
+        communities,
+        budget,
+        scorer=scorer,
+        data=batches,
+        validation=search,
+        compensate=compensate,
+        criterion=criterion,
+        scope=scope,
+        normalize=normalize,
+        verify=verify,
+        measure=measure,
+        generator=generator,
+        progress=lambda what, done, total: progress(f"prune: {what}", done + 1, total + 1),
+        options={
+            "floor": floor,
+            "multiple_of": multiple_of,
+            "include": include,
+            "exclude": exclude,
+        },
+    )
+
+
+def carry_out(
+    communities: Communities,
+    budget: Any,
+    *,
+    scorer: Scorer,
+    data: Data | None,
+    validation: Data | None = None,
+    compensate: bool = True,
+    criterion: Criterion = cross_entropy,
+    scope: Scope = "community",
+    normalize: Normalization = "rank",
+    verify: bool = True,
+    measure: bool = False,
+    generator: torch.Generator | None = None,
+    progress: Progress = silent,
+    options: Mapping[str, Any],
+) -> Pruned:
+    """Prune a model whose communities are known; see :func:`prune` for what is not told here.
+
+    Args:
+        communities: at least one.
+        budget: what must be reached.
+        scorer: what decides.
+        data: can be read more than once.
+        validation: the same, of the search split.
+        compensate: whether survivors take over.
+        criterion: the loss.
+        scope: of the selection.
+        normalize: of the selection.
+        verify: whether to compare.
+        measure: whether to time.
+        generator: of "adaptive".
+        progress: called with the names of ``STEPS``.
+        options: more of :func:`natsel.select`.
+
+    Returns:
+        What came of it.
+    """
+    absorbs = compensate and data is not None
+    total = len(STEPS) - (not absorbs)
+
+    def step(number: int) -> None:
+        progress(STEPS[number], number, total)
+
+    step(0)
+    adapted: Adapted | None = None
+    options = dict(options)
+    if scorer == ADAPTIVE:
+        rounding = None
+        if options["multiple_of"] == "auto":
+            # Measured once, on a selection that costs nothing, and the same for every contender.
+            first = select(score(communities, STATISTIC), budget, **options)
+            rounding = first.rounding
+            assert rounding is not None
+            options["multiple_of"] = rounding.multiple
+        adapted = adapt(
+            communities,
+            budget,
+            data=data if validation is None else validation,
+            calibration=None if validation is None else data,
+            generator=generator if generator is not None else torch.Generator().manual_seed(0),
+            **options,
+        )
+        survivors = adapted.survivors
+        survivors.rounding = rounding
+    else:
+        scores = scores_by(communities, scorer, data, criterion)
+        step(1)
+        survivors = select(
+            scores, budget, communities=communities, scope=scope, normalize=normalize, **options
+        )
+    model, inputs = communities.model, communities.example_inputs
+    prediction = preview(model, survivors, measure=measure)
+    step(2)
+    small = extract(model, survivors, verify=False)
+    verification = compare(model, small, survivors, inputs).require() if verify else None
+    if absorbs:
+        step(3)
+        small = extract(model, survivors, verify=False, data=data)
+    return Pruned(
+        small=small,
+        survivors=survivors,
+        plan=plan_of(small),
+        verification=verification,
+        compensation=compensation_of(small),
+        cost=Change(prediction.dense, prediction.small),
+        budget=budget,
+        prediction=prediction,
+        adapted=adapted,
+        no_compensation=""
+        if absorbs
+        else ("there are no data (data=)" if compensate else "compensate=False"),
+    )
+
+
+def scores_by(
+    communities: Communities, scorer: Scorer, data: Data | None, criterion: Criterion
+) -> Mapping[str, Tensor]:
+    """Score by a fitness, or by features of the magnitude's rank."""
+    found = find_scorer(scorer) if isinstance(scorer, str) else scorer
+    if isinstance(found, FeatureClass):
+        return fuse(matrices(score(communities, STATISTIC), found.features))
+    return score(communities, scorer, data=data, criterion=criterion)
+
+
+def _check_scorer(scorer: object, has_data: bool) -> None:
+    """Make sure that a scorer is one, and has the data that it reads."""
+    if isinstance(scorer, str):
+        reads = reads_data(scorer)
+    else:
+        reads = isinstance(scorer, Fitness) and (
+            scorer.needs_gradient or scorer.statistic is not None
+        )
+    if reads and not has_data:
+        name = scorer.name if isinstance(scorer, Fitness) else scorer
+        refuse("data", None, f"batches of data: the scorer {name!r} reads some")
+
+
+def _check_together(
+    scorer: object, validation: object, generator: object, scope: object, normalize: object
+) -> None:
+    """Refuse options that say nothing beside the scorer."""
+    ways = {"scope": (scope, "community"), "normalize": (normalize, "rank")}
+    others = {name: value for name, (value, usual) in ways.items() if value != usual}
+    if scorer == ADAPTIVE and others:
+        given = {"scorer": scorer, **others}
+        refuse_together(given, f"{ADAPTIVE} alone: it chooses scope and scale by proof")
+    own = {"validation": validation is not None, "generator": generator is not None}
+    if scorer != ADAPTIVE and any(own.values()):
+        given = {"scorer": scorer, **{name: "given" for name, there in own.items() if there}}
+        refuse_together(given, f"scorer={ADAPTIVE!r}: no other one reads them")
