@@ -93,7 +93,7 @@ def test_missing_option(natsel):
 def test_unknown_command(natsel):
     message = line(natsel("evolv"), 2)
     assert "'evolv'" in message
-    assert "evolve, inspect, prune, verify, audit, spectrum, reproduce, bench" in message
+    assert "evolve, inspect, list, prune, verify, audit, spectrum, bench, reproduce" in message
 
 
 @pytest.mark.parametrize(
