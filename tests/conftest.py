@@ -11,6 +11,9 @@ import pytest
 hypothesis.settings.register_profile("natsel", deadline=None)
 hypothesis.settings.load_profile("natsel")
 
+# They are no modules to look for doctests in: several of them have one name.
+collect_ignore_glob = ["*conftest.py"]
+
 TOGETHER = ("tests/io/",)
 """Folders whose files share what takes long to make."""
 
