@@ -193,17 +193,27 @@ def batch_inputs(parts: Sequence[Any]) -> Inputs:
     return tuple(parts)
 
 
+def check_data(data: Any, argument: str = "data") -> Any:
+    """Return data, made sure that they can be read batch by batch; None stays None.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    if data is None:
+        return None
+    if isinstance(data, Mapping | Tensor | str) or not isinstance(data, Iterable):
+        refuse(argument, data, f"an iterable of batches: {BATCH}")
+    return data
+
+
 def reread(data: Any, argument: str = "data") -> Any:
     """Return data that can be read again: what can be read once only is held in memory.
 
     Raises:
         ValueError: if they cannot be read at all.
     """
-    if data is None:
-        return None
-    if isinstance(data, Mapping | Tensor | str) or not isinstance(data, Iterable):
-        refuse(argument, data, f"an iterable of batches: {BATCH}")
-    return list(data) if isinstance(data, Iterator) else data
+    found = check_data(data, argument)
+    return list(found) if isinstance(found, Iterator) else found
 
 
 def gathered(model: nn.Module, data: Data) -> tuple[Inputs, Any]:

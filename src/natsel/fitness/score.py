@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.alike import warn_alike
-from natsel.common.batches import Data, inputs_for, read_batch, reread
+from natsel.common.batches import Data, check_data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, cross_entropy, has_labels
 from natsel.common.errors import NonFiniteError, first_line, refuse
 from natsel.common.modes import evaluating
@@ -77,7 +77,7 @@ def score(
     reader = PartsReader(communities)
     masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None
-    data = reread(data)
+    data = check_data(data)
     if needs_data and data is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
     if not needs_data or data is None:

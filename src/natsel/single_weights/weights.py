@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.batches import Data, inputs_for, read_batch, reread
+from natsel.common.batches import Data, check_data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, cross_entropy, has_labels
 from natsel.common.errors import choose, refuse
 from natsel.common.hooks import as_rows, entering, watching
@@ -147,7 +147,7 @@ def weights(
     if scorer in SECOND:
         if data is None:
             refuse("data", None, f"batches of inputs: scorer {scorer!r} reads them")
-        data = reread(data)
+        data = check_data(data)
         read = _norms if scorer == "wanda" else _gradients
         second = read(model, taking, data)
     return Weights(tensors, scorer=scorer, second=second, engine=engine)
