@@ -23,6 +23,7 @@ from natsel.communities.proof.likeness import Likeness, likeness
 from natsel.communities.proof.parts import Part, Parts
 from natsel.communities.proof.rebinding import attempts, candidates
 from natsel.communities.proof.selections import alone, choices
+from natsel.communities.proof.shrink import shrunk
 from natsel.communities.proof.trial import MAX_DOUBLE_ELEMENTS, Outcome, Stage
 
 REMEDY = (
@@ -68,7 +69,9 @@ class _Proof:
     ) -> None:
         self._model = model
         self._communities = list(communities)
-        self._parts = Parts(model, communities, inputs)
+        # Structure is tried on small pictures; all together on those given.
+        few = inputs if isinstance(model, Program) else shrunk(model, inputs)
+        self._parts = Parts(model, communities, few)
         self._known: dict[tuple[Any, ...], _Found] = {}
         self._clashes: dict[tuple[Any, ...], str | None] = {}
         self._proven_in: dict[str, Part] = {}
@@ -77,8 +80,13 @@ class _Proof:
         self._stages: dict[str, Stage] = {}
         is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
         whole = self._parts.whole
+        if few is not inputs:
+            whole = Parts(model, (), inputs).whole
         # Of a large model no copy is made: its parts were tried on loud weights.
-        self._whole = Stage(whole, communities, faithful=True) if is_large else self._stage(whole)
+        as_tried = whole is self._parts.whole and not is_large
+        self._whole = (
+            self._stage(whole) if as_tried else Stage(whole, communities, faithful=is_large)
+        )
 
     def run(self) -> tuple[list[Community], list[Refusal]]:
         """Return the proven communities and the refusals."""
