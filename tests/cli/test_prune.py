@@ -37,6 +37,18 @@ def test_prune_meets_the_budget_and_verify_agrees(natsel, trained, tmp_path):
     assert found["accuracy"] == result["accuracy"]
 
 
+def test_verify_refuses_a_model_of_other_inputs(natsel, tmp_path):
+    """The reference network has the widths of the saved one, and reads 28 by 28 pictures."""
+    small = tmp_path / "small"
+    model = library.models.build("mlp", in_shape=(1, 8, 8), num_classes=10)
+    pruned = library.prune(model, torch.rand(2, 1, 8, 8), library.Sparsity(0.5))
+    library.save(pruned.small, small)
+    told = natsel("verify", "mlp", small)
+    assert told.exit_code == 2, told.output
+    assert told.stderr.count("\n") == 1
+    assert "model='mlp' is not allowed: expected the model that" in told.stderr
+
+
 def test_survivors_take_over_on_request_or_where_there_are_data(natsel, trained, tmp_path):
     cut = ("prune", trained, "--budget", "sparsity=0.5", "--data", "digits", "--no-measure")
     told = {}

@@ -137,8 +137,9 @@ def parse_budget(text: str) -> Budget:
     if not separator or name not in BUDGETS:
         hint = did_you_mean(name.strip(), BUDGETS) if name not in BUDGETS else ""
         names = ", ".join(BUDGETS)
-        allowed = f"NAME=SHARE such as macs=0.5, NAME one of {names}{hint}"
-        refuse("budget", text, f"{allowed}; sparsity removes its share, the others keep theirs")
+        allowed = f"NAME=SHARE such as macs=0.5, NAME one of {names}"
+        what = "sparsity removes its share, the others keep theirs"
+        refuse("budget", text, f"{allowed}; {what}{hint}")
     return BUDGETS[name](share)
 
 
@@ -357,7 +358,11 @@ def verify_saved(
     on = {"random inputs": opened.example_inputs}
     if splits is not None:
         on[f"{data}, test split"] = _real_inputs(opened, splits)
-    found = {name: verify(opened.model, plain, survivors, x) for name, x in on.items()}
+    try:
+        found = {name: verify(opened.model, plain, survivors, x) for name, x in on.items()}
+    except RuntimeError as error:
+        what = f"the model that {folder} was cut from, which runs on its inputs"
+        refuse("model", model, f"{what} ({first_line(error)})")
     return {
         "kind": "verify",
         "model": opened.description,

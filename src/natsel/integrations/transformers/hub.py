@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -53,7 +54,8 @@ def from_pretrained(name: str) -> nn.Module:
         _check_numbers(Path(name))
     options = {"trust_remote_code": False, "local_files_only": here}
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **options)
+        with _without_retries():
+            config = transformers.AutoConfig.from_pretrained(name, **options)
     # What can go wrong here comes from four libraries, each with errors of its own.
     except Exception as error:  # noqa: BLE001
         refuse("model", name, f"a folder or a name on the Hub ({first_line(error)})")
@@ -100,15 +102,27 @@ def _check_numbers(folder: Path) -> None:
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
-    """Keep the library from a table of what does not fit: that is told in one line."""
-    logging = require("transformers.utils.logging", "transformers")
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+def _without_retries() -> Iterator[None]:
+    """Keep the client of the Hub from a line for each time it tries again: one line is the end."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logger.setLevel(before)
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep the library from a table of what does not fit: that is told in one line."""
+    words = require("transformers.utils.logging", "transformers")
+    before = words.get_verbosity()
+    words.set_verbosity_error()
+    try:
+        yield
+    finally:
+        words.set_verbosity(before)
 
 
 def check_record(record: object) -> None:
