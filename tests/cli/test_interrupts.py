@@ -25,6 +25,14 @@ main()
 """
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_arrive():
+    """What a shell starts in the background ignores interrupts, and so does what that starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(at, *arguments):
     return subprocess.run(
         [sys.executable, "-c", CODE, *map(str, arguments)],
