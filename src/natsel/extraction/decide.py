@@ -16,7 +16,7 @@ from natsel.communities.copies import copied
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, gap
 from natsel.communities.proof.loud import loud, loud_input
-from natsel.communities.proof.trial import MAX_DOUBLE_ELEMENTS, NUM_TRIALS
+from natsel.communities.proof.trial import NUM_TRIALS
 from natsel.communities.surgery.surgery import cut, kept_indices, reference
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verification import Verification
@@ -78,9 +78,8 @@ def decide_removal(
     if isinstance(found, str) or found.visible or everybody or not found.within(tolerance):
         return _decided(found, tolerance)
     owned = {part.tensor for community in known.values() for part in community.slices}
-    size = sum(p.numel() for p in base.parameters())
     for trial in range(NUM_TRIALS):
-        loud_base = loud(base, owned, trial=trial, double=size <= MAX_DOUBLE_ELEMENTS)
+        loud_base = loud(base, owned, trial=trial)
         loud_masked = reference(loud_base, known.values(), survivors, share=True)
         loud_small = _with_tensors_of(small, loud_base, survivors, known)
         for given in (_louder(inputs), inputs):

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from natsel.communities.copies import copied
 from natsel.communities.tensors import tensors_of
 
+MAX_DOUBLE_ELEMENTS = 1 << 25
+"""Larger copies are held in their own precision and read in float64, operator by operator."""
+
 FEW_VALUES = 8
 """A tensor of so few different values is a mask or a table of flags: it stays."""
 
@@ -23,10 +26,8 @@ NEAR = 3.0
 """Weights within this factor of the size they should have stay as they are."""
 
 
-def loud(
-    model: nn.Module, owned: Collection[str], *, trial: int = 0, double: bool = True
-) -> nn.Module:
-    """Return a copy of a model through which signals pass.
+def loud(model: nn.Module, owned: Collection[str], *, trial: int = 0) -> nn.Module:
+    """Return a copy of a model through which signals pass, in float64 unless it is large.
 
     A parameter of several axes is brought to a root mean square of about 1 over the root of how
     many numbers each of its sums reads, any other one to about 1; one that is constant gets seeded
@@ -37,12 +38,13 @@ def loud(
         owned: names of buffers that are treated like parameters; others stay.
         trial: with 0 the values of the model are kept but for their size; any other number makes
             other noise of all of them, with which other units are active.
-        double: hold it in float64, which saves the time to read it so.
 
     Returns:
         The copy.
     """
     generator = torch.Generator().manual_seed(trial)
+    # Held in float64 it is read faster.
+    double = sum(p.numel() for p in model.parameters()) <= MAX_DOUBLE_ELEMENTS
     copy = copied(model, {})
     fans = _fans(copy)
     parameters = dict(copy.named_parameters())

@@ -20,11 +20,12 @@ from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
 from natsel.communities.proof.likeness import Likeness, likeness
+from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS
 from natsel.communities.proof.parts import Part, Parts
 from natsel.communities.proof.rebinding import attempts, candidates
 from natsel.communities.proof.selections import alone, choices
 from natsel.communities.proof.shrink import shrunk
-from natsel.communities.proof.trial import MAX_DOUBLE_ELEMENTS, Outcome, Stage
+from natsel.communities.proof.trial import Outcome, Stage
 
 REMEDY = (
     "write sizes in forward as shapes of tensors, or as attributes of the module; or prune "

@@ -23,9 +23,6 @@ from natsel.communities.surgery.surgery import permute, reference, remove
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
 UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
-MAX_DOUBLE_ELEMENTS = 1 << 25
-"""Larger copies are held in their own precision and read in float64, operator by operator."""
-
 NUM_TRIALS = 4
 """How many copies with other weights are tried where nothing shows."""
 
@@ -94,13 +91,7 @@ class Stage:
             if self._faithful and level == 0:
                 copy = with_noise(self._part.module, self._owned)
             else:
-                size = sum(p.numel() for p in self._part.module.parameters())
-                copy = loud(
-                    self._part.module,
-                    self._owned,
-                    trial=level - self._faithful,
-                    double=size <= MAX_DOUBLE_ELEMENTS,
-                )
+                copy = loud(self._part.module, self._owned, trial=level - self._faithful)
             self._copies[level] = _Copy(copy, self._part)
         return self._copies[level]
 
