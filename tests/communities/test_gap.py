@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from natsel.communities.proof.gap import ROUNDING, TOLERANCE, VISIBLE, gap
+from natsel.communities.proof.gap import ROUNDING, TOLERANCE, VISIBLE, apart, gap
 
 DENSE = torch.tensor([1000.0, 3.0], dtype=torch.float64)
 MASKED = torch.tensor([1000.0, 1.0], dtype=torch.float64)
@@ -64,3 +64,19 @@ def test_a_mask_of_infinities_that_is_returned_is_left_out():
     mask = torch.tensor([float("-inf"), 0.0, 1.0]).double()
     assert gap([mask], [mask], [mask]).within()
     assert gap([], [], []) == gap([torch.empty(0)], [torch.empty(0)], [torch.empty(0)])
+
+
+def test_apart_is_measured_where_both_are_finite():
+    inf, nan = float("inf"), float("nan")
+    ours = torch.tensor([1.0, inf, nan, 4.0, 2.0]).half()
+    theirs = torch.tensor([1.5, 3.0, nan, inf, 2.0]).half()
+    assert apart(ours, theirs) == (0.5, 2.0)
+    assert apart(ours[1:3], theirs[1:3]) == (0.0, 0.0)
+    assert apart(torch.tensor([3, 5]), torch.tensor([3, 4])) == (1.0, 4.0)
+
+
+def test_a_number_that_is_none_in_one_output_is_not_lost_among_others():
+    nan = torch.tensor([float("nan")]).double()
+    for outputs in ([DENSE, nan], [nan, DENSE]):
+        dense = [torch.ones_like(x) if x is nan else x for x in outputs]
+        assert not gap(outputs, dense, dense).finite

@@ -33,7 +33,7 @@ from natsel.communities.programs.program import Code, Program
 from natsel.communities.programs.quiet import without_words
 from natsel.communities.programs.trace import TensorKind
 from natsel.communities.proof.doubled import in_float64
-from natsel.communities.proof.gap import TOLERANCE
+from natsel.communities.proof.gap import TOLERANCE, apart
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.unfit import check_fit, why_not_exported
 
@@ -135,13 +135,11 @@ def _apart(program: Program, model: nn.Module, inputs: Inputs) -> float:
 
 
 def _of_one(ours: Tensor, theirs: Tensor) -> float:
-    ours, theirs = ours.double(), theirs.double()
-    differ = ~((ours == theirs) | (ours.isnan() & theirs.isnan()))
-    if not bool(differ.any()):
-        return 0.0
-    scale = float(theirs[theirs.isfinite()].abs().max()) if bool(theirs.isfinite().any()) else 0.0
-    found = float((ours - theirs)[differ].abs().max()) / max(scale, 1e-300)
-    return found if found >= 0 else float("inf")
+    alike = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    if not bool((alike | (ours.isfinite() & theirs.isfinite())).all()):
+        return float("inf")
+    largest, scale = apart(ours, theirs)
+    return largest / max(scale, 1e-300) if largest else 0.0
 
 
 def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:

@@ -14,7 +14,7 @@ from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.communities.copies import copied
 from natsel.communities.proof.doubled import in_float64
-from natsel.communities.proof.gap import TOLERANCE, Gap, gap
+from natsel.communities.proof.gap import TOLERANCE, Gap, apart, gap
 from natsel.communities.proof.loud import loud, loud_input
 from natsel.communities.proof.trial import NUM_TRIALS
 from natsel.communities.surgery.surgery import cut, kept_indices, reference
@@ -100,6 +100,8 @@ def with_own(
 def stated(small: nn.Module, masked: nn.Module, inputs: Inputs) -> tuple[float, float]:
     """Return the largest difference of two models in their own precision, and relative to outputs.
 
+    Where half precision overflows nothing can be told of it: those places are left out.
+
     Args:
         small: one model.
         masked: the other one, whose outputs are the scale.
@@ -109,13 +111,9 @@ def stated(small: nn.Module, masked: nn.Module, inputs: Inputs) -> tuple[float, 
         ours, theirs = _outputs(small, inputs), _outputs(masked, inputs)
     if [x.shape for x in ours] != [x.shape for x in theirs]:
         return float("inf"), float("inf")
-    largest, scale = 0.0, 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if b.numel():
-            differ = (a.double() - b.double()).abs()[~(a == b)]
-            largest = max(largest, float(differ.max()) if differ.numel() else 0.0)
-            finite = b.double()[b.double().isfinite()].abs()
-            scale = max(scale, float(finite.max()) if finite.numel() else 0.0)
+    found = [apart(a, b) for a, b in zip(ours, theirs, strict=True)]
+    largest = max((difference for difference, _ in found), default=0.0)
+    scale = max((size for _, size in found), default=0.0)
     return largest, largest / max(scale, 1e-30) if largest else 0.0
 
 

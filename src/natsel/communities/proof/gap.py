@@ -76,6 +76,23 @@ def gap(small: Sequence[Tensor], masked: Sequence[Tensor], dense: Sequence[Tenso
     return found
 
 
+def apart(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the largest difference of two tensors where both are finite, and how large they are.
+
+    Args:
+        ours: one tensor.
+        theirs: another one of the same shape, whose largest number is the size.
+
+    Example:
+        >>> import torch
+        >>> apart(torch.tensor([1.0, 2.5, torch.nan]), torch.tensor([1.0, 2.0, 7.0]))
+        (0.5, 2.0)
+    """
+    both = ours.isfinite() & theirs.isfinite()
+    a, b = ours[both].double(), theirs[both].double()
+    return (float((a - b).abs().max()), float(b.abs().max())) if a.numel() else (0.0, 0.0)
+
+
 def _of_one(ours: Tensor, theirs: Tensor, whole: Tensor) -> Gap:
     scale = max(float(theirs.abs().max()), float(whole.abs().max()))
     if not scale < float("inf"):

@@ -192,10 +192,7 @@ class _Copy:
         """Return that populations are told apart by more than what they own, or None."""
         order = torch.arange(community.size).roll(1)
         moved = self._outputs(permute(self._model, community, order))
-        error = max(
-            (float((a - b).abs().max()) for a, b in zip(moved, self._dense, strict=True)),
-            default=0.0,
-        )
-        if error <= TOLERANCE * effect:
+        found = gap(moved, self._dense, self._dense)
+        if found.same_shape and found.finite and found.error <= TOLERANCE * effect:
             return None
-        return f"its populations cannot change places: outputs differ by {error:.3g}"
+        return f"its populations cannot change places: outputs differ by {found.error:.3g}"
