@@ -66,7 +66,7 @@ class Parts:
     """Finds the parts of a model in which its communities are proven.
 
     Args:
-        model: in evaluation mode; it is run once.
+        model: in evaluation mode; it is run once where something is in a part of it.
         communities: of the model.
         inputs: what the model runs on.
     """
@@ -81,7 +81,8 @@ class Parts:
             self._names.setdefault(first.setdefault(id(tensor), name), []).append(name)
         self._around = {c.name: list(self._levels(c)) for c in communities}
         paths = {path for around in self._around.values() for path in around}
-        self._parts = {} if isinstance(model, Program) else self._captured(paths, inputs)
+        is_whole = isinstance(model, Program) or not paths
+        self._parts = {} if is_whole else self._captured(paths, inputs)
 
     def around(self, community: Community) -> Iterator[Part]:
         """Yield the parts that hold a community, the smallest first, the whole model last."""
