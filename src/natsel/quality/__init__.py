@@ -1,0 +1,1 @@
+"""What a model is worth on data: a number per sample or window, and intervals over them."""
