@@ -77,9 +77,8 @@ def feed(model: nn.Module, chain: Chain, data: Data, store: Store) -> list[Feed]
         for batch in data:
             inputs = inputs_for(model, batch)
             seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-            with _handing_on(model, chain, seen.append):
-                with suppress(_EndedError):
-                    call(model, inputs)
+            with _handing_on(model, chain, seen.append), suppress(_EndedError):
+                call(model, inputs)
             args, named = seen[0]
             name = None if args else next(iter(named))
             store.put(len(feeds), (args[0] if name is None else named[name]).detach())
