@@ -12,7 +12,6 @@ from natsel.common.calls import Inputs, call, outputs_of
 from natsel.common.errors import first_line
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
-from natsel.communities.branches.removal import renamed
 from natsel.communities.copies import copied
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, apart, gap
@@ -180,8 +179,8 @@ def _with_tensors_of(
     tensors = tensors_of(dense)
     kept = kept_indices(known.values(), survivors, tensors)
     instead: dict[int, Tensor] = {}
-    dropped = shortened_by(dense, known.values(), survivors).dropped or {}
-    before = {renamed(name, dropped): name for name in tensors}
+    shortening = shortened_by(dense, known.values(), survivors)
+    before = {shortening.renamed(name): name for name in tensors}
     for after, tensor in tensors_of(small).items():
         name = before.get(after, "")
         if name in tensors:

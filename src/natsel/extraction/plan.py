@@ -13,7 +13,7 @@ from torch import nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
-from natsel.communities.branches.removal import renamed
+from natsel.communities.branches.branch import Shortening
 from natsel.communities.programs.program import literals_of
 from natsel.communities.surgery.surgery import shortened_by
 from natsel.extraction.absorbed import Compensation
@@ -81,7 +81,7 @@ class Plan:
         shortening = shortened_by(communities.model, communities.values(), survivors)
         for community in communities.values():
             for bound in community.rebindings:
-                path = renamed(bound.module, shortening.dropped or {})
+                path = shortening.renamed(bound.module)
                 module = dict(small.named_modules()).get(path) if path is not None else None
                 if module is not None and hasattr(module, bound.attribute):
                     value = getattr(module, bound.attribute)
@@ -96,7 +96,7 @@ class Plan:
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
             prediction=asdict(predicted(communities, survivors)),
-            branches=shortening.to_dict() if shortening.stands or shortening.dropped else None,
+            branches=_shortened(earlier, shortening),
         )
 
     @classmethod
@@ -262,3 +262,10 @@ def _are_places(kept: list[Any], size: int) -> bool:
 def _is_name(name: str) -> bool:
     """Say whether this can be a file in the folder itself, on any system."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
+
+
+def _shortened(earlier: Any, shortening: Shortening) -> dict[str, Any] | None:
+    """Return what branches took with them, those that went before as well."""
+    if isinstance(earlier, Plan) and earlier.branches is not None:
+        shortening = Shortening.from_dict(earlier.branches).then(shortening)
+    return shortening.to_dict() if shortening else None

@@ -38,9 +38,13 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
         ValueError: if the model is of another architecture.
     """
     model = folded(model)
+    tensors = dict(tensors)
     if plan.branches is not None:
         model = copied(model, {id(t): t for t in all_tensors(model).values()})
-        shorten(model, Shortening.from_dict(plan.branches))
+        shortening = Shortening.from_dict(plan.branches)
+        shorten(model, shortening)
+        gone = tuple(f"{stand.path}." for stand in shortening.stands)
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(gone)}
     conversion = Conversion.from_dict(plan.conversion) if plan.conversion is not None else None
     if conversion is not None:
         model = with_skeletons(model, conversion)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from natsel.common.errors import refuse
@@ -69,26 +69,81 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Shortening:
-    """What the removal of branches does to the modules of a model, as plain data.
+class Dropped:
+    """Blocks of a list that go as a whole.
 
     Attributes:
-        stands: modules that others take the place of.
-        dropped: blocks that go as a whole, by the path of the list that holds them.
-        numbers: attributes that count blocks, by ``module.attribute`` with the paths that modules
-            have afterwards.
+        numbers: which.
+        size: how many blocks the list has with them.
     """
 
+    numbers: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Shortening:
+    """What the removal of branches does to the modules of a model.
+
+    Attributes:
+        dropped: blocks that go, by the path of the list that holds them.
+        stands: modules that others take the place of, with the paths that they have once blocks
+            are gone.
+        numbers: attributes that count blocks, by ``module.attribute`` with such paths.
+    """
+
+    dropped: Mapping[str, Dropped] = field(default_factory=dict)
     stands: tuple[Stand, ...] = ()
-    dropped: Mapping[str, tuple[int, ...]] | None = None
-    numbers: Mapping[str, int] | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.dropped or self.stands)
+
+    def renamed(self, name: str) -> str | None:
+        """Return the name that something has once blocks are gone; None where it went with one.
+
+        Example:
+            >>> shortening = Shortening({"layers": Dropped((0, 2), 4)})
+            >>> shortening.renamed("layers.3.mlp"), shortening.renamed("layers.2.mlp")
+            ('layers.1.mlp', None)
+        """
+        for container, gone in self.dropped.items():
+            head = f"{container}." if container else ""
+            number, _, rest = name[len(head) :].partition(".")
+            if not name.startswith(head) or not number.isdecimal():
+                continue
+            if int(number) in gone.numbers:
+                return None
+            before = sum(n < int(number) for n in gone.numbers)
+            name = f"{head}{int(number) - before}" + (f".{rest}" if rest else "")
+        return name
+
+    def then(self, later: Shortening) -> Shortening:
+        """Return the one shortening that comes of this one and a later one.
+
+        Example:
+            >>> first, second = (Shortening({"layers": Dropped((1,), n)}) for n in (4, 3))
+            >>> first.then(second).dropped
+            {'layers': Dropped(numbers=(1, 2), size=4)}
+        """
+        dropped = dict(self.dropped)
+        for path, gone in later.dropped.items():
+            before = dropped.get(path, Dropped((), gone.size))
+            left = [n for n in range(before.size) if n not in before.numbers]
+            more = (left[n] for n in gone.numbers)
+            dropped[path] = Dropped(tuple(sorted((*before.numbers, *more))), before.size)
+        renamed = [(later.renamed(s.path), s) for s in self.stands]
+        stands = [replace(s, path=path) for path, s in renamed if path is not None]
+        moved = {later.renamed(name): value for name, value in self.numbers.items()}
+        numbers = {name: value for name, value in moved.items() if name is not None}
+        return Shortening(dropped, (*stands, *later.stands), {**numbers, **later.numbers})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as JSON holds it."""
         return {
+            "dropped": {p: [list(d.numbers), d.size] for p, d in self.dropped.items()},
             "stands": [asdict(stand) for stand in self.stands],
-            "dropped": {path: list(gone) for path, gone in (self.dropped or {}).items()},
-            "numbers": dict(self.numbers or {}),
+            "numbers": dict(self.numbers),
         }
 
     @classmethod
@@ -98,16 +153,19 @@ class Shortening:
         Raises:
             ValueError: if it is something else.
         """
-        stands, dropped, numbers = (data.get(n) for n in ("stands", "dropped", "numbers"))
-        if not (isinstance(stands, Sequence) and isinstance(dropped, Mapping)):
-            refuse("plan branches", sorted(data), "stands, dropped and numbers")
-        if not isinstance(numbers, Mapping) or any(type(n) is not int for n in numbers.values()):
-            refuse("plan branches", sorted(data), "stands, dropped and numbers")
-        for path, gone in dropped.items():
-            if not isinstance(gone, list) or any(type(n) is not int for n in gone):
-                refuse(f"plan branches {path}", gone, "the numbers of blocks")
-        return cls(
-            tuple(Stand.from_dict(stand) for stand in stands),
-            {path: tuple(gone) for path, gone in dropped.items()},
-            dict(numbers),
-        )
+        try:
+            dropped = {
+                str(path): Dropped(tuple(map(_whole, numbers)), _whole(size))
+                for path, (numbers, size) in data["dropped"].items()
+            }
+            stands = tuple(Stand.from_dict(stand) for stand in data["stands"])
+            numbers = {str(name): _whole(value) for name, value in data["numbers"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError):
+            refuse("plan branches", dict(data), "dropped blocks, modules that stand in, numbers")
+        return cls(dropped, stands, numbers)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value

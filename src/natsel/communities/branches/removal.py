@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from natsel.common.errors import refuse
 from natsel.communities.branches.absent import Absent
-from natsel.communities.branches.branch import Branch, Shortening
+from natsel.communities.branches.branch import Branch, Dropped, Shortening
 
 ZERO_BASED = ("layer_idx", "layer_index", "layer_id", "block_idx", "block_index")
 """Attributes in which a module holds which of the blocks of its list it is in."""
@@ -27,17 +30,28 @@ def shortening_of(
     """
     blocks = {b.block for b in gone if b.block} - {b.block for b in branches if b not in gone}
     outer = sorted(b for b in blocks if not any(b.startswith(f"{o}.") for o in blocks))
-    stands = [s for b in gone for s in b.stands if not _below(f"{s.path}.", outer)]
     dropped: dict[str, list[int]] = defaultdict(list)
     for block in outer:
         container, _, number = block.rpartition(".")
         dropped[container].append(int(number))
-    numbers = _renumbered(model, {s.path for s in stands}, dropped)
-    return Shortening(tuple(stands), {p: tuple(sorted(n)) for p, n in dropped.items()}, numbers)
+    kept = Shortening({p: Dropped(tuple(sorted(n)), _size(model, p)) for p, n in dropped.items()})
+    stands = []
+    for stand in (s for b in gone for s in b.stands):
+        path = kept.renamed(stand.path)
+        if path is not None:
+            stands.append(replace(stand, path=path))
+    absent = {s.path for b in gone for s in b.stands}
+    return replace(kept, stands=tuple(stands), numbers=_renumbered(model, absent, kept))
+
+
+def _size(model: nn.Module, path: str) -> int:
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList | nn.Sequential)
+    return len(blocks)
 
 
 def shorten(model: nn.Module, shortening: Shortening) -> None:
-    """Carry a shortening out, in place.
+    """Carry a shortening out, in place; a list that is as short already stays as it is.
 
     Args:
         model: changed.
@@ -46,51 +60,31 @@ def shorten(model: nn.Module, shortening: Shortening) -> None:
     Raises:
         ValueError: if the model has no such module or list.
     """
+    for path, gone in shortening.dropped.items():
+        blocks = dict(model.named_modules()).get(path)
+        if not isinstance(blocks, nn.ModuleList | nn.Sequential):
+            refuse("model", type(model).__name__, f"one with a list of blocks at {path}")
+        if len(blocks) == gone.size - len(gone.numbers):
+            continue
+        if len(blocks) != gone.size or not gone.numbers or max(gone.numbers) >= gone.size:
+            refuse(f"model {path}", f"{len(blocks)} blocks", f"{gone.size}, as were cut")
+        kept = [block for number, block in enumerate(blocks) if number not in gone.numbers]
+        for name in list(blocks._modules):
+            del blocks._modules[name]
+        for number, block in enumerate(kept):
+            blocks._modules[str(number)] = block
+        _state_counts(model, path, gone)
     modules = dict(model.named_modules())
     for stand in shortening.stands:
         if stand.path not in modules or not stand.path:
             refuse("model", type(model).__name__, f"one with a module at {stand.path}")
         parent, _, name = stand.path.rpartition(".")
-        setattr(model.get_submodule(parent), name, Absent(stand.zero, stand.arity))
-    for path, numbers in (shortening.dropped or {}).items():
-        blocks = modules.get(path)
-        if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not numbers:
-            refuse("model", type(model).__name__, f"one with a list of blocks at {path}")
-        if not 0 <= min(numbers) <= max(numbers) < len(blocks):
-            refuse(f"blocks of {path}", list(numbers), f"numbers below {len(blocks)}")
-        kept = [block for number, block in enumerate(blocks) if number not in set(numbers)]
-        for name in list(blocks._modules):
-            del blocks._modules[name]
-        for number, block in enumerate(kept):
-            blocks._modules[str(number)] = block
-        _state_counts(model, path, numbers, len(kept) + len(numbers))
-    modules = dict(model.named_modules())
-    for name, value in (shortening.numbers or {}).items():
+        setattr(modules[parent], name, Absent(stand.zero, stand.arity))
+    for name, value in shortening.numbers.items():
         path, _, attribute = name.rpartition(".")
-        if type(vars(modules.get(path, model)).get(attribute)) is not int:
+        if path not in modules or type(vars(modules[path]).get(attribute)) is not int:
             refuse("model", type(model).__name__, f"one with a whole number at {name}")
         setattr(modules[path], attribute, value)
-
-
-def renamed(name: str, dropped: Mapping[str, Collection[int]]) -> str | None:
-    """Return the name that something has once blocks are gone; None where it went with one.
-
-    Example:
-        >>> renamed("layers.3.mlp", {"layers": (0, 2)}), renamed("layers.2.mlp", {"layers": (2,)})
-        ('layers.1.mlp', None)
-    """
-    for container, numbers in dropped.items():
-        head = f"{container}." if container else ""
-        if not name.startswith(head):
-            continue
-        number, _, rest = name[len(head) :].partition(".")
-        if not number.isdecimal():
-            continue
-        if int(number) in numbers:
-            return None
-        before = sum(n < int(number) for n in numbers)
-        name = f"{head}{int(number) - before}" + (f".{rest}" if rest else "")
-    return name
 
 
 def _below(name: str, paths: Collection[str]) -> bool:
@@ -112,58 +106,100 @@ def _is_list(module: nn.Module) -> bool:
 
 
 def _renumbered(
-    model: nn.Module, absent: Collection[str], dropped: Mapping[str, Collection[int]]
+    model: nn.Module, absent: Collection[str], shortening: Shortening
 ) -> dict[str, int]:
     """Return what attributes that say which block a module is in have to say afterwards.
 
-    A key/value cache has a place for each attention that is left, counted from 0: so modules of
-    one kind are counted where they are still there.
+    That is the number which its block has then. But a key/value cache tells how long it is by its
+    first place, so that some attention has to write there: where the first block has none any more,
+    the first one of the same type takes that place.
+
+    Raises:
+        ValueError: if no attention of that type is left.
     """
     lists = {path for path, module in model.named_modules() if _is_list(module)}
-    found: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
+    found: dict[tuple[str, str, str], dict[int, tuple[int, str]]] = defaultdict(dict)
     for path, module in model.named_modules():
         if path in absent or _below(path, absent):
             continue
         parts = path.split(".")
         for attribute in ZERO_BASED:
             value = vars(module).get(attribute)
-            if type(value) is not int:
-                continue
             for place, part in enumerate(parts):
                 container = ".".join(parts[:place])
-                if container in lists and part.isdecimal() and int(part) == value:
-                    after = renamed(path, dropped)
+                if type(value) is int and part == str(value) and container in lists:
+                    after = shortening.renamed(path)
                     if after is not None:
-                        rest = ".".join(parts[place + 1 :])
-                        found[container, rest, attribute].append((value, after))
+                        number = int(after.split(".")[place])
+                        key = (container, ".".join(parts[place + 1 :]), attribute)
+                        found[key][number] = (value, after)
                     break
     numbers = {}
-    for (_, _, attribute), held in found.items():
-        for number, (before, path) in enumerate(sorted(held)):
-            if number != before:
-                numbers[f"{path}.{attribute}"] = number
+    for (container, rest, attribute), held in found.items():
+        order = {number: number for number in held}
+        if 0 not in held and held and _writes(model, container, rest):
+            types = _types(model, container)
+            order[_first_like(types, shortening.dropped.get(container), held)] = 0
+        for number, (before, path) in held.items():
+            if order[number] != before:
+                numbers[f"{path}.{attribute}"] = order[number]
     return numbers
 
 
-def _state_counts(model: nn.Module, path: str, numbers: Collection[int], count: int) -> None:
+def _writes(model: nn.Module, container: str, rest: str) -> bool:
+    """Tell whether modules in a place of each block of a list write into a key/value cache."""
+    blocks = model.get_submodule(container)
+    for block in blocks.children():
+        found = dict(block.named_modules()).get(rest)
+        if found is not None:
+            parameters = inspect.signature(found.forward).parameters
+            return bool(rest) and any("past_key_value" in name for name in parameters)
+    return False
+
+
+def _first_like(
+    types: Sequence[Any] | None, gone: Dropped | None, held: Mapping[int, tuple[int, str]]
+) -> int:
+    """Return the first block, by its later number, whose attention is of the first block's type."""
+    if types is None:
+        return min(held)
+    left = [t for n, t in enumerate(types) if gone is None or n not in gone.numbers]
+    for number in sorted(held):
+        if left[number] == left[0]:
+            return number
+    refuse("survivors", f"no attention of type {left[0]!r}", "one at least: a cache needs it")
+
+
+def _types(model: nn.Module, container: str) -> list[Any] | None:
+    """Return the type of the attention of each block, where a configuration has several."""
+    size = _size(model, container)
+    for module in model.modules():
+        found = vars(vars(module).get("config") or nn.Module()).get("layer_types")
+        if isinstance(found, list) and len(found) == size and len(set(found)) > 1:
+            return found
+    return None
+
+
+def _state_counts(model: nn.Module, path: str, gone: Dropped) -> None:
     """Let the configurations of a model count the blocks that are left.
 
     Only where a whole number, or a list of that length, says how many blocks there were, under a
     name that means blocks.
     """
-    gone = set(numbers)
     owners = [m for n, m in model.named_modules() if path == n or path.startswith(f"{n}.") or not n]
     configs = {id(c): c for m in owners if (c := getattr(m, "config", None)) is not None}
     for config in configs.values():
         names = getattr(config, "attribute_map", {}) or {}
-        for plain in ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"):
+        for plain in COUNTS:
             name = names.get(plain, plain)
-            if type(vars(config).get(name)) is int and vars(config)[name] == count:
-                setattr(config, name, count - len(gone))
-        for name, value in list(vars(config).items()):
-            if isinstance(value, list) and len(value) == count and name in PER_BLOCK:
-                setattr(config, name, [v for i, v in enumerate(value) if i not in gone])
+            if type(vars(config).get(name)) is int and vars(config)[name] == gone.size:
+                setattr(config, name, gone.size - len(gone.numbers))
+        for name in PER_BLOCK:
+            value = vars(config).get(name)
+            if isinstance(value, list) and len(value) == gone.size:
+                setattr(config, name, [v for i, v in enumerate(value) if i not in gone.numbers])
 
 
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 PER_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers", "layers_block_type")
 """Lists in configurations that have a place for each block."""
