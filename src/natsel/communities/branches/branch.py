@@ -18,11 +18,14 @@ class Stand:
         path: of the module.
         zero: whether zeros come out of it, in place of what enters it.
         arity: how many values the module returned; 0 where it was one tensor.
+        passed: for each of these values by what name, or at what place, the module was given it,
+            where it only hands it on; empty where it makes it.
     """
 
     path: str
     zero: bool
     arity: int = 0
+    passed: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Stand:
@@ -32,9 +35,12 @@ class Stand:
             ValueError: if it is something else.
         """
         path, zero, arity = (data.get(name) for name in ("path", "zero", "arity"))
+        passed = data.get("passed", [])
         if type(path) is not str or type(zero) is not bool or type(arity) is not int or arity < 0:
             refuse("plan branches", dict(data), "a path, whether zeros come out, and a count")
-        return cls(path, zero, arity)
+        if not isinstance(passed, list | tuple) or any(type(name) is not str for name in passed):
+            refuse("plan branches", dict(data), "names of what is handed on")
+        return cls(path, zero, arity, tuple(passed))
 
 
 NO_COST = Cost(0, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
@@ -73,12 +73,12 @@ def find_branches(
         else:
             name = module_of(summand.value) or type(model).__name__
             refused.append(Refusal(name, 1, branch))
-    arities = _arities(model, inputs, [s.path for _, b in told for s in b.stands])
+    returns = _returns(model, inputs, [s.path for _, b in told for s in b.stands])
     for stream, branch in told:
         stands = tuple(
-            Stand(s.path, s.zero, arities[s.path] or 0)
+            replace(s, arity=len(left), passed=left)
             for s in branch.stands
-            if arities.get(s.path) is not None
+            if (left := returns.get(s.path)) is not None
         )
         if len(stands) < len(branch.stands):
             refused.append(Refusal(branch.name, 1, "a module of it returns no tensor first"))
@@ -180,24 +180,37 @@ def _common(paths: Sequence[str]) -> str:
     return ".".join(parts)
 
 
-def _arities(model: nn.Module, inputs: Inputs, paths: Iterable[str]) -> dict[str, int | None]:
-    """Return how many values modules return, 0 for one tensor; None for anything else."""
-    found: dict[str, int | None] = {}
+def _returns(
+    model: nn.Module, inputs: Inputs, paths: Iterable[str]
+) -> dict[str, tuple[str, ...] | None]:
+    """Return what modules return: a name for each value, that of an argument where it is one.
+
+    Nothing where it is one tensor; None of anything but a tensor, alone or first of several.
+    """
+    found: dict[str, tuple[str, ...] | None] = {}
 
     def look(path: str) -> Any:
-        def hook(_: nn.Module, __: Any, left: Any) -> None:
-            arity = None
+        def hook(_: nn.Module, args: Any, named: Any, left: Any) -> None:
+            told: tuple[str, ...] | None = None
             if isinstance(left, Tensor):
-                arity = 0
+                told = ()
             elif type(left) in (tuple, list) and left and isinstance(left[0], Tensor):
-                arity = len(left)
-            found[path] = arity if found.get(path, arity) == arity else None
+                given = {**{str(i): x for i, x in enumerate(args)}, **named}
+                told = ("", *(_name_of(value, given) for value in left[1:]))
+            found[path] = told if found.get(path, told) == told else None
 
         return hook
 
     with ExitStack() as stack, torch.no_grad():
         for path in set(paths):
-            handle = model.get_submodule(path).register_forward_hook(look(path))
+            module = model.get_submodule(path)
+            handle = module.register_forward_hook(look(path), with_kwargs=True)
             stack.callback(handle.remove)
         call(model, inputs)
     return found
+
+
+def _name_of(value: Any, given: Mapping[str, Any]) -> str:
+    if value is None:
+        return ""
+    return next((name for name, each in given.items() if each is value), "")

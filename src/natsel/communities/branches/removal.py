@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -79,7 +80,7 @@ def shorten(model: nn.Module, shortening: Shortening) -> None:
         if stand.path not in modules or not stand.path:
             refuse("model", type(model).__name__, f"one with a module at {stand.path}")
         parent, _, name = stand.path.rpartition(".")
-        setattr(modules[parent], name, Absent(stand.zero, stand.arity))
+        setattr(modules[parent], name, Absent(stand.zero, stand.arity, stand.passed))
     for name, value in shortening.numbers.items():
         path, _, attribute = name.rpartition(".")
         if path not in modules or type(vars(modules[path]).get(attribute)) is not int:
@@ -184,22 +185,35 @@ def _state_counts(model: nn.Module, path: str, gone: Dropped) -> None:
     """Let the configurations of a model count the blocks that are left.
 
     Only where a whole number, or a list of that length, says how many blocks there were, under a
-    name that means blocks.
+    name that means blocks; or where a list says how many there are in each of several lists.
     """
     owners = [m for n, m in model.named_modules() if path == n or path.startswith(f"{n}.") or not n]
     configs = {id(c): c for m in owners if (c := getattr(m, "config", None)) is not None}
+    left = gone.size - len(gone.numbers)
+    like = [n for n, m in model.named_modules() if _pattern(n) == _pattern(path)]
     for config in configs.values():
         names = getattr(config, "attribute_map", {}) or {}
-        for plain in COUNTS:
-            name = names.get(plain, plain)
-            if type(vars(config).get(name)) is int and vars(config)[name] == gone.size:
-                setattr(config, name, gone.size - len(gone.numbers))
+        for name in (names.get(plain, plain) for plain in COUNTS):
+            if (
+                "stage" not in name
+                and type(vars(config).get(name)) is int
+                and vars(config)[name] == gone.size
+            ):
+                setattr(config, name, left)
         for name in PER_BLOCK:
             value = vars(config).get(name)
             if isinstance(value, list) and len(value) == gone.size:
                 setattr(config, name, [v for i, v in enumerate(value) if i not in gone.numbers])
+        depths = vars(config).get("depths")
+        if isinstance(depths, list) and len(depths) == len(like):
+            depths = [left if n == path else depth for n, depth in zip(like, depths, strict=True)]
+            config.depths = depths
 
 
-COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+def _pattern(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 PER_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers", "layers_block_type")
 """Lists in configurations that have a place for each block."""

@@ -97,7 +97,11 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     conversion = compressed_layers(small)
     if conversion.converted:
         fresh = with_skeletons(fresh, conversion)
-    absent = {n: (m.zero, m.arity) for n, m in small.named_modules() if isinstance(m, Absent)}
+    absent = {
+        name: (module.zero, module.arity, module.passed)
+        for name, module in small.named_modules()
+        if isinstance(module, Absent)
+    }
     inside = tuple(f"{name}." for name in absent)
     gone = {name for name, _ in fresh.named_parameters() if name.startswith(inside)}
     shorten(fresh, Shortening(stands=tuple(Stand(n, *what) for n, what in absent.items())))

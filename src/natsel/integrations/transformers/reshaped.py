@@ -31,9 +31,9 @@ def reshape(
         compressed: makes a layer of compressed rows where the record names one.
         absent: makes what stands where a module is gone.
     """
-    for owner, attribute, (zero, arity) in _places(model, record.get("absent", {}).items()):
+    for owner, attribute, what in _places(model, record.get("absent", {}).items()):
         if absent is not None:
-            setattr(owner, attribute, absent(zero, arity))
+            setattr(owner, attribute, absent(*what))
     for owner, attribute, sizes in _places(model, _compressed(record).items()):
         linear = getattr(owner, attribute)
         if compressed is not None:
