@@ -6,8 +6,11 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from natsel.common.errors import did_you_mean, first_line, refuse
 from natsel.common.extras import require
@@ -18,6 +21,11 @@ HUB = "hub:"
 FIELD = "text"
 LIMIT = 2**24
 """Characters that are read of one source at most, unless more are asked for."""
+
+MAX_ELEMENTS = 2**28
+"""Numbers that are read of batches at most, a gigabyte of float32."""
+
+OWN = "a function of no arguments that returns an iterable of batches, or of texts"
 
 TENTHS = 10
 """A named set without splits keeps the last of so many equal parts as its held-out one."""
@@ -207,40 +215,38 @@ def _own(argument: str, name: str, limit: int) -> Corpus:
     found: Any = imported(argument, name)
     if isinstance(found, type) or not isinstance(found, Iterable):
         check_call(argument, name, found)
-        found = made(argument, name, found)
-    if isinstance(found, str):
-        return Corpus(name, _taken(argument, name, iter([found]), limit))
-    if not isinstance(found, Iterable):
-        refuse(argument, name, "an iterable of strings or of batches, or a function of it")
-    taken = made(argument, name, lambda: list(_bounded(found, limit)))
-    if not taken:
-        refuse(argument, name, "at least one string or batch")
+        call = found
+    else:
+        call = partial(iter, found) if not isinstance(found, str) else lambda: [found]
+    taken = made(argument, name, lambda: _some(call(), limit))
+    if taken is None:
+        refuse(argument, name, OWN)
     texts = [isinstance(each, str) for each in taken]
     if any(texts) and not all(texts):
         refuse(argument, name, "strings alone, or batches alone")
-    if texts[0]:
+    if any(texts):
         return Corpus(name, _taken(argument, name, iter(taken), limit))
     return Corpus(name, batches=tuple(taken))
 
 
-def _bounded(found: Iterable[Any], limit: int) -> Iterator[Any]:
-    """Yield until there is enough: a loader may have no end."""
-    left = limit
+def _some(found: Any, limit: int) -> list[Any] | None:
+    """Return what there is until it is enough, for a loader may have no end; None for none."""
+    if isinstance(found, str):
+        return [found]
+    if not isinstance(found, Iterable):
+        return None
+    taken: list[Any] = []
+    left, room = limit, MAX_ELEMENTS
     for each in found:
-        yield each
-        left -= _size(each)
-        if left <= 0:
-            return
-
-
-def _size(each: Any) -> int:
-    if isinstance(each, str):
-        return len(each) or 1
-    parts = each.values() if isinstance(each, Mapping) else each
-    try:
-        return sum(part.numel() for part in parts if hasattr(part, "numel")) or 1
-    except TypeError:
-        return 1
+        if isinstance(each, str):
+            left -= len(each) or 1
+        else:
+            parts = each.values() if isinstance(each, Mapping) else each
+            room -= sum(x.numel() for x in parts if isinstance(x, Tensor)) or 1
+        if taken and (left < 0 or room < 0):
+            break
+        taken.append(each)
+    return taken
 
 
 def _is_file(name: str) -> bool:
