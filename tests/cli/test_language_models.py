@@ -179,10 +179,6 @@ def unlabelled():
         batch.pop("labels")
         yield batch
 
-def other():
-    for batch in _batches(200):
-        yield {**batch, "pixel_values": torch.zeros(2, 3)}
-
 texts = [text(300 + i, 60) for i in range(8)]
 """
 
@@ -246,7 +242,6 @@ def test_texts_of_a_list_of_ones_own(natsel, here, loaders, tmp_path):
         (("--data", "calibration.txt", "--tokenizer", "."), "tokenizer='.' is not allowed"),
         (("--held-out", "own_loaders:padding"), "no sample with a label"),
         (("--held-out", "own_loaders:unlabelled"), "batches without labels"),
-        (("--data", "own_loaders:other"), "batches with 'pixel_values'"),
         (("--data", "own_loaders:held_out", "--held-out", "own_loaders:held_out"), "held_out="),
     ],
 )
