@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from natsel.io import load, open_model, save
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.recovery.recover import Recovered, recover
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
@@ -65,6 +66,7 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "Recovered",
     "Refusal",
     "Scores",
     "Sparsity",
@@ -86,6 +88,7 @@ __all__ = [
     "open_model",
     "preview",
     "prune",
+    "recover",
     "rule",
     "save",
     "score",
@@ -124,6 +127,7 @@ _HOMES = {
     "fitness": ("Scores", "score"),
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "prune"),
+    "recovery": ("Recovered", "recover"),
     "selection": (
         "NM",
         "Blocks",
