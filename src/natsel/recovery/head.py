@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, call, logits_of, without_cache
 from natsel.common.modes import evaluating
 
-ROOM = 2**26
+ROOM = 2**24
 """Bytes that the logits of one chunk may take."""
 
 Measure = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
