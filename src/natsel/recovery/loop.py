@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, tensors_of_inputs, with_tensors, without_cache
 from natsel.common.errors import NonFiniteError
 from natsel.common.interrupts import clearing_up
+from natsel.common.modes import evaluating
 from natsel.common.progress import Progress, silent
 from natsel.recovery.objective import Objective, on_device_of
 from natsel.recovery.order import chosen, seed_of
@@ -111,6 +112,7 @@ def train(
     with (
         clearing_up(),
         _training(student),
+        evaluating(objective.teacher),
         without_cache(student),
         without_cache(objective.teacher),
     ):
@@ -126,10 +128,11 @@ def train(
                 if path is not None and state.step and (kept or done):
                     write(path, keeping.run, state)
                     written = time.monotonic()
+                if state.step:
+                    progress(what, state.step, settings.steps)
                 if done:
                     break
                 _step(state, objective, samples, held, settings, path)
-                progress(what, state.step, settings.steps)
         except KeyboardInterrupt:
             if path is not None and state.step:
                 write(path, keeping.run, state)
