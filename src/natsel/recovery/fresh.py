@@ -46,8 +46,8 @@ def fresh(small: nn.Module, masks: Mapping[str, Tensor], *, seed: int) -> nn.Mod
                 for name in ("reset_parameters", "_reset_parameters"):
                     if callable(reset := getattr(module, name, None)):
                         reset()
-        if hasattr(model, "tie_weights"):
-            model.tie_weights()
+        if callable(tie := getattr(model, "tie_weights", None)):
+            tie()
         for name, parameter in model.named_parameters():
             if bool(parameter.isnan().any()):
                 what = "a model whose modules have reset_parameters()"

@@ -84,7 +84,7 @@ class _Chunked(torch.autograd.Function):
     """Loss and gradient are made together, chunk by chunk: nothing is computed twice."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -93,25 +93,20 @@ class _Chunked(torch.autograd.Function):
         size: int,
     ) -> tuple[Tensor, Tensor]:
         """Return the sum over all chunks of the loss, and of what is told."""
-        wanted = [
-            bool(n) and x is not None
-            for n, x in zip(ctx.needs_input_grad[:3], (hidden, weight, bias), strict=True)
-        ]
-        grads = [
-            torch.zeros_like(x) if want and x is not None else None
-            for want, x in zip(wanted, (hidden, weight, bias), strict=True)
-        ]
+        wanted = ctx.needs_input_grad[:3]
+        given = [x for x in (hidden, weight, bias) if x is not None]
+        grads = [torch.zeros_like(x) if w else None for x, w in zip(given, wanted, strict=False)]
         total: Any = 0.0
         told: Any = 0.0
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             with torch.enable_grad():
                 leaves = [
-                    x.detach().requires_grad_(want) if x is not None else None
-                    for want, x in zip(wanted, (hidden[rows], weight, bias), strict=True)
+                    x.detach().requires_grad_(grad is not None)
+                    for x, grad in zip((hidden[rows], *given[1:]), grads, strict=True)
                 ]
                 loss, seen = measure(F.linear(*leaves), rows)
-                asked = [x for want, x in zip(wanted, leaves, strict=True) if want]
+                asked = [x for x in leaves if x.requires_grad]
                 found = iter(torch.autograd.grad(loss, asked) if asked else ())
             if grads[0] is not None:
                 grads[0][rows] = next(found)
@@ -127,7 +122,8 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *outer: Any) -> Any:
         """Scale what was made."""
         grads, ctx.grads = ctx.grads, None
-        return (*(g if g is None else g.mul_(outer[0]) for g in grads), None, None)
+        scaled = [g if g is None else g.mul_(outer[0]) for g in grads]
+        return (*scaled, *([None] * (5 - len(scaled))))
 
 
 def through_head(
@@ -147,5 +143,6 @@ def through_head(
         The loss, and what is told of it, detached.
     """
     rows = size if size is not None else max(1, ROOM // (4 * head.out_features))
-    found: tuple[Tensor, Tensor] = _Chunked.apply(hidden, head.weight, head.bias, measure, rows)
+    apply: Callable[..., tuple[Tensor, Tensor]] = _Chunked.apply
+    found = apply(hidden, head.weight, head.bias, measure, rows)
     return found

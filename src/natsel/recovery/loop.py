@@ -195,7 +195,7 @@ def _gradients(
             if not count:
                 continue
             loss, parts = objective(model, inputs, labels, counts)
-            (loss * (count / total)).backward()
+            torch.autograd.backward(loss * (count / total))
             means += torch.stack([loss.detach(), *parts]).cpu().float() * (count / total)
     with torch.no_grad():
         for parameter, mask in held:

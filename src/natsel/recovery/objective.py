@@ -124,6 +124,7 @@ class Objective:
                 theirs = told[rows]
                 if heads[1] is not None:
                     head = self.teacher.get_submodule(heads[1])
+                    assert isinstance(head, nn.Linear)
                     theirs = head(theirs.to(head.weight.device)).to(logits.device)
             kl = divergence(logits, theirs, settings.temperature).sum()
             ce = torch.zeros_like(kl)

@@ -34,7 +34,7 @@ def chosen(step: int, batch: int, size: int, seed: int) -> Tensor:
     places = torch.arange(step * batch, (step + 1) * batch)
     passes = places // size
     found = torch.empty(batch, dtype=torch.long)
-    for number in passes.unique().tolist():
+    for number in sorted(set(passes.tolist())):
         generator = torch.Generator().manual_seed(seed_of(seed, number))
         here = passes == number
         found[here] = torch.randperm(size, generator=generator)[places[here] % size]
