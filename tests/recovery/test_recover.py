@@ -379,3 +379,11 @@ def test_tokens_say_how_many_places_are_read():
     teacher, small, tokens = pair()
     done = natsel.recover(small, teacher, data=batches(tokens), tokens=150, batch=2)
     assert (done.settings.steps, done.places) == (11, 154)
+
+
+def test_a_step_reads_512_places_unless_it_is_said():
+    teacher, small, tokens = pair()
+    text = natsel.recover(small, teacher, data=batches(tokens), steps=1)
+    assert text.settings.batch == 32  # windows of 8 tokens, and no more than that
+    long = tokens.repeat(1, 16)
+    assert natsel.recover(small, teacher, data=batches(long), steps=1).settings.batch == 4

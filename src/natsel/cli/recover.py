@@ -33,7 +33,10 @@ def recover(
     ] = None,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     held_out_windows: Annotated[int, typer.Option(help="Windows to measure on.")] = 16,
-    batch: Annotated[int, typer.Option(help="Windows, or images, of a step.")] = 2,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Windows, or images, of a step; one window of 512 tokens by default."),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Highest learning rate, of AdamW.")] = 3e-4,
     kl: Annotated[float, typer.Option(help="Weight of the teacher's distribution.")] = 1.0,
     cross_entropy: Annotated[float, typer.Option(help="Weight of the labels.")] = 0.0,

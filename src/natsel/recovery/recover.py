@@ -28,6 +28,9 @@ from natsel.recovery.zeros import said, zeros_of
 LOOKS = 5
 """How often held-out data are measured on the way, if nothing else is asked."""
 
+LARGEST_BATCH = 32
+"""Samples of a step, unless they are counted."""
+
 PLACES = 512
 """Places that run together, unless rows are counted: tokens of windows, or images."""
 
@@ -88,7 +91,7 @@ def recover(
     data: Data,
     tokens: int | None = None,
     steps: int | None = None,
-    batch: int = 2,
+    batch: int | None = None,
     learning_rate: float = 3e-4,
     warmup: float = 0.1,
     kl: float = 1.0,
@@ -122,7 +125,8 @@ def recover(
         data: batches; labels are optional. All of it is held in memory.
         tokens: how many places to read (tokens of windows, or images), all data once by default.
         steps: of the optimizer, in place of ``tokens``.
-        batch: samples (windows, images) of a step.
+        batch: samples (windows, images) of a step; by default as many as make 512 places, one window
+            of 512 tokens, but no more than 32.
         learning_rate: at its highest.
         warmup: share of the steps in which it rises.
         kl: weight of the divergence from the teacher.
@@ -172,7 +176,7 @@ def recover(
     student = copied(small, {})
     settings = Settings(
         steps=1,
-        batch=batch,
+        batch=1 if batch is None else batch,
         rows=1,
         learning_rate=learning_rate,
         warmup=warmup,
@@ -188,6 +192,9 @@ def recover(
     _check(settings, samples)
     inputs, labels = samples.rows(torch.zeros(1, dtype=torch.long))
     objective = compare(student, teacher, on_device_of(small, inputs), labels, settings)
+    if batch is None:
+        usual = min(LARGEST_BATCH, max(1, PLACES // objective.places))
+        settings = replace(settings, batch=usual)
     settings = _scheduled(settings, samples, objective, tokens, steps, rows)
     objective = Objective(teacher, objective.heads, objective.pairs, objective.places, settings)
     masks = zeros_of(small, keep_zeros)

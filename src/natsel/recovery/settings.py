@@ -92,7 +92,7 @@ def usual(**given: object) -> Settings:
 
 
 DEFAULTS: dict[str, object] = {
-    **{"steps": 100, "batch": 2, "rows": 1, "learning_rate": 3e-4, "warmup": 0.1},
+    **{"steps": 100, "batch": 1, "rows": 1, "learning_rate": 3e-4, "warmup": 0.1},
     **{"kl": 1.0, "cross_entropy": 0.0, "blocks": 0.0, "temperature": 1.0, "clip": 1.0},
     **{"seed": 0, "lora": None, "autocast": None},
 }

@@ -70,7 +70,7 @@ class RecoverConfig:
     tokens: int | None = None
     length: int = LENGTH
     held_out_windows: int = HELD_OUT
-    batch: int = 2
+    batch: int | None = None
     learning_rate: float = 3e-4
     kl: float = 1.0
     cross_entropy: float = 0.0
@@ -89,9 +89,7 @@ class RecoverConfig:
             if self.held_out is not None:
                 refuse("held_out", self.held_out, "None: an image set has a test split")
         elif self.tokens is not None and self.tokens < self.length - 1:
-            allowed = (
-                f"a whole number of at least one window, {self.length - 1}, or a shorter length"
-            )
+            allowed = f"at least one window, {self.length - 1}, or a shorter length"
             refuse("tokens", self.tokens, allowed)
         try:
             torch.empty(0, device=self.device)
