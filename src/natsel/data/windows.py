@@ -64,9 +64,7 @@ def windows(
                 [6, 7]])
     """
     choose("place", place, PLACES)
-    _check_whole("length", length, 2)
-    if samples is not None:
-        _check_whole("samples", samples, 1)
+    check_windows(length, samples)
     tokens = tokens_of(documents, tokenizer, argument=argument)
     count = len(tokens) // length
     wanted = count if samples is None else samples
@@ -154,6 +152,17 @@ def _runs(row: Any) -> Iterator[bytes]:
         run = numbers[start : start + size]
         if bool((run != run[0]).any()):
             yield run.tobytes()
+
+
+def check_windows(length: int, samples: int | None) -> None:
+    """Refuse a length or a number of windows that is none.
+
+    Raises:
+        ValueError: naming it.
+    """
+    _check_whole("length", length, 2)
+    if samples is not None:
+        _check_whole("samples", samples, 1)
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
