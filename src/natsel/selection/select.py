@@ -17,12 +17,13 @@ from natsel.common.patterns import Patterns, assigned, chosen
 from natsel.communities import Communities
 from natsel.selection.budget import CostBudget, Sparsity
 from natsel.selection.counts import bounds_of
-from natsel.selection.meeting import Contest, survive
+from natsel.selection.meeting import survive
 from natsel.selection.multiples import AUTO, measured
 from natsel.selection.normalize import Normalization
 from natsel.selection.sequence import Scope
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
+from natsel.selection.uniform import layers_apart
 from natsel.selection.unstructured import select_weights
 from natsel.single_weights.streaming.source import identity
 from natsel.single_weights.weights import Weights
@@ -42,6 +43,7 @@ def select(
     normalize: Normalization = "rank",
     floor: int | Mapping[str, int] = 1,
     multiple_of: int | Literal["auto"] = 1,
+    uniform: bool = False,
     include: Patterns = None,
     exclude: Patterns = None,
     ties: Mapping[str, Tensor] | None = None,
@@ -69,6 +71,12 @@ def select(
     communities' example inputs, how long a pass takes with as many survivors in widths that are
     multiples of 1, 4, 8, 16 and 32, and takes the smallest multiple within 3 % of the best.
 
+    With ``uniform``, layers keep one width: communities whose names differ in numbers alone, of one
+    kind and one size, keep equal counts, and lose one population each at the same time. The budget
+    is met, and one more in each community of the last group (or one multiple
+    more) would not meet it; floors hold in all. What takes no part, or is under another pattern of
+    the budget, is not tied.
+
     Of :class:`natsel.Weights` each weight is a population: they are streamed, without a copy, and
     the share goes within each tensor or, with ``scope="global", normalize=None``, of all weights
     together. Equal weights are decided by index. :class:`natsel.NM` keeps N of each M,
@@ -89,6 +97,8 @@ def select(
             where communities that none matches keep 1.
         multiple_of: what the kept counts are multiples of, 8 say; or "auto", which measures: see
             ``rounding`` of the survivors for what was chosen and why.
+        uniform: the same count in every layer: what the plain configuration of a language model
+            can say.
         include: patterns of the names that take part (``*``, ``?``, ``[...]``); the others stay
             whole.
         exclude: patterns of the names that stay whole.
@@ -111,14 +121,22 @@ def select(
         Survivors(a: 8/20)
         >>> select({"a": torch.ones(4), "b": torch.ones(4)}, {"b": Sparsity(0.5)})
         Survivors(a: 4/4, b: 2/4)
+        >>> scores = {"layers.0": torch.arange(4.0), "layers.1": torch.arange(4.0) + 10}
+        >>> select(scores, Sparsity(0.5), scope="global", normalize=None)
+        Survivors(layers.0: 1/4, layers.1: 3/4)
+        >>> select(scores, Sparsity(0.5), scope="global", normalize=None, uniform=True)
+        Survivors(layers.0: 2/4, layers.1: 2/4)
     """
     choose("scope", scope, ("community", "global"))
+    if not isinstance(uniform, bool):
+        refuse("uniform", uniform, "True or False")
     if zero:
         renamed("select(..., zero=True)", "natsel.zero_(weights, survivors)")
     if isinstance(scores, Weights):
         options = {
             "communities": communities,
             "multiple_of": multiple_of if multiple_of != 1 else None,
+            "uniform": uniform or None,
             "include": include,
             "exclude": exclude,
             "ties": ties,
@@ -144,7 +162,7 @@ def select(
     for name, value in scores.items():
         _check_scores(name, value)
     whole = isinstance(floor, int) and floor == 1
-    plain = whole and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
+    plain = whole and multiple_of == 1 and not uniform and (include, exclude, ties) == (None, None, None)
     compared = scope == "community" or normalize is None
     many = sum(value.numel() for value in scores.values()) >= MANY
     if many and plain and compared and communities is None and isinstance(budget, Sparsity):
@@ -173,6 +191,7 @@ def select(
             scope=scope,
             normalize=normalize,
             floor=floor,
+            uniform=uniform,
             include=include,
             exclude=exclude,
             ties=ties,
@@ -186,12 +205,16 @@ def select(
     names = chosen(flat, include, exclude)
     masks = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
     for wanted, group in _groups(budgets, names):
-        contest = Contest(
+        masks |= survive(
             {name: flat[name] for name in group},
-            {name: second[name] for name in group},
-            [bounds[name] for name in group],
+            second,
+            bounds,
+            wanted,
+            communities,
+            scope=scope,
+            normalize=normalize,
+            groups=layers_apart(sizes, group, communities) if uniform else None,
         )
-        masks |= survive(contest, wanted, communities, scope=scope, normalize=normalize)
     if known is None:  # else the scorer has said so
         cut = {name: flat[name] for name in names if not bool(masks[name].all())}
         warn_alike({n: v for n, v in cut.items() if second[n] is None}, stacklevel=3)
