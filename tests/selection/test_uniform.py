@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +28,12 @@ def stack(inner, width=3):
     return nn.Sequential(*(Block(width, n) for n in inner))
 
 
-def found(inner, width=3):
+def found(inner):
+    return communities_of(tuple(inner))
+
+
+@functools.cache
+def communities_of(inner, width=3):
     return natsel.discover(stack(inner, width), torch.randn(2, width))
 
 

@@ -162,7 +162,12 @@ def select(
     for name, value in scores.items():
         _check_scores(name, value)
     whole = isinstance(floor, int) and floor == 1
-    plain = whole and multiple_of == 1 and not uniform and (include, exclude, ties) == (None, None, None)
+    plain = (
+        whole
+        and multiple_of == 1
+        and not uniform
+        and (include, exclude, ties) == (None, None, None)
+    )
     compared = scope == "community" or normalize is None
     many = sum(value.numel() for value in scores.values()) >= MANY
     if many and plain and compared and communities is None and isinstance(budget, Sparsity):
