@@ -35,7 +35,7 @@ KEYS = Keys(
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer"),
-        **same(truth, "residual", "compensate", "measure"),
+        **same(truth, "residual", "compensate", "measure", "uniform"),
         **same(whole, "seed", "length", "samples"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
@@ -92,6 +92,9 @@ def prune(
     multiple_of: Annotated[
         str, typer.Option(help="Kept counts are multiples of this; auto measures of what.")
     ] = "1",
+    uniform: Annotated[
+        bool, typer.Option(help="The same width in every layer: a plain configuration.")
+    ] = False,
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
@@ -134,6 +137,7 @@ def prune(
             scope=scope,
             normalize=normalize,
             multiple_of=parse_multiple(multiple_of),
+            uniform=uniform,
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -141,6 +142,11 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     return Pretrained(
         like, config, companions, numbers, left_out, repeated, added, gone | conversion.absent
     )
+
+
+def has_code(folder: Path) -> bool:
+    """Say whether the model in a folder needs the code beside it."""
+    return (folder / CODE_FILE).is_file()
 
 
 def described(model: Any, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
