@@ -9,7 +9,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 NUM_WORDS = 40
-WORDS = [f"w{i}" for i in range(NUM_WORDS)]
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 _SIZES = {
     **{"vocab_size": NUM_WORDS, "hidden_size": 32, "num_hidden_layers": 3},
@@ -42,15 +42,15 @@ def dense_model(family="llama", seed=0):
 
 
 def tokenizer_of(num_words=NUM_WORDS):
-    words = {f"w{i}": i for i in range(num_words)}
-    raw = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), num_words))]
+    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        bos_token="w0",
-        eos_token="w1",
-        pad_token="w2",
-        unk_token="w3",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
         chat_template=TEMPLATE,
         model_max_length=64,
     )

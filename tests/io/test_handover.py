@@ -121,9 +121,7 @@ def test_a_tokenizer_of_ones_own(homeless, tmp_path):
     assert len(transformers.AutoTokenizer.from_pretrained(folder)) == 20
     (folder / "tokenizer_config.json").write_text("{}")
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    with pytest.raises(
-        ValueError, match=r"a folder whose tokenizer_config.json was saved"
-    ):
+    with pytest.raises(ValueError, match=r"a folder whose tokenizer_config.json was saved"):
         natsel.save(homeless, folder, tokenizer=tokenizer_of())
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
@@ -166,10 +164,10 @@ def test_whole_or_not_at_all(small, homeless, tmp_path, monkeypatch, failing):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("natsel.extraction.store.write_tensors", none_left)
-    with pytest.raises(OSError, match="(?i)no space left"):
+    with pytest.raises(OSError, match=r"(?i)no space left"):
         natsel.save(small, folder, tokenizer=tokenizer_of(), card=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
-    with pytest.raises(OSError, match="(?i)no space left"):
+    with pytest.raises(OSError, match=r"(?i)no space left"):
         natsel.save(small, tmp_path / "new" / "folder", tokenizer=tokenizer_of(), card=True)
     assert not (tmp_path / "new").exists()
 

@@ -308,8 +308,11 @@ def _check_together(
     uniform: bool,
 ) -> None:
     """Refuse options that say nothing beside the scorer."""
-    ways = {"scope": (scope, "community"), "normalize": (normalize, "rank")}
-    ways["uniform"] = (uniform, False)
+    ways: dict[str, tuple[object, object]] = {
+        "scope": (scope, "community"),
+        "normalize": (normalize, "rank"),
+        "uniform": (uniform, False),
+    }
     others = {name: value for name, (value, usual) in ways.items() if value != usual}
     if scorer == ADAPTIVE and others:
         given = {"scorer": scorer, **others}
