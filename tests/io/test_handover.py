@@ -109,6 +109,18 @@ def test_the_card_of_the_command(command, dense):
     assert str(command.parent) not in text
 
 
+def test_a_measured_prune_tells_its_times(homeless, tmp_path):
+    assert run("prune", "mlp", "--budget", "macs=0.5", "--out", tmp_path / "mlp", "--quiet") == 0
+    text = (tmp_path / "mlp" / "README.md").read_text()
+    assert "milliseconds at batch" in text
+    assert front_matter(tmp_path / "mlp").library_name == "natsel"
+    # What is read back from the file tells the same.
+    result = json.loads((tmp_path / "mlp" / "result.json").read_text())
+    saved = natsel.save(homeless, tmp_path / "again", card=result)
+    times = [line for line in text.splitlines() if "milliseconds" in line]
+    assert set(times) <= set((saved / "README.md").read_text().splitlines())
+
+
 def test_a_tokenizer_of_ones_own(homeless, tmp_path):
     assert not names(natsel.save(homeless, tmp_path / "none")) & (TOKENIZER | {"README.md"})
     folder = natsel.save(homeless, tmp_path / "one", tokenizer=tokenizer_of())

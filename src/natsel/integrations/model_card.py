@@ -152,13 +152,20 @@ def _costs(result: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             before, after = result[key]
             yield name, f"{before:,.0f}", f"{after:,.0f}", _share(after, before)
     for timing in (result.get("prediction") or {}).get("timings") or ():
-        dense, small, ratio = timing["dense"], timing["small"], timing["ratio"]
+        dense, small, ratio = (_median(timing[of]) for of in ("dense", "small", "ratio"))
         yield (
             f"milliseconds at batch {timing['batch_size']} (median)",
-            f"{dense['median']:.4g}",
-            f"{small['median']:.4g}",
-            f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            f"{dense[0]:.4g}",
+            f"{small[0]:.4g}",
+            f"{ratio[0]:.3f} ({ratio[1]:.3f} to {ratio[2]:.3f})",
         )
+
+
+def _median(found: Mapping[str, float] | Sequence[float]) -> list[float]:
+    """Return a median with the ends of its interval, which JSON holds as a list."""
+    if isinstance(found, Mapping):
+        return [found[name] for name in ("median", "low", "high")]
+    return list(found)
 
 
 def _quality(result: Mapping[str, Any]) -> Iterator[str]:
