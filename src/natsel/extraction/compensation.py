@@ -40,10 +40,10 @@ def compensate(
 
     A consumer computes y = W h + b of activations h in the dense model, and W_k k + b of those that
     are left, k, in the small one. What it lacks is y = W h - W_k k. Regress y on k over calibration
-    data with a ridge penalty, y = A k + c + residual, and fold what is found into the consumer: W_k + A
-    for its weight, b + c for its bias. Consumers are taken in the order in which the model runs
-    them, so that each also makes up for what those before it left. No labels, no gradients; of
-    what enters a consumer only its second moments are kept.
+    data with a ridge penalty, y = A k + c + residual, and fold what is found into the consumer:
+    W_k + A for its weight, b + c for its bias. Consumers are taken in the order in which the model
+    runs them, so that each also makes up for what those before it left. No labels, no gradients;
+    of what enters a consumer only its second moments are kept.
 
     The squared error of a linear consumer over the very data is never larger than it was, which
     says little: few rows fit anything. So the penalty is chosen by, and what is told is, the error
