@@ -27,6 +27,28 @@ def noise(seed, rows, kept, wanted=3, folds=4):
     return found
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_streaming_gives_the_pairs_of_the_whole(shift):
+    rows = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) + shift
+    pairs = Pairs.merged([Pairs(), *_streamed(rows)])
+    whole = rows.double()
+    about = whole - whole.mean(0)
+    expected = about.T @ about
+    torch.testing.assert_close(pairs.xx, expected[:3, :3], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(pairs.xy, expected[:3, 3:], rtol=1e-4, atol=1e-3)
+    assert pairs.count == 60
+    assert pairs.yy == pytest.approx(float(expected[3:, 3:].trace()), rel=1e-4)
+    assert pairs.lacking() == pytest.approx(float(whole[:, 3:].square().sum(1).mean()), rel=1e-6)
+
+
+def _streamed(rows):
+    for part in (rows[:7], rows[7:8], rows[8:]):
+        pairs = Pairs()
+        pairs.add(part[:1, :3], part[:1, 3:])
+        pairs.add(part[1:, :3], part[1:, 3:])
+        yield pairs
+
+
 def test_each_fold_is_predicted_from_the_others():
     folds = noise(0, 12, 4)
     found = held_out(folds, constant=True, ridge=0.1)

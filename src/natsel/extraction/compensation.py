@@ -61,7 +61,7 @@ def compensate(
         small: what was extracted from it; its weights change.
         survivors: what it holds.
         data: batches as :func:`natsel.score` takes them; labels are not read, and places where
-            ``attention_mask`` is 0 do not count. What can be read once only is held in memory.
+            ``attention_mask`` is 0 do not count. They are held in memory.
         communities: what the survivors belong to, where they do not know it themselves.
         ridge: the penalty, as a share of the mean variance of what enters a consumer. By default
             each consumer's own is chosen by the squared error over samples that are held out, in
