@@ -13,10 +13,15 @@ from natsel.common.padding import DECODER_MASK, MASK
 from natsel.extraction.pairs import Pairs, regress
 
 NUM_FOLDS = 4
+"""Of four, of two and of one split, four chose best on eight windows of text, by a little, in half
+a second to a second of a consumer of 768 to 1,075 inputs."""
 WIDE = 4_096
 """Where more columns than these are moved about, there are two folds: their moments take room."""
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
-"""Penalties to choose from, as shares of the mean variance of what is given."""
+"""Penalties to choose from, as shares of the mean variance of what is given.
+
+On text, 1e-1 to 1 is best; on images of MNIST 1e-2, on a vision transformer 1e-3 was.
+"""
 FIRST = RIDGES.index(1e-1)
 
 
