@@ -48,10 +48,14 @@ class Place:
         for _ in self.run():
             pass
 
-    def leave(self) -> None:
-        """Run the block over all batches; what it returns enters the next one."""
+    def leave(self, onward: Store | None = None) -> None:
+        """Run the block over all batches; what it returns enters the next one.
+
+        Args:
+            onward: gets what leaves; in place of what entered if not given.
+        """
         for number, hidden in enumerate(self.run()):
-            self.store.put(number, hidden)
+            (self.store if onward is None else onward).put(number, hidden)
 
 
 def walk(
