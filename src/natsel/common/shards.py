@@ -21,7 +21,10 @@ from natsel.common.writing import writing
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 ROOM = 2**20
-"""Bytes that are left for a header at first; it doubles while names are many."""
+"""Bytes that are left for the header of a file, which is written last."""
+
+ENTRY = 200
+"""Bytes that a header takes for a tensor at most, besides its name."""
 
 
 class Shards:
@@ -109,6 +112,11 @@ class _Shard:
     length: int
     entries: dict[str, dict[str, Any]]
 
+    def takes(self, tensors: Mapping[str, Tensor], size: int, most: int) -> bool:
+        """Say whether there is room for some more tensors, and for what the header says of them."""
+        header = sum(len(name) + ENTRY for name in (*self.entries, *tensors))
+        return not self.entries or (self.length - ROOM + size <= most and header <= ROOM)
+
 
 class ShardWriter:
     """Tensors appended to files of bounded size, which a killed process can go on with.
@@ -138,11 +146,6 @@ class ShardWriter:
         self._folder, self._most = Path(folder), most
         self._folder.mkdir(parents=True, exist_ok=True)
         self._shards = [_Shard(s["length"], dict(s["entries"])) for s in state or []]
-        for number, shard in enumerate(self._shards):
-            path = self._path(number)
-            if not path.is_file() or path.stat().st_size < shard.length:
-                refuse("out", str(self._folder), f"the {path.name} that was written there")
-            os.truncate(path, shard.length)
 
     def state(self) -> list[dict[str, Any]]:
         """Return what was added, as plain data."""
@@ -155,12 +158,13 @@ class ShardWriter:
             OSError: if there is no room; the files are then as they were.
         """
         size = sum(t.numel() * t.element_size() for t in tensors.values())
-        if not self._shards or self._shards[-1].length - ROOM + size > max(self._most, 1):
-            if not self._shards or self._shards[-1].entries:
-                self._shards.append(_Shard(ROOM, {}))
+        if not self._shards or not self._shards[-1].takes(tensors, size, self._most):
+            self._shards.append(_Shard(ROOM, {}))
         number = len(self._shards) - 1
         shard, path = self._shards[-1], self._path(number)
         length, entries = shard.length, {}
+        if length > ROOM and (not path.is_file() or path.stat().st_size < length):
+            refuse("out", str(self._folder), f"the {path.name} that was written there")
         try:
             with writing(path), path.open("r+b" if path.exists() else "w+b") as file:
                 file.truncate(length)
@@ -171,7 +175,7 @@ class ShardWriter:
                     start, length = length - ROOM, length + content.numel()
                     entries[name] = _entry(tensor, start, length - ROOM)
                 file.flush()
-                os.fsync(file.fileno())
+                self.sync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 os.truncate(path, shard.length)
@@ -193,12 +197,15 @@ class ShardWriter:
             path = self._path(number)
             if not path.exists() and (out / name).exists():
                 continue  # it has its name already
+            if not path.is_file() or path.stat().st_size < shard.length:
+                refuse("out", str(self._folder), f"the {path.name} that was written there")
             header = json.dumps({"__metadata__": {"format": "pt"}, **shard.entries}).encode()
             assert len(header) <= ROOM - 8
             with writing(out / name), path.open("r+b") as file:
+                file.truncate(shard.length)
                 file.write((ROOM - 8).to_bytes(8, "little") + header.ljust(ROOM - 8))
                 file.flush()
-                os.fsync(file.fileno())
+                self.sync(file.fileno())
             path.replace(out / name)
         found = {n: names[i] for i, s in enumerate(self._shards) for n in s.entries}
         if count > 1:
@@ -207,6 +214,8 @@ class ShardWriter:
             with writing(out / INDEX):
                 (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
         return found
+
+    sync = staticmethod(os.fsync)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"shard-{number + 1:05d}.growing"

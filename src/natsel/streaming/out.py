@@ -17,11 +17,15 @@ from natsel.common.batches import Data
 from natsel.common.errors import refuse
 from natsel.common.files import write_atomic
 from natsel.common.folders import make_folder, remove_empty
+from natsel.common.shards import INDEX
+from natsel.integrations.transformers.beside import FILES
+from natsel.integrations.transformers.pretrained import CODE_FILE, GENERATION_FILE
 from natsel.integrations.transformers.streamed import CONFIG, Folder
 from natsel.streaming.ledger import PROGRESS, Ledger
 
 UNFINISHED = ".natsel-unfinished"
 _OWNER = "cache"
+_WRITTEN = (CONFIG, INDEX, GENERATION_FILE, CODE_FILE, *FILES)
 
 
 class Out:
@@ -50,8 +54,6 @@ class Out:
                 shutil.rmtree(self.unfinished)
         if path.is_dir() and not goes_on and any(path.iterdir()):
             refuse("out", str(path), "an empty folder, or one that is not there yet")
-        if (path / CONFIG).exists() and goes_on:
-            refuse("out", str(path), f"a folder without {CONFIG}, which this run has not written")
         self._made = make_folder(self.unfinished, "out")
         write_atomic(self.unfinished / _OWNER, mine.encode())
 
@@ -62,6 +64,9 @@ class Out:
         if kind is not None and not (self._ledger.lasts and self._ledger.read(PROGRESS)):
             # Nothing could go on from it.
             shutil.rmtree(self.unfinished, ignore_errors=True)
+            # The folder was empty: what has such a name is from here.
+            for path in (*self.path.glob("*.safetensors"), *(self.path / n for n in _WRITTEN)):
+                path.unlink(missing_ok=True)
             remove_empty(self._made)
 
     def done(self) -> None:

@@ -178,10 +178,10 @@ def prune_folder(
         writer, survivors = _cut(work, place, shard_size)
         small = remove(work.residency.model, work.found.communities.values(), survivors)
         files, is_plain = finish(folder, small, writer, place.path, work.probe, ledger, work.chain)
+        notes = [ledger.read(f"block-{k}") for k in range(len(work.chain))]
+        ledger.close()
         place.done()
-    notes = [ledger.read(f"block-{k}") for k in range(len(work.chain))]
     done = [n["compensation"] for n in notes if n["compensation"] is not None]
-    ledger.close()
     return PrunedFolder(
         out=Path(out),
         survivors=survivors,
