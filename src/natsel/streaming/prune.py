@@ -47,7 +47,7 @@ from natsel.streaming.scoring import scored
 SHARD = 2 * 2**30
 """Bytes of a file of the small model at most, unless one block alone is larger."""
 
-_STATISTIC = "magnitude"
+_STATISTIC = "magnitude-in"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ def prune_folder(
     budget: Any,
     *,
     data: Data | None = None,
-    scorer: Any = _STATISTIC,
+    scorer: Any = "magnitude",
     compensate: bool = True,
     scope: Scope = "community",
     normalize: Normalization = "rank",
