@@ -43,7 +43,7 @@ def absorb(
         refuse("data", "NaN or infinity", f"what gives finite activations at {consumer.module}")
     constant, output = consumer.constant, seen.square / max(whole.count, 1)
     before = whole.lacking()
-    if before <= NOTHING * output:
+    if ridge is None and before <= NOTHING * output:
         return Absorbed.left(consumer, "what was removed gave it nothing"), []
     if ridge is None:
         held = chosen(seen.folds, constant=constant)

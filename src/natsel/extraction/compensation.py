@@ -108,10 +108,10 @@ def compensate(
     if batches is None:
         refuse("data", None, "batches of calibration data")
     consumers = consumers_of(base, known, checked)
-    # The same batches each time, from a loader that shuffles too.
-    batches = list(batches)
     able = [c for c in consumers if not c.reason]
     with _all_or_nothing(small), _aside(base), evaluating(base):
+        # The same batches each time, from a loader that shuffles too.
+        batches = list(batches)
         if sequential:
             done = in_turn(base, small, able, batches, ridge)
         else:
