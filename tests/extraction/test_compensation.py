@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import natsel
-from natsel.extraction.moments import Moments, regress
+from natsel.extraction.moments import Moments
+from natsel.extraction.pairs import Pairs, regress
 from natsel_bench.zoo import build_architecture
 
 SMALL_RIDGE = 1e-9
@@ -68,7 +69,7 @@ def test_a_duplicate_hands_its_weight_on():
     (line,) = told.consumers
     assert (line.consumer, line.communities, line.kept, line.removed) == ("2.weight", ("0",), 2, 1)
     assert line.unexplained < 1e-12
-    assert line.error_before > 0.01 > 1e-12 > line.error_after
+    assert line.error_before > 0.01 > 1e-12 > line.error_fitted
     assert line.effective_rank == pytest.approx(2, abs=1e-6)
     assert (line.rows, told.tensors) == (5, ("2.weight", "2.bias"))
 
@@ -120,11 +121,10 @@ def test_the_regression_is_that_of_scikit_learn(constant, ridge):
     linear_model = pytest.importorskip("sklearn.linear_model")
     z = np.random.default_rng(0).normal(3.0, 1.0, (40, 7)) @ np.diag(range(1, 8))
     given_, wanted = [0, 2, 3, 6], [1, 4, 5]
-    moments = Moments()
-    moments.add(torch.from_numpy(z))
-    found = regress(
-        moments, torch.tensor(given_), torch.tensor(wanted), constant=constant, ridge=ridge
-    )
+    pairs = Pairs()
+    for part in np.array_split(z, 3):
+        pairs.add(torch.from_numpy(part[:, given_]), torch.from_numpy(part[:, wanted]))
+    found = regress(pairs, constant=constant, ridge=ridge)
     x = z[:, given_]
     spread = (x - x.mean(0) if constant else x).__pow__(2).mean(0).mean()
     theirs = linear_model.Ridge(alpha=ridge * spread * len(z), fit_intercept=constant)
@@ -133,15 +133,16 @@ def test_the_regression_is_that_of_scikit_learn(constant, ridge):
     if constant:
         np.testing.assert_allclose(found.constant, theirs.intercept_, rtol=1e-8)
     rest = z[:, wanted] - theirs.predict(x)
-    np.testing.assert_allclose(found.after, rest.T @ rest / len(z), atol=1e-9)
-    np.testing.assert_allclose(found.before, z[:, wanted].T @ z[:, wanted] / len(z), atol=1e-9)
+    error = pairs.error(found.weights, found.constant)
+    assert error == pytest.approx((rest**2).sum() / len(z), rel=1e-9)
+    assert pairs.lacking() == pytest.approx((z[:, wanted] ** 2).sum() / len(z), rel=1e-9)
 
 
 def test_without_a_penalty_to_speak_of_it_is_least_squares():
     z = np.random.default_rng(1).normal(size=(50, 5))
-    moments = Moments()
-    moments.add(torch.from_numpy(z))
-    found = regress(moments, torch.arange(3), torch.arange(3, 5), constant=True, ridge=SMALL_RIDGE)
+    pairs = Pairs()
+    pairs.add(torch.from_numpy(z[:, :3]), torch.from_numpy(z[:, 3:]))
+    found = regress(pairs, constant=True, ridge=SMALL_RIDGE)
     x = np.hstack([z[:, :3], np.ones((50, 1))])
     theirs = np.linalg.lstsq(x, z[:, 3:], rcond=None)[0]
     np.testing.assert_allclose(found.weights, theirs[:3].T, atol=1e-7)
@@ -432,7 +433,7 @@ def test_a_shared_weight_is_left(net):
     assert told.tensors == ()
     assert same(small, state_of(natsel.extract(model, survivors)))
     assert told.summary() == (
-        "compensated 0 of 1 consumers; left as they are: one.weight (its weight is shared with "
+        "compensated 0 of 1 consumers; 1 left as they are: one.weight (its weight is shared with "
         "another module)"
     )
 
