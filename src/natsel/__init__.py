@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
+    from natsel.streaming import PrunedFolder, prune_folder
 
 __version__ = "0.1.0"
 
@@ -90,6 +91,7 @@ __all__ = [
     "open_model",
     "preview",
     "prune",
+    "prune_folder",
     "rule",
     "save",
     "score",
@@ -143,6 +145,7 @@ _HOMES = {
         "zero_",
     ),
     "adaptive": ("Adapted", "adapt"),
+    "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),
     "common.errors": ("NonFiniteError",),
     "common.extras": ("MissingExtraError",),

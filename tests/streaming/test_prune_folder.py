@@ -106,9 +106,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
     for attempt in range(20):
         try:
             # One step further each time.
-            found = prune_folder(
-                dense, out, budget, cache=cache, progress=stopping(2), **options
-            )
+            found = prune_folder(dense, out, budget, cache=cache, progress=stopping(2), **options)
         except Stopped:
             assert not (out / "config.json").exists()
             seen.append((cache / "progress.json").read_text() if cache.is_dir() else "")
@@ -162,9 +160,7 @@ def test_a_full_disk_loses_nothing(
 
 def test_without_a_cache_nothing_half_written_is_left(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        prune_folder(
-            dense, tmp_path / "out", HALF, data=DATA, scorer="wanda", progress=stopping(3)
-        )
+        prune_folder(dense, tmp_path / "out", HALF, data=DATA, scorer="wanda", progress=stopping(3))
     assert not (tmp_path / "out").exists()
 
 

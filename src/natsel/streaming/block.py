@@ -12,6 +12,7 @@ from natsel.blockwise import Place, Store
 from natsel.blockwise.alone import BLOCK, Alone, whole
 from natsel.communities import Communities
 from natsel.communities.surgery.surgery import reference, remove
+from natsel.extraction.block import compensate_block
 from natsel.extraction.consumers import consumers_of
 from natsel.extraction.decide import decide_removal
 from natsel.extraction.verification import VerificationError
@@ -66,8 +67,6 @@ def compensated(
         store: what enters it in the small model.
         path: of the block in the whole model.
     """
-    from natsel.extraction.block import compensate_block
-
     survivors = Survivors(dict(masks), known)
     consumers = consumers_of(dense.model, known, survivors)
     place = Place(dense.number, BLOCK, small.get_submodule(BLOCK), small, dense.feeds, store)

@@ -45,7 +45,12 @@ class Found:
 
 
 def find(
-    shapes: nn.Module, inputs: Inputs, chain: Chain, residency: Residency, feed: Feed, hidden: Tensor
+    shapes: nn.Module,
+    inputs: Inputs,
+    chain: Chain,
+    residency: Residency,
+    feed: Feed,
+    hidden: Tensor,
 ) -> Found:
     """Find the communities of a model, by labels, and prove them on real values, by blocks.
 

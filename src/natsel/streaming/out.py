@@ -47,7 +47,11 @@ class Out:
         if self.unfinished.is_dir():
             owner = self.unfinished / _OWNER
             theirs = owner.read_text() if owner.is_file() else ""
-            if theirs and (theirs != mine or not goes_on) and Path(theirs, "progress.json").is_file():
+            if (
+                theirs
+                and (theirs != mine or not goes_on)
+                and Path(theirs, "progress.json").is_file()
+            ):
                 allowed = f"a folder without an unfinished run (its notes are in {theirs})"
                 refuse("out", str(path), allowed)
             if not goes_on:

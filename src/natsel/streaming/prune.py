@@ -25,7 +25,7 @@ from natsel.communities.tensors import all_tensors
 from natsel.extraction import Compensation
 from natsel.extraction.prediction import predicted
 from natsel.features import FeatureClass, fuse, matrices
-from natsel.features.scorers import find_scorer
+from natsel.features.scorers import default_scorer, find_scorer
 from natsel.fitness import Fitness
 from natsel.fitness.registry import get
 from natsel.fitness.score import Scores
@@ -102,7 +102,7 @@ def prune_folder(
     budget: Any,
     *,
     data: Data | None = None,
-    scorer: Any = "magnitude",
+    scorer: Any = None,
     compensate: bool = True,
     scope: Scope = "community",
     normalize: Normalization = "rank",
@@ -127,7 +127,8 @@ def prune_folder(
         out: an empty folder, or one that is made. Nothing in it loads before all of it is there.
         budget: as :func:`natsel.prune` takes it, but for measured latency.
         data: calibration batches, for scorers that read some, and for compensation.
-        scorer: a fitness that reads no gradients, or a feature class of the magnitude's rank.
+        scorer: a fitness that reads no gradients, or a feature class of the magnitude's rank; None
+            for the default of language models.
         compensate: let the survivors take over what the others did, if there are data.
         scope: see :func:`natsel.select`, as for the following.
         normalize: how scores become comparable across communities.
@@ -152,6 +153,8 @@ def prune_folder(
     """
     begun = time.monotonic()
     batches = reread(data)
+    if scorer is None:
+        scorer = default_scorer(language=True, has_data=batches is not None)
     options = Options(
         budget,
         *_scorer(scorer, batches is not None),
@@ -184,6 +187,7 @@ def prune_folder(
     done = [n["compensation"] for n in notes if n["compensation"] is not None]
     return PrunedFolder(
         out=Path(out),
+        scorer=scorer if isinstance(scorer, str) else options.fitness.name,
         survivors=survivors,
         prediction=predicted(work.found.communities, survivors),
         verified=tuple(n["verified"] for n in notes if n["verified"] is not None),
@@ -205,7 +209,9 @@ def _scorer(scorer: Any, has_data: bool) -> tuple[Fitness, FeatureClass | None]:
     fitness = get(found, argument="scorer")
     if fitness.needs_gradient:
         allowed = "one that reads no gradients, which need the whole model in memory"
-        refuse("scorer", fitness.name, f"{allowed}: wanda, joint, contribution, variance, magnitude")
+        refuse(
+            "scorer", fitness.name, f"{allowed}: wanda, joint, contribution, variance, magnitude"
+        )
     if fitness.statistic is not None and not has_data:
         refuse("data", None, f"batches of data: the scorer {fitness.name!r} reads some")
     return fitness, None
@@ -325,9 +331,7 @@ def _cut(work: Work, out: Out, shard_size: int) -> tuple[ShardWriter, Survivors]
     return writer, Survivors({name: masks[name] for name in known}, known)
 
 
-def _own_share(
-    work: Work, scores: Mapping[str, Tensor], allowed: set[str]
-) -> dict[str, Tensor]:
+def _own_share(work: Work, scores: Mapping[str, Tensor], allowed: set[str]) -> dict[str, Tensor]:
     """Select within one block, where every community loses its own share."""
     masks = {name: torch.ones(len(v), dtype=torch.bool) for name, v in scores.items()}
     taking = {name: value for name, value in scores.items() if name in allowed}
@@ -389,7 +393,11 @@ def _write_rest(work: Work, writer: ShardWriter) -> None:
             continue
         value = work.folder.read(name)
         writer.add(
-            {work.folder.stored(name): value.to(tensor.dtype) if value.is_floating_point() else value}
+            {
+                work.folder.stored(name): value.to(tensor.dtype)
+                if value.is_floating_point()
+                else value
+            }
         )
 
 

@@ -17,6 +17,7 @@ class PrunedFolder:
 
     Attributes:
         out: the folder.
+        scorer: that decided.
         survivors: who is left in each community.
         prediction: parameters and multiply-accumulates before and after.
         verified: for each block that lost something, the difference to the masked block in
@@ -30,6 +31,7 @@ class PrunedFolder:
     """
 
     out: Path
+    scorer: str
     survivors: Survivors
     prediction: Prediction
     verified: tuple[dict[str, Any], ...]

@@ -49,9 +49,7 @@ def scored(communities: Communities, fitness: Fitness, place: Place, onward: Sto
     scores = []
     with torch.no_grad():
         for number, (name, community) in enumerate(communities.items()):
-            value = fitness.signal(
-                reader.read(number, masses[number], lambda _: None, statistics)
-            )
+            value = fitness.signal(reader.read(number, masses[number], lambda _: None, statistics))
             if not isinstance(value, Tensor) or value.shape != (community.size,):
                 refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
             if not bool(torch.isfinite(value).all()):

@@ -114,7 +114,9 @@ def open_folder(path: str | Path) -> Folder:
     names = data.get("architectures") or [None]
     kind = class_named(names[0])
     if kind is None:
-        refuse("model", str(path), f"a model of a class in the transformers library, not {names[0]}")
+        refuse(
+            "model", str(path), f"a model of a class in the transformers library, not {names[0]}"
+        )
     check_size(kind, data, *stored_in(folder))
     refuse_ignored(kind, data)
     shards = Shards(folder)
