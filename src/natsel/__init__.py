@@ -68,6 +68,7 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "PrunedFolder",
     "Quality",
     "Refusal",
     "Scores",

@@ -297,7 +297,7 @@ def _selected(work: Work) -> Survivors:
 
 
 def _cut(work: Work, out: Out, shard_size: int) -> tuple[ShardWriter, Survivors]:
-    """Go through dense and small model in lockstep; cut, verify, compensate and write each block."""
+    """Go through both models in lockstep; cut, verify, compensate and write each block."""
     done = work.ledger.read(PROGRESS) or {"phase": "cut", "block": 0, "shards": []}
     count, known = len(work.chain), work.found.communities
     everyone = None if work.options.in_one_pass else _selected(work)
