@@ -115,7 +115,8 @@ class Residency:
 
     def _load(self, path: str, module: nn.Module, read: dict[int, Any]) -> Any:
         """Give a module its own tensors; return what takes them away."""
-        before = [(own, dict(own)) for own in (module._parameters, module._buffers)]
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        before = [(own, dict(own)) for own in held]
         for own, was in before:
             for name, tensor in was.items():
                 if tensor is None or f"{path}.{name}".lstrip(".") not in self._kept:

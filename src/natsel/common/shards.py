@@ -76,7 +76,7 @@ class Shards:
         if tensor.numel():
             with path.open("rb", buffering=0) as file:
                 file.seek(place.start)
-                _fill(file, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), path)
+                _fill(file, tensor.reshape(-1).view(torch.uint8).numpy().data, path)
         return tensor
 
 
@@ -171,7 +171,7 @@ class ShardWriter:
                 file.seek(length)
                 for name, tensor in tensors.items():
                     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                    file.write(memoryview(content.numpy()))
+                    file.write(content.numpy().data)
                     start, length = length - ROOM, length + content.numel()
                     entries[name] = _entry(tensor, start, length - ROOM)
                 file.flush()

@@ -11,6 +11,7 @@ from typing import Any, cast
 from natsel.common.errors import refuse, refuse_together
 from natsel.common.files import write_json
 from natsel.common.progress import Progress, silent
+from natsel.data.corpus import read_corpus
 from natsel.integrations.transformers.streamed import open_folder
 from natsel.integrations.transformers.tokenizers import tokenizer_of
 from natsel.pruning.texts import read_text
@@ -90,10 +91,12 @@ def _data(config: PruneConfig, source: str) -> tuple[Any, Mapping[str, Any] | No
     """Return calibration batches, and what was taken of the text."""
     if config.data is None:
         return None, None
+    corpus = read_corpus(config.data)
+    named = source if config.tokenizer is None else config.tokenizer
     read = read_text(
         open_folder(source).shapes_alone(),
-        config.data,
-        tokenizer_of(source if config.tokenizer is None else config.tokenizer),
+        corpus,
+        tokenizer_of(named) if corpus.documents else None,
         length=config.length,
         samples=config.samples,
     )

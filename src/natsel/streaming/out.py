@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from natsel.common.batches import Data
 from natsel.common.errors import refuse
 from natsel.common.files import write_atomic
 from natsel.common.folders import make_folder, remove_empty
+from natsel.common.locks import LOCK, OWNER, hold
 from natsel.common.shards import INDEX
 from natsel.integrations.transformers.beside import FILES
 from natsel.integrations.transformers.pretrained import CODE_FILE, GENERATION_FILE
@@ -26,6 +28,17 @@ from natsel.streaming.ledger import PROGRESS, Ledger
 UNFINISHED = ".natsel-unfinished"
 _OWNER = "cache"
 _WRITTEN = (CONFIG, INDEX, GENERATION_FILE, CODE_FILE, *FILES)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be; it is gone again if nothing was put there."""
+    created = make_folder(folder, "out")
+    try:
+        with hold(folder, argument="out"):
+            yield
+    finally:
+        remove_empty(created)
 
 
 class Out:
@@ -56,7 +69,8 @@ class Out:
                 refuse("out", str(path), allowed)
             if not goes_on:
                 shutil.rmtree(self.unfinished)
-        if path.is_dir() and not goes_on and any(path.iterdir()):
+        others = {p.name for p in path.iterdir()} - {LOCK, OWNER} if path.is_dir() else set()
+        if others and not goes_on:
             refuse("out", str(path), "an empty folder, or one that is not there yet")
         self._made = make_folder(self.unfinished, "out")
         write_atomic(self.unfinished / _OWNER, mine.encode())
@@ -92,7 +106,7 @@ def digest_of(folder: Folder, data: Data | None, *arguments: Any) -> str:
             if isinstance(leaf, Tensor):
                 found.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
                 raw = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                found.update(memoryview(raw.numpy()))
+                found.update(raw.numpy().data)
             else:
                 found.update(repr(leaf).encode())
     return found.hexdigest()

@@ -40,7 +40,7 @@ from natsel.streaming.finish import finish
 from natsel.streaming.found import Found, find
 from natsel.streaming.ledger import PROGRESS, Ledger
 from natsel.streaming.memory import peak_memory
-from natsel.streaming.out import Out, digest_of
+from natsel.streaming.out import Out, alone, digest_of
 from natsel.streaming.pruned import PrunedFolder
 from natsel.streaming.scoring import scored
 
@@ -173,7 +173,7 @@ def prune_folder(
     folder = open_folder(source)
     digest = digest_of(folder, batches, budget, scorer, options.options, compensate, shard_size)
     ledger = Ledger(None if cache is None else Path(cache), digest)
-    with Out(Path(out), ledger, cache) as place:
+    with alone(Path(out)), Out(Path(out), ledger, cache) as place:
         progress("prune: find communities", 0, 1)
         work = _prepared(folder, batches, ledger, options, progress)
         if not options.in_one_pass:
