@@ -168,8 +168,10 @@ def prune_folder(
         },
         compensate and batches is not None,
     )
-    if isinstance(budget, Latency) or multiple_of == "auto":
+    if isinstance(budget, Latency):
         refuse("budget", budget, "one that is counted: nothing is timed block by block")
+    if isinstance(multiple_of, str):
+        refuse("multiple_of", multiple_of, "a whole number: nothing is timed block by block")
     folder = open_folder(source)
     digest = digest_of(folder, batches, budget, scorer, options.options, compensate, shard_size)
     ledger = Ledger(None if cache is None else Path(cache), digest)
@@ -225,11 +227,11 @@ def _prepared(
     model = folder.empty()
     inputs: Any = first_samples(example_inputs(model), 1)
     with mode:
-        given = {name: mode.from_tensor(x) for name, x in inputs.items()}
+        given: Any = {name: mode.from_tensor(x) for name, x in inputs.items()}
         chains = chains_of(fake, given)
     if len(chains) != 1:
-        found = f"{len(chains)} chains of blocks"
-        refuse("model", f"{folder.path} with {found}", "a model whose blocks form one chain")
+        told = f"{folder.path} with {len(chains)} chains of blocks"
+        refuse("model", told, "a model whose blocks form one chain")
     chain = chains[0]
     residency = Residency(model, folder)
     done = ledger.read(PROGRESS)
