@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
+    from natsel.streaming import PrunedFolder, prune_folder
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "PrunedFolder",
     "Quality",
     "Recovered",
     "Refusal",
@@ -92,6 +94,7 @@ __all__ = [
     "open_model",
     "preview",
     "prune",
+    "prune_folder",
     "recover",
     "rule",
     "save",
@@ -147,6 +150,7 @@ _HOMES = {
         "zero_",
     ),
     "adaptive": ("Adapted", "adapt"),
+    "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),
     "common.errors": ("NonFiniteError",),
     "common.extras": ("MissingExtraError",),

@@ -61,12 +61,16 @@ class Place:
         self.store.put(len(self.feeds) + number, self.one(number))
         self._ahead.add(number)
 
-    def leave(self) -> None:
-        """Run the block over all batches; what it returns enters the next one."""
+    def leave(self, onward: Store | None = None) -> None:
+        """Run the block over all batches; what it returns enters the next one.
+
+        Args:
+            onward: gets what leaves; in place of what entered if not given.
+        """
         for number in range(len(self.feeds)):
             ran = number in self._ahead
             hidden = self.store.get(len(self.feeds) + number) if ran else self.one(number)
-            self.store.put(number, hidden)
+            (self.store if onward is None else onward).put(number, hidden)
 
 
 def walk(

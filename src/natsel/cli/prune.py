@@ -106,6 +106,13 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    blockwise: Annotated[
+        bool, typer.Option("--blockwise", help="One block in memory: a folder larger than it.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="With --blockwise: a folder from which a killed run goes on."),
+    ] = None,
     config: Annotated[Path | None, option(KEYS)] = None,
     measure: Annotated[bool, typer.Option(help="Time both models.")] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
@@ -145,8 +152,15 @@ def prune(
             measure=measure,
             seed=seed,
         )
+        if cache is not None and not blockwise:
+            refuse_together({"cache": str(cache)}, "--blockwise beside it")
         with voice.progress() as progress:
-            result = run(prune_config, out, progress=progress)
+            if blockwise:
+                from natsel.runs.prune_blockwise import prune_blockwise
+
+                result = prune_blockwise(prune_config, out, cache=cache, progress=progress)
+            else:
+                result = run(prune_config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(budget_words(prune_config.budget), markup=False)
         voice.words.print(result["summary"], markup=False)
@@ -154,7 +168,10 @@ def prune(
             voice.words.print(result["rounding"]["summary"], markup=False)
         if result["adaptive"] is not None:
             voice.words.print(result["adaptive"]["sentence"], markup=False)
-        _say_verified(voice, "extracted = masked", result["verification"])
+        if blockwise:
+            _say_blocks(voice, result)
+        else:
+            _say_verified(voice, "extracted = masked", result["verification"])
         if result["compensation"] is not None:
             voice.words.print(result["compensation"]["summary"], markup=False)
         _say_accuracy(voice, result)
@@ -228,6 +245,17 @@ def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
             f"; cutting widths under a normalisation changed outputs by "
             f"{found['inexact_rel_difference']:.2g} against masking them"
         )
+    voice.words.print(text, markup=False)
+
+
+def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
+    worst = result["verification"]
+    found = f" by {worst['error']:.1e} at most (allowed {worst['tolerance']:.0e})" if worst else ""
+    text = (
+        f"{len(result['blocks'])} blocks cut, each equal to the masked block: in float64 they "
+        f"differ of what the removal changes{found}; what was written was read back, bit for bit; "
+        f"peak memory {result['peak_memory'] / 2**30:.2f} GiB"
+    )
     voice.words.print(text, markup=False)
 
 
