@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         compensation_of,
         conversion_of,
         export_onnx,
+        masks_of,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from natsel.io import load, open_model, save
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.pruning.sparsified import Sparsified
+    from natsel.pruning.sparsify import sparsify
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
+    from natsel.selection.holding import Hold, hold
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
@@ -57,6 +61,7 @@ __all__ = [
     "Conversion",
     "Cost",
     "Evolution",
+    "Hold",
     "Latency",
     "MACs",
     "MissingExtraError",
@@ -67,6 +72,7 @@ __all__ = [
     "Pruned",
     "Refusal",
     "Scores",
+    "Sparsified",
     "Sparsity",
     "Survivors",
     "Verification",
@@ -82,7 +88,9 @@ __all__ = [
     "discover",
     "export_onnx",
     "extract",
+    "hold",
     "load",
+    "masks_of",
     "open_model",
     "preview",
     "prune",
@@ -90,6 +98,7 @@ __all__ = [
     "save",
     "score",
     "select",
+    "sparsify",
     "verify",
     "weights",
     "zero_",
@@ -118,21 +127,24 @@ _HOMES = {
         "conversion_of",
         "export_onnx",
         "extract",
+        "masks_of",
         "preview",
         "verify",
     ),
     "fitness": ("Scores", "score"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "prune"),
+    "pruning": ("Pruned", "Sparsified", "prune", "sparsify"),
     "selection": (
         "NM",
         "Blocks",
+        "Hold",
         "Latency",
         "MACs",
         "Parameters",
         "Sparsity",
         "Survivors",
         "Weights",
+        "hold",
         "select",
         "weights",
         "zero_",

@@ -6,7 +6,7 @@ from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, plan_of
+from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, masks_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
 from natsel.extraction.state_layouts import register_state
@@ -30,6 +30,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "has_plan",
+    "masks_of",
     "plan_of",
     "preview",
     "read_folder",

@@ -2,5 +2,7 @@
 
 from natsel.pruning.prune import carry_out, prune
 from natsel.pruning.pruned import Change, Pruned
+from natsel.pruning.sparsified import Sparsified
+from natsel.pruning.sparsify import sparsify
 
-__all__ = ["Change", "Pruned", "carry_out", "prune"]
+__all__ = ["Change", "Pruned", "Sparsified", "carry_out", "prune", "sparsify"]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import NonFiniteError
+from natsel.single_weights.alternating import alternate
 from natsel.single_weights.matrices import as_matrix, like_weight
 from natsel.single_weights.moments import second_moments
 from natsel.single_weights.obs import DAMPING, WIDTH, error, solve
 from natsel.single_weights.patterns import Given, Pattern, keep
 from natsel.single_weights.refit import refit as refitted
 
-Scorer = Literal["obs", "wanda", "magnitude"] | Callable[[Tensor, Tensor], Tensor]
+Scorer = Literal["obs", "admm", "wanda", "magnitude"] | Callable[[Tensor, Tensor], Tensor]
 """A name, or a function of the weights and of H (see :func:`obs.solve`), both as matrices."""
 
 
@@ -25,8 +26,9 @@ class Solver:
     """How the weights of a layer are chosen, and what the others make of it.
 
     Attributes:
-        scorer: "obs" chooses column by column and lets those behind make up; "wanda" is |w| times
-            the norm of its input, "magnitude" |w|, and a function gives scores of its own.
+        scorer: "obs" chooses column by column and lets those behind make up; "admm" lets
+            masks and weights take turns; "wanda" is |w| times the norm of its input, "magnitude"
+            |w|, and a function gives scores of its own.
         refit: afterwards give what stays the best weights there are, by least squares in each row.
         damping: added to the diagonal of the second moments, as a share of its mean.
         width: columns that "obs" decides together.
@@ -140,7 +142,11 @@ def sparse(
         options = {"damping": solver.damping, "width": solver.width}
         fresh, mask = solve(weight, second, pattern, **options)  # type: ignore[arg-type]
     else:
-        mask = keep(scores_of(weight, second, solver), pattern)
+        if solver.scorer == "admm":
+            assert second is not None
+            mask = alternate(weight, second, pattern, damping=solver.damping)
+        else:
+            mask = keep(scores_of(weight, second, solver), pattern)
         fresh = weight * mask
     if solver.refit and second is not None:
         best = refitted(weight, second, mask, start=fresh, damping=solver.damping)
