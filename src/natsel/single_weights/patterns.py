@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.single_weights.streaming.rows import fittest_of_rows
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def keep(scores: Tensor, pattern: Pattern) -> Tensor:
         case Given(mask):
             return mask
         case OfRows(num_removed):
-            return _fittest(scores, columns - num_removed)
+            return fittest_of_rows(scores, columns - num_removed)
         case OfMatrix(num_removed):
             flat = scores.reshape(1, -1)
-            return _fittest(flat, flat.shape[1] - num_removed).view(rows, columns)
+            return fittest_of_rows(flat, flat.shape[1] - num_removed).view(rows, columns)
         case OfGroups(num_kept, num_all):
             check_divides(columns, num_all)
             groups = scores.reshape(-1, num_all)
-            return _fittest(groups, num_kept).view(rows, columns)
+            return fittest_of_rows(groups, num_kept).view(rows, columns)
 
 
 def check_divides(columns: int, num_all: int) -> None:
@@ -104,10 +104,3 @@ def check_divides(columns: int, num_all: int) -> None:
 def up_to(num_removed: int, place: int, size: int) -> int:
     """Return how many go among the first ``place`` of ``size`` when all of them lose alike."""
     return (2 * num_removed * place + size) // (2 * size)
-
-
-def _fittest(scores: Tensor, num_kept: int) -> Tensor:
-    """Return the mask of so many fittest in each row."""
-    places = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :num_kept]
-    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    return mask.scatter_(1, places, True)
