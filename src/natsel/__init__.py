@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score
     from natsel.io import load, open_model, save
+    from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
     from natsel.pruning.sparsified import Sparsified
     from natsel.pruning.sparsify import sparsify
+    from natsel.quality.quality import Quality
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.holding import Hold, hold
     from natsel.selection.select import select
@@ -70,6 +72,7 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "Quality",
     "Refusal",
     "Scores",
     "Sparsified",
@@ -86,6 +89,7 @@ __all__ = [
     "compensation_of",
     "conversion_of",
     "discover",
+    "evaluate",
     "export_onnx",
     "extract",
     "hold",
@@ -133,7 +137,8 @@ _HOMES = {
     ),
     "fitness": ("Scores", "score"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "Sparsified", "prune", "sparsify"),
+    "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
+    "quality": ("Quality",),
     "selection": (
         "NM",
         "Blocks",
