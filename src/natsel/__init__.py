@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         conversion_of,
         export_onnx,
         masks_of,
+        to_semi_structured,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
@@ -103,6 +104,7 @@ __all__ = [
     "score",
     "select",
     "sparsify",
+    "to_semi_structured",
     "verify",
     "weights",
     "zero_",
@@ -133,6 +135,7 @@ _HOMES = {
         "extract",
         "masks_of",
         "preview",
+        "to_semi_structured",
         "verify",
     ),
     "fitness": ("Scores", "score"),

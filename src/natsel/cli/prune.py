@@ -222,9 +222,11 @@ def verify(
             seed=seed,
         )
         voice.words.print(result["model"], markup=False)
-        for name, found in result["on"].items():
+        if "summary" in result:
+            voice.words.print(result["summary"], markup=False)
+        for name, found in result.get("on", {}).items():
             _say_verified(voice, name, found)
-        if (done := result["compensation"]) is not None:
+        if (done := result.get("compensation")) is not None:
             voice.words.print(
                 f"The small model was compensated: {len(done['tensors'])} tensors differ from the "
                 "masked model's on purpose; they were set back for this comparison.",
@@ -278,7 +280,7 @@ def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
 
 
 def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:
-    if result["accuracy"] is not None:
+    if result.get("accuracy") is not None:
         for name, found in result["accuracy"].items():
             voice.words.print(
                 f"{_NAMES.get(name, name)}: test accuracy {found['accuracy']:.2%} "

@@ -9,6 +9,7 @@ from natsel.extraction.onnx import export_onnx
 from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, masks_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.semi_structured import semi_structured as to_semi_structured
 from natsel.extraction.state_layouts import register_state
 from natsel.extraction.store import Stored, read_folder, write_model
 from natsel.extraction.verification import Verification, VerificationError
@@ -36,6 +37,7 @@ __all__ = [
     "read_folder",
     "rebuild_small",
     "register_state",
+    "to_semi_structured",
     "verify",
     "with_masked_values",
     "write_model",

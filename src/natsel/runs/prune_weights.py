@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from natsel.common.batches import Data
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, first_line, refuse
 from natsel.common.files import json_last, sweep
 from natsel.common.progress import Progress, silent
+from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.data.windows import LENGTH, SAMPLES, check_windows
+from natsel.extraction import masks_of
 from natsel.io import save
 from natsel.pruning import sparsify
 from natsel.pruning.sparsify import SCORERS
@@ -164,3 +169,45 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
         save(found.model, folder)
     progress("prune: done", 1, 1)
     return result
+
+
+def verify_sparse(
+    description: str, dense: nn.Module, sparse: nn.Module, folder: str
+) -> dict[str, Any]:
+    """Make sure that a saved sparse model has the zeros that its plan says, and no other change.
+
+    What stays of a masked weight may have been refitted; everything else is bit for bit the dense
+    model's.
+
+    Args:
+        description: of the dense model.
+        dense: what it was made of.
+        sparse: that was loaded, with its plan.
+        folder: where it lies, for messages.
+    """
+    reason = ""
+    try:
+        masks = masks_of(sparse)
+    except ValueError as error:
+        masks, reason = {}, first_line(error)
+    mine, theirs = all_tensors(sparse), all_tensors(dense)
+    if mine.keys() != theirs.keys():
+        refuse("folder", folder, f"a model that was made of {description}")
+    skipped = {canonical for name, canonical in canonical_names(sparse).items() if name in masks}
+    if not reason:
+        names = canonical_names(sparse)
+        other = [n for n in mine if names[n] not in skipped and not torch.equal(mine[n], theirs[n])]
+        reason = f"{other[0]} differs from the dense model's" if other else ""
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    size = sum(mask.numel() for mask in masks.values())
+    return {
+        "kind": "verify",
+        "model": description,
+        "folder": folder,
+        "passed": not reason,
+        "reason": reason,
+        "weights": {"tensors": len(masks), "kept": kept, "size": size},
+        "summary": reason
+        or f"{size - kept:,} of {size:,} weights of {len(masks)} tensors are 0, "
+        "as the plan says; all other tensors are the dense model's",
+    }
