@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from natsel.pruning.sparsified import Sparsified
     from natsel.pruning.sparsify import sparsify
     from natsel.quality.quality import Quality
+    from natsel.recovery.recover import Recovered, recover
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.holding import Hold, hold
     from natsel.selection.select import select
@@ -74,6 +75,7 @@ __all__ = [
     "Prediction",
     "Pruned",
     "Quality",
+    "Recovered",
     "Refusal",
     "Scores",
     "Sparsified",
@@ -99,6 +101,7 @@ __all__ = [
     "open_model",
     "preview",
     "prune",
+    "recover",
     "rule",
     "save",
     "score",
@@ -142,6 +145,7 @@ _HOMES = {
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
     "quality": ("Quality",),
+    "recovery": ("Recovered", "recover"),
     "selection": (
         "NM",
         "Blocks",

@@ -12,8 +12,8 @@ from natsel.common.batches import Data
 from natsel.common.errors import refuse
 from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import discover
-from natsel.data.windows import LENGTH, SAMPLES
 from natsel.fitness import get
 from natsel.runs import environment
 from natsel.runs.folder import alone, check

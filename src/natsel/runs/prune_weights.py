@@ -15,8 +15,9 @@ from natsel.common.batches import Data
 from natsel.common.errors import choose, first_line, refuse
 from natsel.common.files import json_last, sweep
 from natsel.common.progress import Progress, silent
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities.tensors import all_tensors, canonical_names
-from natsel.data.windows import LENGTH, SAMPLES, check_windows
+from natsel.data.windows import check_windows
 from natsel.extraction import masks_of
 from natsel.io import save
 from natsel.pruning import sparsify
