@@ -8,8 +8,8 @@ from torch import Tensor
 from natsel.single_weights.obs import DAMPING, damped_moments
 
 STEPS = 20
-"""In two layers of 576 inputs, ten came within 0.5 % of the least error and twenty within 0.2 %, in a
-seventh of the time that a factorisation for each row took."""
+"""In two layers of 576 inputs ten came within 0.5 % of the least error and twenty within 0.2 %, in
+a seventh of the time that a factorisation for each row took."""
 CLOSE = 1e-10
 """Of the squared residual, relative to the first one: none of the rows goes on from there."""
 
