@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         compensation_of,
         conversion_of,
         export_onnx,
+        masks_of,
+        to_semi_structured,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
@@ -40,9 +42,12 @@ if TYPE_CHECKING:
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.pruning.sparsified import Sparsified
+    from natsel.pruning.sparsify import sparsify
     from natsel.quality.quality import Quality
     from natsel.recovery.recover import Recovered, recover
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
+    from natsel.selection.holding import Hold, hold
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
@@ -61,6 +66,7 @@ __all__ = [
     "Conversion",
     "Cost",
     "Evolution",
+    "Hold",
     "Latency",
     "MACs",
     "MissingExtraError",
@@ -74,6 +80,7 @@ __all__ = [
     "Recovered",
     "Refusal",
     "Scores",
+    "Sparsified",
     "Sparsity",
     "Survivors",
     "Verification",
@@ -90,7 +97,9 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "extract",
+    "hold",
     "load",
+    "masks_of",
     "open_model",
     "preview",
     "prune",
@@ -100,6 +109,8 @@ __all__ = [
     "save",
     "score",
     "select",
+    "sparsify",
+    "to_semi_structured",
     "verify",
     "weights",
     "zero_",
@@ -128,23 +139,27 @@ _HOMES = {
         "conversion_of",
         "export_onnx",
         "extract",
+        "masks_of",
         "preview",
+        "to_semi_structured",
         "verify",
     ),
     "fitness": ("Scores", "score"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "evaluate", "prune"),
+    "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
     "quality": ("Quality",),
     "recovery": ("Recovered", "recover"),
     "selection": (
         "NM",
         "Blocks",
+        "Hold",
         "Latency",
         "MACs",
         "Parameters",
         "Sparsity",
         "Survivors",
         "Weights",
+        "hold",
         "select",
         "weights",
         "zero_",

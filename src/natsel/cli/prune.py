@@ -34,7 +34,7 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer"),
+        **same(word, "held_out", "tokenizer", "weights"),
         **same(truth, "residual", "compensate", "measure", "uniform"),
         **same(whole, "seed", "length", "samples"),
         **same(one, "multiple_of"),
@@ -48,6 +48,7 @@ KEYS = Keys(
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
+    "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -67,6 +68,13 @@ def prune(
         float | None,
         typer.Option(
             help="The share of the populations to remove; short for --budget sparsity=SHARE.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Single weights become 0 instead: a share of each row, 0.5, or N:M, 2:4.",
             show_default=False,
         ),
     ] = None,
@@ -132,6 +140,25 @@ def prune(
         if budget is not None and sparsity is not None:
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         say_what_wins(context, voice, more)
+        if weights is not None:
+            others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
+            _check_alone(context, {"weights": weights}, (*others, "compensate"))
+            _prune_weights(
+                voice,
+                out,
+                model=model,
+                weights=weights,
+                scorer=scorer,
+                data=data,
+                held_out=held_out,
+                tokenizer=tokenizer,
+                length=length,
+                samples=samples,
+                include=tuple(include or ()),
+                exclude=tuple(exclude or ()),
+                seed=seed,
+            )
+            return
         prune_config = PruneConfig(
             model=model,
             budget=(budget or BUDGET) if sparsity is None else f"sparsity={sparsity!r}",
@@ -214,9 +241,11 @@ def verify(
             seed=seed,
         )
         voice.words.print(result["model"], markup=False)
-        for name, found in result["on"].items():
+        if "summary" in result:
+            voice.words.print(result["summary"], markup=False)
+        for name, found in result.get("on", {}).items():
             _say_verified(voice, name, found)
-        if (done := result["compensation"]) is not None:
+        if (done := result.get("compensation")) is not None:
             voice.words.print(
                 f"The small model was compensated: {len(done['tensors'])} tensors differ from the "
                 "masked model's on purpose; they were set back for this comparison.",
@@ -227,6 +256,27 @@ def verify(
         if not result["passed"]:
             print(f"natsel: {small} differs from the masked {model}", file=sys.stderr)
             raise typer.Exit(FAILED)
+
+
+def _check_alone(context: typer.Context, given: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse options that say nothing beside another."""
+    others = {name: context.params[name] for name in names if is_given(context, name)}
+    if others:
+        refuse_together({**given, **others}, "--weights without them: it is a budget itself")
+
+
+def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:
+    from natsel.runs.prune_weights import WeightsConfig, prune_weights
+
+    config = WeightsConfig(**options)
+    with voice.progress() as progress:
+        result = prune_weights(config, out, progress=progress)
+    voice.words.print(result["model"], markup=False)
+    voice.words.print(result["summary"], markup=False)
+    if result["quality"] is not None:
+        voice.words.print(result["quality"]["summary"], markup=False)
+    voice.words.print(f"Saved: {out}", markup=False)
+    voice.result(result)
 
 
 def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
@@ -260,7 +310,7 @@ def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
 
 
 def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:
-    if result["accuracy"] is not None:
+    if result.get("accuracy") is not None:
         for name, found in result["accuracy"].items():
             voice.words.print(
                 f"{_NAMES.get(name, name)}: test accuracy {found['accuracy']:.2%} "

@@ -371,6 +371,10 @@ def verify_saved(
     opened, splits = material.opened, material.splits
     small = load(folder, model=opened.model)
     plan = plan_of(small)
+    if plan.sparse is not None and not plan.survivors:
+        from natsel.runs.prune_weights import verify_sparse  # which prunes as this does
+
+        return verify_sparse(opened.description, opened.model, small, str(folder))
     communities = discover(opened.model, opened.example_inputs)
     if set(plan.survivors) - set(communities):
         communities = discover(opened.model, opened.example_inputs, residual=True)

@@ -25,9 +25,11 @@ from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
 from natsel.selection.uniform import layers_apart
 from natsel.selection.unstructured import select_weights
+from natsel.selection.weight_patterns import by_patterns
 from natsel.single_weights.streaming.source import identity
 from natsel.single_weights.weights import Weights
 
+SCOPES = ("community", "global")
 NORMALIZATIONS = ("rank", "mean")
 MANY = 1 << 20
 """Scores from which on they are streamed where nothing needs their order."""
@@ -36,10 +38,10 @@ Budget = Sparsity | CostBudget
 
 def select(
     scores: Mapping[str, Tensor] | Weights,
-    budget: Budget | NM | Blocks | Mapping[str, Sparsity],
+    budget: Budget | NM | Blocks | Mapping[str, Sparsity] | Mapping[str, Sparsity | NM | Blocks],
     *,
     communities: Communities | None = None,
-    scope: Scope = "community",
+    scope: Scope | Literal["row"] = "community",
     normalize: Normalization = "rank",
     floor: int | Mapping[str, int] = 1,
     multiple_of: int | Literal["auto"] = 1,
@@ -79,8 +81,9 @@ def select(
 
     Of :class:`natsel.Weights` each weight is a population: they are streamed, without a copy, and
     the share goes within each tensor or, with ``scope="global", normalize=None``, of all weights
-    together. Equal weights are decided by index. :class:`natsel.NM` keeps N of each M,
-    :class:`natsel.Blocks` whole blocks.
+    together. With ``scope="row"`` it goes within each output: equally many of each row of a matrix,
+    of each output channel of a convolution. Equal weights are decided by index.
+    :class:`natsel.NM` keeps N of each M, :class:`natsel.Blocks` whole blocks.
 
     Args:
         scores: one tensor per community, any shape; higher is fitter.
@@ -90,7 +93,8 @@ def select(
             within each pattern.
         communities: what the scores belong to; taken from ``scores`` where they know it. A budget
             of parameters, multiply-accumulates or latency needs them.
-        scope: "community" removes the share in each, "global" ranks all populations together.
+        scope: "community" removes the share in each, "global" ranks all populations together;
+            "row", for weights, removes it in each output.
         normalize: how scores become comparable across communities ("global" only): "rank",
             "mean" or None. None compares raw scores, which may empty a community to its floor.
         floor: how many populations of each community survive at least; or by patterns of names,
@@ -127,7 +131,8 @@ def select(
         >>> select(scores, Sparsity(0.5), scope="global", normalize=None, uniform=True)
         Survivors(layers.0: 2/4, layers.1: 2/4)
     """
-    choose("scope", scope, ("community", "global"))
+    scopes = ("community", "row", "global") if isinstance(scores, Weights) else SCOPES
+    choose("scope", scope, scopes)
     if not isinstance(uniform, bool):
         refuse("uniform", uniform, "True or False")
     if zero:
@@ -142,6 +147,7 @@ def select(
             "ties": ties,
         }
         return _of_weights(scores, budget, scope, normalize, floor, packed, zero, options)
+    assert scope != "row"
     if given := {name: on for name, on in (("packed", packed), ("zero", zero)) if on}:
         refuse_together(given, "False, or natsel.Weights in place of scores")
     if isinstance(budget, NM | Blocks):
@@ -230,7 +236,7 @@ def select(
 def _of_weights(
     weights: Weights,
     budget: object,
-    scope: Scope,
+    scope: Scope | Literal["row"],
     normalize: Normalization,
     floor: object,
     packed: bool,
@@ -238,7 +244,8 @@ def _of_weights(
     options: Mapping[str, object],
 ) -> Survivors:
     """Select single weights, which knows fewer options."""
-    if not isinstance(budget, Sparsity | NM | Blocks):
+    by_pattern = isinstance(budget, Mapping)
+    if not by_pattern and not isinstance(budget, Sparsity | NM | Blocks):
         refuse("budget", budget, "natsel.Sparsity, NM or Blocks, for weights")
     if given := {name: value for name, value in options.items() if value is not None}:
         refuse_together(given, "nothing, for weights: natsel.weights chooses who takes part")
@@ -247,6 +254,11 @@ def _of_weights(
         refuse("normalize", normalize, allowed)
     if not isinstance(floor, int):
         refuse("floor", floor, "0 or 1, for weights")
+    if isinstance(budget, Mapping):
+        if packed or zero:
+            refuse_together({"packed": packed, "zero": zero}, "False, for budgets by pattern")
+        return by_patterns(weights, budget, scope=scope, floor=floor)
+    assert isinstance(budget, Sparsity | NM | Blocks)
     return select_weights(weights, budget, scope=scope, floor=floor, packed=packed, zero=zero)
 
 

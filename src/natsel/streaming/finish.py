@@ -17,7 +17,7 @@ from natsel.common.files import write_atomic
 from natsel.common.modes import evaluating
 from natsel.common.shards import Shards, ShardWriter
 from natsel.extraction.verification import VerificationError
-from natsel.integrations.transformers.beside import carry
+from natsel.integrations.transformers.beside import beside, carrying
 from natsel.integrations.transformers.pretrained import CONFIG_FILE, GENERATION_FILE, pretrained
 from natsel.integrations.transformers.streamed import Folder, reshaped
 from natsel.integrations.transformers.uniform import fits
@@ -71,9 +71,9 @@ def finish(
     generation = folder.path / GENERATION_FILE
     if generation.is_file():
         companions[GENERATION_FILE] = generation.read_bytes()
-    carry(small, out, {})
-    for name in sorted(companions, key=lambda name: name == CONFIG_FILE):
-        write_atomic(out / name, companions[name])
+    with carrying(beside(small), out, {}):
+        for name in sorted(companions, key=lambda name: name == CONFIG_FILE):
+            write_atomic(out / name, companions[name])
     return files, known.is_plain
 
 
