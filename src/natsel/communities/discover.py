@@ -19,7 +19,7 @@ from natsel.common.calls import (
 from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
 from natsel.common.modes import evaluating
-from natsel.common.wrappers import unwrapped
+from natsel.common.wrappers import own_forward, unwrapped
 from natsel.communities.branches.find import find_branches
 from natsel.communities.branches.prove import prove_branches
 from natsel.communities.collect import collect
@@ -86,7 +86,12 @@ def discover(
     inputs = as_inputs(example_inputs)
     check_fit(model, inputs, proof=proof)
     # What is found are names in the plain model, also of one that is gated.
-    with suspended(model, fold=False), evaluating(model), without_cache(model):
+    with (
+        own_forward(model),
+        suspended(model, fold=False),
+        evaluating(model),
+        without_cache(model),
+    ):
         try:
             if not _is_shapes_alone(model):
                 with torch.no_grad():

@@ -335,6 +335,11 @@ class Evolution(Resumable):
         remove(self.communities.model)
         self._closed = "closed"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the gates are off the model for good."""
+        return self._closed == "closed"
+
     def _check_open(self) -> None:
         if self._closed is not None:
             raise ValueError(

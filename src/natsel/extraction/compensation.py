@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from natsel.common.batches import Data, reread
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
-from natsel.common.wrappers import unwrapped
+from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of
@@ -25,6 +25,7 @@ from natsel.extraction.renormalize import renormalize
 from natsel.extraction.verify import check_model, communities_of
 
 
+@on_own_forward
 def compensate(
     model: nn.Module,
     small: nn.Module,

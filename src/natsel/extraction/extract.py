@@ -12,7 +12,7 @@ from natsel.common.batches import Data
 from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.logs import logger_of
-from natsel.common.wrappers import unwrapped
+from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.surgery.surgery import remove
@@ -27,6 +27,7 @@ _LOG = logger_of(__name__)
 FORMATS = ("dense", "csr")
 
 
+@on_own_forward
 def extract(
     model: nn.Module,
     survivors: Mapping[str, Tensor],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from natsel.common.numbers import check_whole
 from natsel.common.showing import html_table
 from natsel.common.timing import Median, batch_of, median, time_in_turn
-from natsel.common.wrappers import unwrapped
+from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities, Cost
 from natsel.communities.gates.gates import folded
 from natsel.communities.kinds import kind_of
@@ -156,6 +156,7 @@ class Prediction:
             raise ValueError(f"this is no prediction: {error}") from None
 
 
+@on_own_forward
 def preview(
     model: nn.Module,
     survivors: Mapping[str, Tensor],

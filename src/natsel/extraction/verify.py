@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, as_inputs
 from natsel.common.errors import refuse
-from natsel.common.wrappers import unwrapped
+from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.proof.gap import TOLERANCE
@@ -63,6 +63,7 @@ def check_model(model: nn.Module, communities: Communities) -> None:
                 )
 
 
+@on_own_forward
 def verify(
     model: nn.Module,
     small: nn.Module,

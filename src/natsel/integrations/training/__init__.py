@@ -1,0 +1,1 @@
+"""What the callbacks of all trainers have in common; it knows none of them."""
