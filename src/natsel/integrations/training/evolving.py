@@ -150,6 +150,9 @@ class Evolving:
 
     # For the callbacks of a trainer.
 
+    def _is_open(self) -> bool:
+        return self._evolution is not None and not self._evolution.is_closed
+
     def _begin(
         self, model: nn.Module, optimizer: Any, inputs_of: Callable[[nn.Module], Given]
     ) -> Loaded | None:
@@ -161,7 +164,7 @@ class Evolving:
         network = unwrapped(model)
         self._optimizer = None
         known = self._evolution
-        if known is not None and known.communities.model is network and not known.is_closed:
+        if known is not None and self._is_open() and known.communities.model is network:
             known.attach(optimizer)
             self._optimizer = check_holds(optimizer, network)
             return None

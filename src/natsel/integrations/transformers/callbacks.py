@@ -129,10 +129,16 @@ class HoldCallback(Holding, TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any
     ) -> None:
         """Set what went to zero, and keep it so."""
+        if state.global_step:
+            load_renamed(unwrapped(model), checkpoint_of(args, state.global_step))
         self._hold_in(model)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any
+    ) -> None:
         """Let the weights go; they are zero still."""
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            load_renamed(unwrapped(model), Path(state.best_model_checkpoint))
         self._let_go()
 
 
@@ -157,6 +163,8 @@ def _shown(value: object) -> object:
 
 
 def _inputs_of(model: nn.Module) -> Given:
+    # Adapters take whatever the model takes that they are in.
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not hasattr(model, "config") or not hasattr(model, "main_input_name"):
         kind = type(model).__name__
         refuse("example_inputs", None, f"what a {kind} runs on, as natsel.discover takes it")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from natsel.common.errors import first_line
+from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
 from natsel.common.tensorfiles import places
+from natsel.communities.gates.gates import is_gated
 from natsel.integrations.transformers.library import class_of, without_bars
 
 _LOG = logger_of(__name__)
@@ -32,7 +33,8 @@ def load_renamed(model: nn.Module, folder: Path) -> bool:
         Whether there was something to do.
 
     Raises:
-        ValueError: if the library cannot read them either.
+        ValueError: if the library cannot read them either, or weights that kept their names show
+            that the Trainer loaded another checkpoint.
     """
     kind: Any = class_of(model)
     names = [name for file in sorted(folder.glob("model*.safetensors")) for name in places(file)]
@@ -47,6 +49,22 @@ def load_renamed(model: nn.Module, folder: Path) -> bool:
     # A file may be wrong in any way, and the library tells it in many.
     except Exception as error:  # noqa: BLE001
         raise ValueError(f"{folder} cannot be read: {first_line(error)}") from None
-    model.load_state_dict(kept.state_dict())
+    state = kept.state_dict()
+    if not is_gated(model):
+        _check_loaded(model, [name for name in names if name in state], state, folder)
+    model.load_state_dict(state)
     _LOG.info("loaded %d weights from %s that have other names there", len(names), folder)
     return True
+
+
+def _check_loaded(
+    model: nn.Module, names: list[str], state: dict[str, Tensor], folder: Path
+) -> None:
+    mine = model.state_dict()
+    for name in names:
+        if not torch.equal(mine[name].cpu(), state[name]):
+            refuse(
+                "resume",
+                str(folder),
+                f"the very checkpoint that the Trainer loaded ({name} has other values)",
+            )
