@@ -27,6 +27,11 @@ PRINTED = {
         r"\(0\): Linear\(in_features=64, out_features=\d\d, bias=True\)",
         r"(\d\d\.\d%) before, \1 after the removal",
     ),
+    "fine_tune_a_vit": (
+        r"\d\d\.\d% of the populations went extinct; the environment carries 60\.0%",
+        r"vit\.layers\.1\.mlp\.fc1: \d\d of 64 neurons are left",
+        r"accuracy (\d\d\.\d%) before, \1 after the removal, \1 from the folder",
+    ),
     "own_law": (r"differ by \de-0\d", r"extinct of 96: \{'gompertz': \d+, 'logistic': \d+\}"),
     "own_operator_rule": (
         r"without the rule: 0 communities",

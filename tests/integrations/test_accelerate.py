@@ -25,7 +25,9 @@ class Run:
             cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate
         )
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+        model = nn.Sequential(
+            nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         if order == "before":
             self.evolve(model, optimizer)

@@ -184,7 +184,10 @@ def refusal(folder, callback, module=None, ckpt=None):
 
 def test_a_checkpoint_without_an_evolution_is_refused_unless_a_new_one_is_asked_for(tmp_path):
     trainer = pl.Trainer(
-        max_epochs=1, default_root_dir=tmp_path, logger=False, accelerator="cpu",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        logger=False,
+        accelerator="cpu",
         enable_progress_bar=False,
     )
     trainer.fit(Module(), loader())

@@ -260,7 +260,7 @@ def test_a_checkpoint_without_an_evolution_is_refused_unless_a_new_one_is_asked_
 
 def test_the_evolution_of_another_checkpoint_is_refused_and_the_model_is_left_plain(tmp_path):
     trained(tmp_path / "a")
-    other, _ = trained(tmp_path / "b", model=vit(1))
+    trained(tmp_path / "b", model=vit(1))
     model = vit()
     callback = EvolutionCallback(resume=tmp_path / "b" / "checkpoint-3", **HARSH)
     trainer = trainer_of(model, tmp_path / "a", [callback], **SAVING)

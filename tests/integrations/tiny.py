@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
-import numpy as np
 import pytest
 import torch
 
@@ -46,7 +43,6 @@ def trainer_of(model, folder, callbacks, steps=6, **options):
             **options,
         },
     )
-    random.seed(7), np.random.seed(7), torch.manual_seed(7)
     return transformers.Trainer(
         model=model, args=arguments, train_dataset=Data(), eval_dataset=Data(), callbacks=callbacks
     )

@@ -49,7 +49,9 @@ def that_train(communities: Communities, fitness: Fitness) -> Communities:
         )
         what = "only adapters train" if adapted else "every weight that reads one is frozen"
         refuse(
-            "model", f"{type(communities.model).__name__}, of which {what}", f"populations that train ({remedy})"
+            "model",
+            f"{type(communities.model).__name__}, of which {what}",
+            f"populations that train ({remedy})",
         )
     for community in left:
         _LOG.info("left whole: %s: %s", community.name, FROZEN)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import DefaultFlowCallback, TrainerCallback
+from transformers import DefaultFlowCallback
 
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
@@ -17,6 +17,11 @@ from natsel.integrations.training.holding import Holding
 from natsel.integrations.transformers.checkpoints import checkpoint_of, read_state, write_state
 from natsel.integrations.transformers.examples import example_inputs
 from natsel.integrations.transformers.renamed import load_renamed
+
+if TYPE_CHECKING:
+    TrainerCallback: Any = object  # its hooks take more than its signatures say
+else:
+    from transformers import TrainerCallback
 
 
 class EvolutionCallback(Evolving, TrainerCallback):  # type: ignore[misc]
@@ -164,7 +169,8 @@ def _shown(value: object) -> object:
 
 def _inputs_of(model: nn.Module) -> Given:
     # Adapters take whatever the model takes that they are in.
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = getattr(model, "get_base_model", None)
+    model = model if base is None else base()
     if not hasattr(model, "config") or not hasattr(model, "main_input_name"):
         kind = type(model).__name__
         refuse("example_inputs", None, f"what a {kind} runs on, as natsel.discover takes it")
