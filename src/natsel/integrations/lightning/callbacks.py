@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from natsel.common.errors import refuse
+from natsel.common.extras import MissingExtraError
 from natsel.integrations.lightning.library import library
 from natsel.integrations.training.evolving import Evolving, Given
 from natsel.integrations.training.holding import Holding
@@ -16,7 +17,10 @@ from natsel.integrations.training.holding import Holding
 if TYPE_CHECKING:
     Callback: Any = object
 else:
-    Callback = library().Callback
+    try:
+        Callback = library().Callback
+    except MissingExtraError:  # whoever only looks at this file need not have it
+        Callback = object
 
 SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 """How the classes of strategies begin under which no process has the whole model."""

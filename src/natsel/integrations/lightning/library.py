@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import sys
 from typing import Any
 
-from natsel.common.extras import require
+from natsel.common.extras import MissingExtraError, require
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 """The same library under two names."""
@@ -18,8 +18,8 @@ def library() -> Any:
     Raises:
         MissingExtraError: if neither is installed.
     """
-    for name in PACKAGES:
-        if name in sys.modules:
-            return sys.modules[name]
-    there = (n for n in PACKAGES if importlib.util.find_spec(n.split(".")[0]) is not None)
-    return require(next(there, PACKAGES[0]), "lightning")
+    imported = [name for name in PACKAGES if sys.modules.get(name) is not None]
+    for name in imported or PACKAGES:
+        with contextlib.suppress(MissingExtraError):
+            return require(name, "lightning")
+    return require(PACKAGES[0], "lightning")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import DefaultFlowCallback
 
 from natsel.common.errors import refuse
 from natsel.common.wrappers import unwrapped
@@ -21,7 +20,10 @@ from natsel.integrations.transformers.renamed import load_renamed
 if TYPE_CHECKING:
     TrainerCallback: Any = object  # its hooks take more than its signatures say
 else:
-    from transformers import TrainerCallback
+    try:
+        from transformers import TrainerCallback
+    except ImportError:  # whoever only looks at this file need not have it
+        TrainerCallback = object
 
 
 class EvolutionCallback(Evolving, TrainerCallback):  # type: ignore[misc]
@@ -187,6 +189,8 @@ def _be_heard_first(callback: TrainerCallback) -> None:
     Raises:
         ValueError: if there are two in one Trainer.
     """
+    from transformers import DefaultFlowCallback
+
     handler = sys._getframe(2).f_locals.get("self")
     callbacks = getattr(handler, "callbacks", None)
     if not isinstance(callbacks, list) or callback not in callbacks:
