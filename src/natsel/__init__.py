@@ -25,15 +25,18 @@ if TYPE_CHECKING:
         Compensation,
         Conversion,
         Prediction,
+        Rotation,
         Verification,
         VerificationError,
         compensation_of,
         conversion_of,
         export_onnx,
+        rotation_of,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
+    from natsel.extraction.rotation import rotate
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score
     from natsel.io import load, open_model, save
@@ -71,6 +74,7 @@ __all__ = [
     "Quality",
     "Recovered",
     "Refusal",
+    "Rotation",
     "Scores",
     "Sparsity",
     "Survivors",
@@ -93,6 +97,8 @@ __all__ = [
     "preview",
     "prune",
     "recover",
+    "rotate",
+    "rotation_of",
     "rule",
     "save",
     "score",
@@ -118,6 +124,7 @@ _HOMES = {
         "Compensation",
         "Conversion",
         "Prediction",
+        "Rotation",
         "Verification",
         "VerificationError",
         "compensate",
@@ -126,6 +133,8 @@ _HOMES = {
         "export_onnx",
         "extract",
         "preview",
+        "rotate",
+        "rotation_of",
         "verify",
     ),
     "fitness": ("Scores", "score"),

@@ -1,4 +1,4 @@
-"""What is watched where: tied weights at the module that reads, and what cannot be watched at all."""
+"""What is watched where: tied weights at the module that reads, and what cannot be watched."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from natsel.extraction.onnx import export_onnx
 from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.rotation import Rotation, rotate, rotation_of
 from natsel.extraction.state_layouts import register_state
 from natsel.extraction.store import Stored, read_folder, write_model
 from natsel.extraction.verification import Verification, VerificationError
@@ -21,6 +22,7 @@ __all__ = [
     "CsrLinear",
     "Plan",
     "Prediction",
+    "Rotation",
     "Stored",
     "Verification",
     "VerificationError",
@@ -35,6 +37,8 @@ __all__ = [
     "read_folder",
     "rebuild_small",
     "register_state",
+    "rotate",
+    "rotation_of",
     "verify",
     "with_masked_values",
     "write_model",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from natsel.fitness.registry import Fitness, Part, Parts, register, total
+from natsel.fitness.registry import Fitness, Part, Parts, register
 
 PIECE = 1 << 22
 """Numbers of a weight that are held in float64 at a time."""
