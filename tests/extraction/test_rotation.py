@@ -194,5 +194,85 @@ def test_a_network_without_a_stream_is_refused():
 
 @pytest.mark.parametrize("data", [None, []])
 def test_data_are_needed(data):
-    with pytest.raises(ValueError, match="^data="):
+    with pytest.raises(ValueError, match=r"^data="):
         natsel.rotate(build("Llama"), data)
+
+
+# What is cut afterwards.
+
+
+def channels(model):
+    return natsel.discover(model, {"input_ids": IDS[:1]}, residual=True).only("channel")
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """A turned model whose stream hardly uses some of its axes."""
+    model = build("Llama", tied=False)
+    with torch.no_grad():
+        low = torch.randn(12, 16) / 4
+        for parameter in model.parameters():
+            if parameter.shape[-1] == 16 and parameter.dim() == 2 and parameter.shape[0] == 40:
+                parameter.copy_(parameter[:, :12] @ low + 1e-4 * parameter)
+        for layer in model.model.layers:
+            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                linear.weight.copy_(low.T @ linear.weight[:12] + 1e-4 * linear.weight)
+    return natsel.rotate(model, DATA)
+
+
+@pytest.mark.parametrize("scorer", ["variance", "wanda", "joint"])
+def test_scorers_of_activations_cut_the_last_axes(turned, scorer):
+    scores = natsel.score(channels(turned), scorer, data=DATA)
+    survivors = natsel.select(scores, natsel.Sparsity(0.25))
+    (mask,) = survivors.values()
+    assert mask.tolist() == [True] * 12 + [False] * 4
+
+
+def test_with_data_the_normalisations_are_what_they_were(turned):
+    communities = channels(turned)
+    scores = natsel.score(communities, "variance", data=DATA)
+    survivors = natsel.select(scores, natsel.Sparsity(0.25))
+    plain = natsel.extract(turned, survivors)
+    scaled = natsel.extract(turned, survivors, compensate=DATA)
+    dense = logits(turned)
+    # The four axes carry next to nothing, so that the factor is the root of 16 / 12.
+    factor = scaled.model.norm.weight / plain.model.norm.weight
+    torch.testing.assert_close(factor, torch.full((12,), (12 / 16) ** -0.5))
+    error, before = ((logits(m) - dense).norm() / dense.norm() for m in (scaled, plain))
+    assert error < 0.01 < before
+    done = natsel.compensation_of(scaled)
+    assert set(done.tensors) >= {f"{name}.weight" for name in norms(scaled)}
+    assert natsel.verify(turned, plain, survivors, {"input_ids": IDS}).passed
+
+
+def test_the_factor_is_the_mean_over_rows_and_padding_does_not_count():
+    model = build("Llama", tied=False)
+    communities = channels(model)
+    mask = torch.arange(16) % 3 > 0
+    survivors = natsel.Survivors({next(iter(communities)): mask}, communities)
+    ids = torch.cat([IDS, torch.zeros(4, 3, dtype=torch.long)], 1)
+    attention = torch.cat([torch.ones_like(IDS), torch.zeros(4, 3, dtype=torch.long)], 1)
+    data = [{"input_ids": ids, "attention_mask": attention}]
+    x = model.model.embed_tokens(IDS).flatten(0, 1)
+    rows = (x[:, mask].square().mean(1) / x.square().mean(1)).sqrt()
+    small = natsel.extract(model, survivors, compensate=data)
+    norm = small.model.layers[0].input_layernorm
+    expected = model.model.layers[0].input_layernorm.weight[mask] * rows.mean()
+    torch.testing.assert_close(norm.weight, expected)
+
+
+def test_a_narrower_stream_generates_with_a_cache_and_is_loaded_as_it_was(turned, tmp_path):
+    scores = natsel.score(channels(turned), "wanda", data=DATA)
+    small = natsel.extract(turned, natsel.select(scores, natsel.Sparsity(0.25)), compensate=DATA)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    cached, plain = (
+        small.generate(input_ids=IDS[:, :4], use_cache=on, **options) for on in (True, False)
+    )
+    assert torch.equal(cached, plain)
+    natsel.save(small, tmp_path / "small")
+    loaded = natsel.load(tmp_path / "small")
+    assert torch.equal(loaded(input_ids=IDS).logits, small(input_ids=IDS).logits)
+    theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert (theirs.config.hidden_size, theirs.config.head_dim) == (12, 6)
+    assert theirs.config.tie_word_embeddings is False
+    assert torch.equal(theirs(input_ids=IDS).logits, small(input_ids=IDS).logits)
