@@ -299,7 +299,7 @@ def _untie(model: nn.Module) -> None:
     """Let the configuration of a model of the transformers library say that nothing is tied."""
     for module in model.modules():
         config = getattr(module, "config", None)
-        if getattr(config, "tie_word_embeddings", False) is True:
+        if config is not None and getattr(config, "tie_word_embeddings", False) is True:
             config.tie_word_embeddings = False
 
 

@@ -156,7 +156,9 @@ def _through(
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             x = entering(args, named)
             seen = returned.get(x.untyped_storage().data_ptr())
-            for name in names if seen else []:
+            if seen is None:
+                return
+            for name in names:
                 if readers.setdefault((path, name), seen[0]) != seen[0]:
                     tensor = f"{path}.{name}"
                     _refuse(model, f"{WHAT}: {tensor} reads through several normalisations")
