@@ -17,7 +17,7 @@ from natsel.common.errors import NonFiniteError, first_line, refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
-from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.parts import PartsReader, Watch, watchable
 from natsel.fitness.registry import Fitness, Parts, get
 
 Criterion = Callable[[Any, Tensor], Tensor]
@@ -55,7 +55,9 @@ def score(
             beside the output that predicts it; by default cross-entropy of the logits in it.
 
     Returns:
-        ``{community: float tensor [size]}``.
+        ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
+        community that nothing reads where it can be watched (an ``nn.MultiheadAttention``, a
+        grouped convolution, a bare parameter), with a warning: a selection leaves it whole.
 
     Raises:
         ValueError: if the scorer is unknown or needs data that is missing.
@@ -73,7 +75,9 @@ def score(
     fitness = get(scorer, argument="scorer")
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
-    communities.require()
+    found = communities.require()
+    if fitness.statistic is not None:
+        communities = watchable(found, asked=f"scorer={fitness.name!r}")
     reader = PartsReader(communities)
     masses = list(masses_of(communities).values())
     needs_data = fitness.needs_gradient or fitness.statistic is not None
@@ -97,7 +101,7 @@ def score(
             raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
     warn_alike(scores, what=f"scores by {fitness.name!r}", stacklevel=2)
-    return Scores(scores, communities)
+    return Scores(scores, found)
 
 
 def _by_gradient(
