@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
-    from natsel.fitness.score import Scores, score
+    from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
@@ -89,6 +89,7 @@ __all__ = [
     "rule",
     "save",
     "score",
+    "score_all",
     "select",
     "verify",
     "weights",
@@ -121,7 +122,7 @@ _HOMES = {
         "preview",
         "verify",
     ),
-    "fitness": ("Scores", "score"),
+    "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "prune"),
     "selection": (
