@@ -6,6 +6,7 @@ from natsel.common.errors import choose
 from natsel.common.importing import imported, names_own
 from natsel.features.classes import CLASSES, FeatureClass, feature_class
 from natsel.fitness import FITNESS, Fitness, get
+from natsel.fitness.auto import AUTO
 
 ADAPTIVE = "adaptive"
 
@@ -15,7 +16,7 @@ def find_scorer(name: str) -> Fitness | FeatureClass | None:
 
     Args:
         name: of a registered fitness or a feature class, ``module:name`` of one or of a function
-            of the parts of a community, or "adaptive".
+            of the parts of a community, "auto" or "adaptive".
 
     Returns:
         The fitness or the class; None for what chooses among them.
@@ -30,14 +31,14 @@ def find_scorer(name: str) -> Fitness | FeatureClass | None:
     if names_own(name):
         found = imported("scorer", name)
         return found if isinstance(found, FeatureClass) else get(name, argument="scorer")
-    choose("scorer", name, (*FITNESS, *CLASSES, ADAPTIVE))
+    choose("scorer", name, (*FITNESS, *CLASSES, AUTO, ADAPTIVE))
     if name in CLASSES:
         return feature_class(name)
     return FITNESS.get(name)
 
 
 def reads_data(name: str) -> bool:
-    """Tell whether a scorer needs batches of data.
+    """Tell whether a scorer needs batches of data; "auto" reads those that there are.
 
     Example:
         >>> reads_data("magnitude"), reads_data("taylor"), reads_data("adaptive")

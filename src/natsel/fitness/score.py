@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
 
 from natsel.common.alike import warn_alike
-from natsel.common.batches import Data, check_data, reread
+from natsel.common.batches import Data, check_data, read_batch, reread
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
+from natsel.fitness.auto import AUTO, WITHOUT_DATA, combined, signals_for
 from natsel.fitness.parts import PartsReader
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
@@ -42,7 +44,9 @@ def score(
 
     Args:
         communities: from :func:`natsel.discover`.
-        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``.
+        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``; or "auto": with
+            data the signal that is best for each kind of population, in units of loss per
+            parameter (:mod:`natsel.fitness.auto`), without data "magnitude".
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
             mappings from names, with ``labels`` among them, as loaders of the transformers library
             yield them. Labels of causal language models are moved by one place (see
@@ -67,6 +71,8 @@ def score(
         >>> natsel.score(communities, "magnitude-in")["0"]
         tensor([5., 1., 0.])
     """
+    if scorer == AUTO:
+        return _by_kind(communities, data, criterion)
     return _scored(communities, [scorer], data, criterion, stacklevel=3)[0]
 
 
@@ -109,6 +115,26 @@ def score_all(
         refuse("scorers", f"{twice[0]!r} twice", "each name once")
     found = _scored(communities, scorers, data, criterion, stacklevel=3)
     return dict(zip(names, found, strict=True))
+
+
+def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) -> Scores:
+    """Score each kind by its own signal."""
+    if data is None:
+        return _scored(communities, [WITHOUT_DATA], None, criterion, stacklevel=4)[0]
+    data = reread(data)
+    communities.require()
+    labelled = all(read_batch(batch).labels is not None for batch in data)
+    names = signals_for(communities)
+    found: dict[str, Scores] = {}
+    for gradients in (True, False):
+        together = [n for n in names if get(n).needs_gradient is gradients]
+        if not together or (gradients and not labelled):
+            continue
+        # Some consumers cannot be watched: then the loss orders their populations, too.
+        with suppress(ValueError) if found else nullcontext():
+            scores = _scored(communities, together, data, criterion, stacklevel=5)
+            found |= zip(together, scores, strict=True)
+    return Scores(combined(communities, found), communities)
 
 
 def _scored(
