@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
+    from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.quality.quality import Quality
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
@@ -65,6 +67,7 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "Quality",
     "Refusal",
     "Scores",
     "Sparsity",
@@ -80,6 +83,7 @@ __all__ = [
     "compensation_of",
     "conversion_of",
     "discover",
+    "evaluate",
     "export_onnx",
     "extract",
     "load",
@@ -124,7 +128,8 @@ _HOMES = {
     ),
     "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "prune"),
+    "pruning": ("Pruned", "evaluate", "prune"),
+    "quality": ("Quality",),
     "selection": (
         "NM",
         "Blocks",

@@ -23,8 +23,8 @@ from natsel.features import feature_class, fuse, matrices
 from natsel.features.search.random import uniform
 from natsel.fitness import score
 from natsel.runs import environment
+from natsel.runs.material import open_for
 from natsel.runs.measure import predictions
-from natsel.runs.prune import open_for
 from natsel.selection import Sparsity, Survivors, select
 
 CLASS = "A5_Log6"

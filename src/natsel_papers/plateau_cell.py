@@ -23,9 +23,9 @@ from natsel.features.complexity import measure, mutual_information, rank_correla
 from natsel.features.fusion import feature_matrix
 from natsel.features.ranks import ranks
 from natsel.fitness import score
+from natsel.runs.material import open_for
 from natsel.runs.measure import predictions
 from natsel.runs.oneshot import calibration
-from natsel.runs.prune import open_for
 from natsel.runs.splits import Splits
 from natsel.selection import Sparsity, Survivors, select
 from natsel_papers.importances import importances

@@ -15,7 +15,7 @@ from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.runs import environment, folder
 from natsel.runs.jobs import default_workers, run_jobs
-from natsel.runs.prune import open_for
+from natsel.runs.material import open_for
 from natsel.runs.statistics import holm
 from natsel.runs.trained import digest
 from natsel_papers.plateau_cell import run_cell

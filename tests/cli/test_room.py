@@ -29,7 +29,7 @@ COMMANDS = {
 
 BEGINNINGS = {
     "natsel.runs.evolve": ("load_splits",),
-    "natsel.runs.prune": ("load_splits", "open_for"),
+    "natsel.runs.prune": ("open_material",),
     "natsel.runs.audit_model": ("open_for",),
     "natsel_papers.spectrum": ("open_for",),
     "natsel_papers.reproduce_evolution": ("load_splits",),

@@ -11,8 +11,9 @@ from torch import nn
 
 import natsel
 from natsel.cli.main import app
+from natsel.runs.material import open_for
 from natsel.runs.oneshot import calibration
-from natsel.runs.prune import PruneConfig, open_for
+from natsel.runs.prune import PruneConfig
 from natsel.runs.prune import prune as run
 
 

@@ -27,14 +27,16 @@ from natsel.common.errors import refuse_together
 
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
+DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
 KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
+        **same(word, "held_out", "tokenizer"),
         **same(truth, "residual", "compensate", "measure"),
-        **same(whole, "seed"),
+        **same(whole, "seed", "length", "samples"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
     },
@@ -45,6 +47,8 @@ KEYS = Keys(
     "natsel prune mlp --budget macs=0.5 --out small",
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
+    "natsel prune ./smollm2 --data calibration.txt --held-out evaluation.txt "
+    "--budget parameters=0.8 --out small",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -68,9 +72,22 @@ def prune(
         ),
     ] = None,
     scorer: Annotated[
-        str, typer.Option(help="What decides who survives; adaptive chooses by proof.")
-    ] = "magnitude",
-    data: Annotated[str | None, typer.Option(help="A data set to score and measure on.")] = None,
+        str | None,
+        typer.Option(
+            help="What decides who survives; adaptive chooses by proof.  "
+            "[default: joint for language models with --data, else magnitude]",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Another text, to measure the perplexity on.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a window of a text.")] = 512,
+    samples: Annotated[int, typer.Option(help="Windows of each text, spread over it.")] = 16,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A folder with the tokenizer, if the model has none.")
+    ] = None,
     scope: Annotated[str, typer.Option(help="community or global.")] = "community",
     normalize: Annotated[str, typer.Option(help="rank, mean or none (global).")] = "rank",
     multiple_of: Annotated[
@@ -111,6 +128,10 @@ def prune(
             budget=(budget or BUDGET) if sparsity is None else f"sparsity={sparsity!r}",
             scorer=scorer,
             data=data,
+            held_out=held_out,
+            tokenizer=tokenizer,
+            length=length,
+            samples=samples,
             scope=scope,
             normalize=normalize,
             multiple_of=parse_multiple(multiple_of),
@@ -134,6 +155,10 @@ def prune(
         if result["compensation"] is not None:
             voice.words.print(result["compensation"]["summary"], markup=False)
         _say_accuracy(voice, result)
+        if result["quality"] is not None and result["accuracy"] is None:
+            voice.words.print(result["quality"]["summary"], markup=False)
+        for note in result["notes"]:
+            voice.words.print(note, markup=False)
         voice.words.print(f"Saved: {out}", markup=False)
         voice.result(result)
 
@@ -145,7 +170,12 @@ def prune(
 def verify(
     model: Annotated[str, typer.Argument(help=MODEL)],
     small: Annotated[Path, typer.Argument(help="Folder of the small model.")],
-    data: Annotated[str | None, typer.Option(help="A data set to compare on, too.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set or text to compare on, too.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a window of a text.")] = 512,
+    samples: Annotated[int, typer.Option(help="Windows of the text.")] = 16,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A folder with the tokenizer, if the model has none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -154,7 +184,15 @@ def verify(
     with clear_errors(voice=voice):
         from natsel.runs.prune import verify_saved
 
-        result = verify_saved(model, small, data=data, seed=seed)
+        result = verify_saved(
+            model,
+            small,
+            data=data,
+            tokenizer=tokenizer,
+            length=length,
+            samples=samples,
+            seed=seed,
+        )
         voice.words.print(result["model"], markup=False)
         for name, found in result["on"].items():
             _say_verified(voice, name, found)

@@ -9,6 +9,7 @@
 from natsel.common.calls import IGNORED
 from natsel.data.augment import crop_and_flip
 from natsel.data.batching import Augment, batches, split
+from natsel.data.corpus import Corpus, read_corpus, same_text
 from natsel.data.loading import Dataset, load, names
 from natsel.data.text import (
     TEXTS,
@@ -17,11 +18,13 @@ from natsel.data.text import (
     masked_characters,
     next_characters,
 )
+from natsel.data.windows import shared_run, token_batches, tokens_of, windows
 
 __all__ = [
     "IGNORED",
     "TEXTS",
     "Augment",
+    "Corpus",
     "Dataset",
     "Text",
     "batches",
@@ -31,5 +34,11 @@ __all__ = [
     "masked_characters",
     "names",
     "next_characters",
+    "read_corpus",
+    "same_text",
+    "shared_run",
     "split",
+    "token_batches",
+    "tokens_of",
+    "windows",
 ]

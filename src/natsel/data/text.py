@@ -50,6 +50,15 @@ def load_text(name: str, *, root: str | os.PathLike[str] | None = None) -> Text:
     Raises:
         ValueError: if the name is unknown, or the file is missing, empty or not UTF-8.
     """
+    return text_of(name, raw_text(name, root=root))
+
+
+def raw_text(name: str, *, root: str | os.PathLike[str] | None = None) -> str:
+    """Read a text whole; see :func:`load_text`.
+
+    Raises:
+        ValueError: if the name is unknown, or the file is missing, empty or not UTF-8.
+    """
     choose("name", name, TEXTS)
     folder = root if root is not None else os.environ.get("NATSEL_DATA")
     if not folder:
@@ -65,7 +74,7 @@ def load_text(name: str, *, root: str | os.PathLike[str] | None = None) -> Text:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if not content:
         raise ValueError(f"{path} is empty")
-    return text_of(name, content)
+    return content
 
 
 def text_of(name: str, content: str) -> Text:

@@ -9,6 +9,25 @@ from natsel.fitness import FITNESS, Fitness, get
 from natsel.fitness.auto import AUTO
 
 ADAPTIVE = "adaptive"
+PLAIN = "magnitude"
+LANGUAGE = "joint"
+"""What scores language models where there are data: what reads none is worse than chance there."""
+
+
+def default_scorer(*, language: bool, has_data: bool) -> str:
+    """Return the scorer where none is asked for.
+
+    Args:
+        language: whether the model predicts the next token of a text.
+        has_data: whether there are data to score on.
+
+    Example:
+        >>> default_scorer(language=True, has_data=True)
+        'joint'
+        >>> default_scorer(language=False, has_data=True)
+        'magnitude'
+    """
+    return LANGUAGE if language and has_data else PLAIN
 
 
 def find_scorer(name: str) -> Fitness | FeatureClass | None:

@@ -1,6 +1,7 @@
 """One call for a model in memory: score, select, extract, verify, compensate."""
 
+from natsel.pruning.evaluate import evaluate
 from natsel.pruning.prune import carry_out, prune
 from natsel.pruning.pruned import Change, Pruned
 
-__all__ = ["Change", "Pruned", "carry_out", "prune"]
+__all__ = ["Change", "Pruned", "carry_out", "evaluate", "prune"]

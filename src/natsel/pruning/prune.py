@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
-from natsel.common.batches import Data, reread
+from natsel.common.batches import Data, is_causal, reread
 from natsel.common.calls import as_inputs, cross_entropy
 from natsel.common.errors import refuse, refuse_together
 from natsel.common.patterns import Patterns
 from natsel.common.progress import Progress, silent
 from natsel.communities import Communities, discover
+from natsel.data.windows import LENGTH, SAMPLES
 from natsel.extraction import compensation_of, extract, plan_of, preview
 from natsel.extraction import verify as compare
 from natsel.features import FeatureClass, fuse, matrices
-from natsel.features.scorers import ADAPTIVE, find_scorer, reads_data
+from natsel.features.scorers import ADAPTIVE, default_scorer, find_scorer, reads_data
 from natsel.fitness import Fitness, Parts, score
 from natsel.fitness.score import Criterion
 from natsel.pruning.pruned import Change, Pruned
+from natsel.pruning.texts import check_apart, reading
+from natsel.quality import advice, losses, measure_for, quality_of
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import select
 from natsel.selection.sequence import Scope
@@ -35,8 +40,12 @@ def prune(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     budget: Any,
     *,
-    scorer: Scorer = "magnitude",
+    scorer: Scorer | None = None,
     data: Data | None = None,
+    held_out: Data | None = None,
+    tokenizer: Any = None,
+    length: int = LENGTH,
+    samples: int | None = SAMPLES,
     validation: Data | None = None,
     compensate: bool = True,
     criterion: Criterion = cross_entropy,
@@ -66,9 +75,16 @@ def prune(
             keeps 70 % of the multiply-accumulates; anything that :func:`natsel.select` takes.
         scorer: a registered fitness, a function of ``Parts``, a feature class of the magnitude's
             rank, ``module:name`` of one, or "adaptive", which chooses among them by proof
-            (:func:`natsel.adapt`).
+            (:func:`natsel.adapt`). By default "joint" for a causal language model with data, else
+            "magnitude".
         data: batches as :func:`natsel.score` takes them: for scorers that read some, and for
-            compensation. None for a scorer that reads none; then nothing is compensated.
+            compensation. None for a scorer that reads none; then nothing is compensated. With a
+            tokenizer also texts: a list of strings, or a path or a name as ``--data`` takes it.
+        held_out: other data of the same kind, with labels, on which the dense and the small model
+            are compared (``quality``); None to measure nothing. What overlaps ``data`` is refused.
+        tokenizer: of the model, for texts; it is kept with the result.
+        length: tokens in a window of a text.
+        samples: how many windows of each text, spread evenly over it; None for all.
         validation: of "adaptive": the search split, batches of one shape; ``data`` by default.
         compensate: let the survivors take over what the others did, if there are data.
         criterion: the loss of scorers that read gradients.
@@ -108,13 +124,28 @@ def prune(
         not compensated: there are no data (data=)
     """
     inputs = as_inputs(example_inputs)
-    batches, search = reread(data), reread(validation, "validation")
+    read, kept = (
+        reading(
+            *(model, given, tokenizer),
+            argument=name,
+            held_out=name == "held_out",
+            length=length,
+            samples=samples,
+        )
+        for name, given in (("data", data), ("held_out", held_out))
+    )
+    check_apart(read, kept)
+    batches = None if read is None else read.batches
+    search = reread(validation, "validation")
+    if scorer is None:
+        scorer = default_scorer(language=is_causal(model) is True, has_data=batches is not None)
     _check_scorer(scorer, batches is not None or search is not None)
     _check_together(scorer, search, generator, scope, normalize)
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(model, inputs, residual=residual)
     communities.require("model", type(model).__name__)
-    return carry_out(
+    before = losses(model, kept.batches) if kept is not None else None
+    pruned = carry_out(
         communities,
         budget,
         scorer=scorer,
@@ -135,6 +166,16 @@ def prune(
             "exclude": exclude,
         },
     )
+    if kept is None or before is None:
+        return replace(pruned, tokenizer=tokenizer)
+    measure_by = measure_for(model, kept.batches)
+    after = losses(pruned.small, kept.batches)
+    quality = quality_of(after, before, measure=measure_by)
+    data_aware = not isinstance(scorer, str) or reads_data(scorer)
+    compensated = pruned.compensation is not None
+    if told := advice(quality, data_aware=data_aware, compensated=compensated):
+        warnings.warn(told, stacklevel=2)
+    return replace(pruned, quality=quality, tokenizer=tokenizer)
 
 
 def carry_out(

@@ -10,6 +10,7 @@ from torch import nn
 from natsel.adaptive.adaptive import Adapted
 from natsel.communities import Cost
 from natsel.extraction import Compensation, Plan, Prediction, Verification
+from natsel.quality import Quality
 from natsel.selection.survivors import Survivors
 
 
@@ -47,11 +48,12 @@ class Pruned:
             not asked.
         compensation: what survivors took over, consumer by consumer; None if nothing was.
         cost: parameters and multiply-accumulates, before and after.
-        quality: None; what the model is worth on data is measured apart.
+        quality: what the dense and the small model are worth on the held-out data; None without.
         budget: that was asked.
         prediction: costs by community, and latencies if they were measured.
         adapted: the choice of the adaptive scorer; None with any other.
         no_compensation: why there is none; empty if there is.
+        tokenizer: of the model, if it was given; it is saved along.
     """
 
     small: nn.Module
@@ -63,8 +65,9 @@ class Pruned:
     budget: Any
     prediction: Prediction
     adapted: Adapted | None = None
-    quality: None = None
+    quality: Quality | None = None
     no_compensation: str = field(default="")
+    tokenizer: Any = None
 
     def __repr__(self) -> str:
         kept = sum(int(m.count_nonzero()) for m in self.survivors.values())
@@ -90,6 +93,8 @@ class Pruned:
             lines.append(self.compensation.summary())
         else:
             lines.append(f"not compensated: {self.no_compensation}")
+        if self.quality is not None:
+            lines.append(self.quality.summary())
         return "\n".join(lines)
 
     def _verified(self) -> str:

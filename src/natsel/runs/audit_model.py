@@ -15,8 +15,8 @@ from natsel.communities import discover
 from natsel.fitness import get
 from natsel.runs import environment
 from natsel.runs.folder import alone, check
+from natsel.runs.material import open_for
 from natsel.runs.oneshot import calibration
-from natsel.runs.prune import open_for
 from natsel.runs.splits import check_data
 
 KIND = "audit"

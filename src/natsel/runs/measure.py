@@ -15,6 +15,7 @@ from natsel.common.calls import as_inputs, cross_entropy, logits_of
 from natsel.common.modes import evaluating
 from natsel.common.timing import batch_of, median, time_in_turn
 from natsel.data import IGNORED
+from natsel.quality import Quality, accuracy_of
 from natsel.runs.statistics import Interval, clustered_interval, proportion_interval
 
 EVALUATION_BATCH = 1000
@@ -130,17 +131,46 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Interval
     Returns:
         The interval, and for sequences also the mean loss in nats and the perplexity, exp(loss).
     """
-    found = outcomes(model, inputs, labels)
-    if labels.dim() == 1:
-        return proportion_interval(int(found.correct.sum()), len(labels)), {}
-    size = stretch(len(labels))
+    return accuracy_of_outcomes(outcomes(model, inputs, labels), sequences=labels.dim() > 1)
+
+
+def accuracy_of_outcomes(
+    found: Outcomes, *, sequences: bool | None = None
+) -> tuple[Interval, dict[str, float]]:
+    """Return what :func:`accuracy` does, of predictions that were made.
+
+    Args:
+        found: the outcomes.
+        sequences: whether a sample has several labels; if not given, whether one has.
+    """
+    if not _of_sequences(found) if sequences is None else not sequences:
+        return proportion_interval(int(found.correct.sum()), len(found.correct)), {}
+    interval = clustered_interval(*_stretches(found))
+    # Beyond a loss of 700 nats, where exp overflows, a perplexity says nothing more.
+    return interval, {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
+
+
+def accuracy_quality(after: Outcomes, before: Outcomes | None = None) -> Quality:
+    """Return the accuracy with its interval and the paired comparison of the same samples."""
+    if not _of_sequences(after):
+        return accuracy_of(after.correct, after.counted, None if before is None else before.correct)
+    correct, counted = _stretches(after)
+    old = None if before is None else torch.tensor(_stretches(before)[0])
+    return accuracy_of(torch.tensor(correct), torch.tensor(counted), old)
+
+
+def _of_sequences(found: Outcomes) -> bool:
+    return bool((found.counted != 1).any())
+
+
+def _stretches(found: Outcomes) -> tuple[list[int], list[int]]:
+    """Return right predictions and all of them, by stretches of windows."""
+    size = stretch(len(found.correct))
     correct, counted = (
         [int(part.sum()) for part in torch.split(each, size)]
         for each in (found.correct, found.counted)
     )
-    interval = clustered_interval(correct, counted)
-    # Beyond a loss of 700 nats, where exp overflows, a perplexity says nothing more.
-    return interval, {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
+    return correct, counted
 
 
 def latency(

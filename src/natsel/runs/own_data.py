@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,16 +10,16 @@ from torch import Tensor
 
 from natsel.common.calls import IGNORED
 from natsel.common.errors import refuse
-from natsel.common.importing import check_call, imported, made
-
-MAX_ELEMENTS = 2**28
-"""Numbers that are read at most, a gigabyte of float32: a loader may have no end."""
+from natsel.common.importing import imported
+from natsel.data.corpus import Corpus, read_corpus
 
 LEAST = 5
 BATCHES = "batches (inputs, labels) of two tensors"
 
 
-def read_data(text: str, *, seed: int) -> tuple[Tensor, Tensor]:
+def read_data(
+    text: str, *, seed: int, batches: Sequence[Any] | None = None
+) -> tuple[Tensor, Tensor]:
     """Read what a user's own loader yields into memory, up to a gigabyte of it.
 
     Args:
@@ -28,6 +27,7 @@ def read_data(text: str, *, seed: int) -> tuple[Tensor, Tensor]:
             (inputs, labels), or of such an iterable. A mapping with "labels" and one other tensor
             is a batch, too.
         seed: of what torch draws meanwhile, as a loader that shuffles does.
+        batches: what it yields, if that was read before.
 
     Returns:
         Inputs ``[N, ...]``, and labels, int64 ``[N]`` or ``[N, T]``.
@@ -35,15 +35,7 @@ def read_data(text: str, *, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if there is no such thing, it fails, or yields something else.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        found: Any = imported("data", text)
-        if isinstance(found, type) or not isinstance(found, Iterable):
-            check_call("data", text, found)
-        torch.default_generator.manual_seed(seed)  # again: a module is imported only once
-        batches = made("data", text, partial(_taken, found))
-    if batches is None:
-        refuse("data", text, "a function of no arguments that returns an iterable of batches")
+    batches = own_corpus(text, seed=seed).batches if batches is None else batches
     pairs = [_pair(text, batch) for batch in batches]
     if sum(len(labels) for _, labels in pairs) < LEAST:
         refuse("data", text, f"at least {LEAST} samples")
@@ -57,20 +49,33 @@ def read_data(text: str, *, seed: int) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _taken(found: Any) -> list[Any] | None:
-    """Return batches until the loader ends or there is enough; None where there are none."""
-    loader = found if isinstance(found, Iterable) and not isinstance(found, type) else found()
-    if not isinstance(loader, Iterable):
-        return None
-    batches: list[Any] = []
-    left = MAX_ELEMENTS
-    for batch in loader:
-        parts = batch.values() if isinstance(batch, Mapping) else batch
-        left -= sum(x.numel() for x in parts if isinstance(x, Tensor)) or 1
-        if batches and left < 0:
-            break
-        batches.append(batch)
-    return batches
+def own_corpus(text: str, *, seed: int, argument: str = "data") -> Corpus:
+    """Read what a user's own loader yields, batches or texts, with torch's generator seeded.
+
+    Raises:
+        ValueError: if there is no such thing, or it fails.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        imported(argument, text)
+        torch.default_generator.manual_seed(seed)  # again: a module is imported only once
+        return read_corpus(text, argument=argument)
+
+
+def are_named(batches: Sequence[Any]) -> bool:
+    """Tell whether batches are read by the names of the model's arguments.
+
+    Example:
+        >>> one = torch.zeros(1, 2)
+        >>> are_named([{"input_ids": one, "labels": one}]), are_named([{"x": one, "labels": one}])
+        (True, False)
+    """
+    first = batches[0] if batches else None
+    if isinstance(first, list | tuple) and len(first) == 1:
+        first = first[0]
+    if not isinstance(first, Mapping):
+        return False
+    return "input_ids" in first or len(set(first) - {"labels"}) != 1 or "labels" not in first
 
 
 def _pair(text: str, batch: Any) -> tuple[Tensor, Tensor]:

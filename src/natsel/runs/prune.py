@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +13,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from natsel.common.calls import Inputs, first_samples, tensors_of_inputs
+from natsel.common.batches import Data, inputs_for
+from natsel.common.calls import Inputs, first_samples
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
@@ -20,18 +22,20 @@ from natsel.common.logs import logger_of
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.communities import Communities, discover
+from natsel.data.windows import LENGTH, SAMPLES, check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.store import check_room
-from natsel.features.scorers import ADAPTIVE, reads_data
-from natsel.io import load, open_model, save
-from natsel.io.opening import Opened, open_own
-from natsel.models import MODELS, TASKS
+from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
+from natsel.io import load, save
+from natsel.io.opening import Opened
 from natsel.pruning import carry_out
+from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
 from natsel.runs.folder import alone
-from natsel.runs.measure import accuracy
+from natsel.runs.material import Material, check_source, open_material
+from natsel.runs.measure import Outcomes, accuracy_of_outcomes, accuracy_quality, outcomes
 from natsel.runs.oneshot import calibration
-from natsel.runs.splits import Splits, check_data, load_splits
+from natsel.runs.splits import Splits
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
@@ -58,9 +62,15 @@ class PruneConfig:
         budget: ``NAME=SHARE`` with a name of ``BUDGETS``, or ``module:name=NUMBER`` of a class of
             your own.
         scorer: a registered fitness, a feature class of the magnitude's rank, ``module:name`` of
-            one, or "adaptive", which chooses among them on the validation split.
-        data: name of a data set, or ``module:name`` of a loader, for scorers that read one,
-            and to measure accuracy; or None.
+            one, or "adaptive", which chooses among them on the validation split; None for the
+            default of the model and its data (:func:`natsel.features.scorers.default_scorer`).
+        data: name of a data set, a text (see :func:`natsel.data.read_corpus`), or ``module:name``
+            of a loader, for scorers that read one, for compensation, and to measure accuracy; or
+            None.
+        held_out: another text, or ``module:name``, to measure the dense and the small model on.
+        tokenizer: folder or name of the tokenizer; None for that of the model.
+        length: tokens in a window of a text.
+        samples: how many windows of each text, spread evenly over it.
         scope: "community" or "global".
         normalize: "rank", "mean" or "none".
         multiple_of: of what the kept counts are multiples; or "auto", to measure that.
@@ -75,8 +85,12 @@ class PruneConfig:
 
     model: str
     budget: str
-    scorer: str = "magnitude"
+    scorer: str | None = None
     data: str | None = None
+    held_out: str | None = None
+    tokenizer: str | None = None
+    length: int = LENGTH
+    samples: int = SAMPLES
     scope: str = "community"
     normalize: str = "rank"
     multiple_of: int | Literal["auto"] = 1
@@ -88,15 +102,18 @@ class PruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if reads_data(self.scorer) and self.data is None:
+        if self.scorer is not None and reads_data(self.scorer) and self.data is None:
             refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
         if self.compensate and self.data is None:
             refuse("data", None, "the name of a data set: compensation reads one")
         choose("scope", self.scope, ("community", "global"))
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
+        check_windows(self.length, self.samples)
         if self.data is not None:
-            check_data(self.data)
+            check_source(self.data)
+        if self.held_out is not None:
+            check_source(self.held_out, argument="held_out")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -170,48 +187,6 @@ def budget_words(text: str) -> str:
     return f"Budget {text}: {repr(budget).partition(': ')[2]}"
 
 
-def open_for(name: str, data: str | None, seed: int) -> tuple[Opened, Splits | None]:
-    """Open a model, and the data set that it is measured on.
-
-    A reference network is built for the data.
-
-    Raises:
-        ValueError: if there is no such model or data set, or the model cannot read it.
-    """
-    splits: Splits | None = None
-    if names_own(name) and data is not None and not Path(name).exists():
-        splits = load_splits(data)
-        opened = open_own(name, seed=seed, example_inputs=(splits.train[0][:2],))
-    elif name not in MODELS:
-        opened = open_model(name, seed=seed)
-        constructor = getattr(opened.model, "constructor", None)
-        held = constructor.get("name") if isinstance(constructor, dict) else None
-        task = TASKS.get(held) if held is not None else None
-        splits = load_splits(data, task=task) if data is not None else None
-    elif data is None:
-        return open_model(name, seed=seed), None
-    else:
-        splits = load_splits(data, task=TASKS.get(name))
-        num_classes = len(splits.classes)
-        opened = open_model(name, in_shape=splits.in_shape, num_classes=num_classes, seed=seed)
-    if splits is not None:
-        _check_fit(opened, splits)
-    return opened, splits
-
-
-def _check_fit(opened: Opened, splits: Splits) -> None:
-    wanted = tuple(tensors_of_inputs(opened.example_inputs)[0].shape[1:])
-    if len(wanted) == len(splits.in_shape) == 3 and wanted != splits.in_shape:
-        allowed = f"images of shape {wanted}, as the model reads; these have {splits.in_shape}"
-        refuse("data", splits.name, allowed)
-    try:
-        with torch.no_grad():
-            opened.model(splits.test[0][:2])
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        line = first_line(error)
-        refuse("data", splits.name, f"inputs that {opened.description} runs on ({line})")
-
-
 def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Prune a model to a budget and save the small one.
 
@@ -247,17 +222,30 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         progress("prune: " + steps[min(number, len(steps) - 1)], number, len(steps))
 
     step(0)
-    opened, splits = open_for(config.model, config.data, config.seed)
+    material = open_material(
+        *(config.model, config.data, config.held_out),
+        tokenizer=config.tokenizer,
+        length=config.length,
+        samples=config.samples,
+        seed=config.seed,
+    )
+    opened, splits, held_out = material.opened, material.splits, material.held_out
+    data: Data | None = calibration(splits, config.seed) if splits is not None else None
+    if material.calibration is not None:
+        data = material.calibration.batches
+    scorer = config.scorer
+    if scorer is None:
+        scorer = default_scorer(language=material.language, has_data=data is not None)
+    before = losses(opened.model, held_out.batches) if held_out is not None else None
     step(1)
     inputs = _real_inputs(opened, splits)
     communities = discover(opened.model, inputs, residual=config.residual)
     communities.require("model", config.model)
-    data = calibration(splits, config.seed) if splits is not None else None
-    adaptive = config.scorer == ADAPTIVE
+    adaptive = scorer == ADAPTIVE
     pruned = carry_out(
         communities,
         parse_budget(config.budget),
-        scorer=config.scorer,
+        scorer=scorer,
         data=data,
         validation=[splits.validation] if adaptive and splits is not None else None,
         compensate=_compensates(config),
@@ -279,12 +267,22 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         _LOG.info("%r", found)
     rounding = survivors.rounding
     models = {"dense": opened.model, "small": small}
-    if done is not None:
+    if done is not None and splits is not None:
         models["uncompensated"] = extract(opened.model, survivors, verify=False)
     step(len(steps) - 1)
+    turned_out = _turned_out(models, splits)
+    quality = _quality(turned_out)
+    if held_out is not None and before is not None:
+        chosen = measure_for(opened.model, held_out.batches)
+        quality = quality_of(losses(small, held_out.batches), before, measure=chosen)
+    notes = _notes(config, material, scorer)
+    if quality is not None:
+        told = advice(quality, data_aware=reads_data(scorer), compensated=done is not None)
+        if told is not None:
+            warnings.warn(told, stacklevel=3)
     result: dict[str, Any] = {
         "kind": KIND,
-        "config": asdict(config),
+        "config": {**asdict(config), "scorer": scorer},
         "model": opened.description,
         "communities": _kept(survivors, communities),
         "rounding": rounding and {"summary": rounding.summary(), **asdict(rounding)},
@@ -293,7 +291,10 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "verification": asdict(verification),
         "adaptive": adapted and adapted.plain(),
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
-        "accuracy": _accuracies(models, splits),
+        "accuracy": _accuracies(turned_out, splits),
+        "quality": quality and quality.plain(),
+        "text": material.plain(),
+        "notes": notes,
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
         "versions": environment.versions(),
@@ -317,7 +318,14 @@ def _check_out(folder: Path) -> None:
 
 
 def verify_saved(
-    model: str, folder: str | Path, *, data: str | None = None, seed: int = 0
+    model: str,
+    folder: str | Path,
+    *,
+    data: str | None = None,
+    tokenizer: str | None = None,
+    length: int = LENGTH,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare a saved small model with the model that it was cut from.
 
@@ -327,7 +335,10 @@ def verify_saved(
     Args:
         model: the dense model, as ``natsel.open_model`` opens it.
         folder: what :func:`prune` or ``natsel.save`` wrote.
-        data: name of a data set to compare on, too; or None for random inputs alone.
+        data: name of a data set or a text to compare on, too; or None for random inputs alone.
+        tokenizer: folder or name of the tokenizer of a text; None for that of the model.
+        length: tokens in a window of a text.
+        samples: how many windows of it.
         seed: of a reference network's weights, and of random inputs.
 
     Returns:
@@ -336,7 +347,15 @@ def verify_saved(
     Raises:
         ValueError: if the two do not belong together.
     """
-    opened, splits = open_for(model, data, seed)
+    material = open_material(
+        *(model, data),
+        tokenizer=tokenizer,
+        tokenizers=(str(folder),),
+        length=length,
+        samples=samples,
+        seed=seed,
+    )
+    opened, splits = material.opened, material.splits
     small = load(folder, model=opened.model)
     plan = plan_of(small)
     communities = discover(opened.model, opened.example_inputs)
@@ -358,6 +377,9 @@ def verify_saved(
     on = {"random inputs": opened.example_inputs}
     if splits is not None:
         on[f"{data}, test split"] = _real_inputs(opened, splits)
+    if material.calibration is not None:
+        first = next(iter(material.calibration.batches))
+        on[str(data)] = inputs_for(opened.model, first)
     try:
         found = {name: verify(opened.model, plain, survivors, x) for name, x in on.items()}
     except RuntimeError as error:
@@ -370,7 +392,7 @@ def verify_saved(
         "passed": all(v.passed for v in found.values()),
         "on": {name: asdict(v) for name, v in found.items()},
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
-        "accuracy": _accuracies(models, splits),
+        "accuracy": _accuracies(_turned_out(models, splits), splits),
     }
 
 
@@ -395,13 +417,41 @@ def _compensates(config: PruneConfig) -> bool:
     return config.data is not None if config.compensate is None else config.compensate
 
 
+def _turned_out(models: Mapping[str, nn.Module], splits: Splits | None) -> dict[str, Outcomes]:
+    if splits is None:
+        return {}
+    return {name: outcomes(model, *splits.test) for name, model in models.items()}
+
+
 def _accuracies(
-    models: Mapping[str, nn.Module], splits: Splits | None
+    found: Mapping[str, Outcomes], splits: Splits | None
 ) -> dict[str, dict[str, float]] | None:
     if splits is None:
         return None
-    found = {name: accuracy(model, *splits.test)[0] for name, model in models.items()}
+    intervals = {name: accuracy_of_outcomes(each)[0] for name, each in found.items()}
     return {
         name: {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
-        for name, interval in found.items()
+        for name, interval in intervals.items()
     }
+
+
+def _quality(found: Mapping[str, Outcomes]) -> Quality | None:
+    """Return the accuracy on the test split, before and after, as quality."""
+    if not found:
+        return None
+    return accuracy_quality(found["small"], found["dense"])
+
+
+def _notes(config: PruneConfig, material: Material, scorer: str) -> list[str]:
+    """Say what a language model without data costs, and what was not measured."""
+    notes: list[str] = []
+    if not material.language:
+        return notes
+    if config.data is None and not reads_data(scorer):
+        notes.append(
+            f"scored by {scorer} without data, which on language models is often worse than chance "
+            "and lets no survivor take over: --data FILE names a text to score on"
+        )
+    if material.held_out is None and material.splits is None:
+        notes.append("no perplexity was measured: --held-out FILE names another text for that")
+    return notes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +80,9 @@ def check_data(name: str, *, argument: str = "data") -> None:
         choose(argument, name, (*names(), *TEXTS))
 
 
-def load_splits(name: str, *, task: str | None = None) -> Splits:
+def load_splits(
+    name: str, *, task: str | None = None, batches: Sequence[Any] | None = None
+) -> Splits:
     """Load a data set and set a validation split aside, the same one every time.
 
     A text is cut in three contiguous parts before each is cut into windows, so that no window
@@ -89,6 +93,7 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
         name: of the data set, or ``module:name`` of a loader (see
             :func:`natsel.runs.own_data.read_data`).
         task: what is predicted of a text: "next character" or "masked character".
+        batches: what a user's own loader yields, if that was read before.
 
     Returns:
         The three splits.
@@ -97,7 +102,7 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
         ValueError: if the data set is unknown or cannot be read.
     """
     if names_own(name):
-        return _own_splits(name)
+        return _own_splits(name, batches)
     choose("data", name, names() if task is None else TEXTS)
     if task is not None:
         return _text_splits(name, task)
@@ -114,8 +119,8 @@ def load_splits(name: str, *, task: str | None = None) -> Splits:
     )
 
 
-def _own_splits(name: str) -> Splits:
-    inputs, labels = read_data(name, seed=SPLIT_SEED)
+def _own_splits(name: str, batches: Sequence[Any] | None) -> Splits:
+    inputs, labels = read_data(name, seed=SPLIT_SEED, batches=batches)
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(inputs), generator=generator)
     fifth = len(inputs) // 5

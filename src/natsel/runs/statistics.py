@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,98 +9,23 @@ import numpy as np
 from scipy import stats
 
 from natsel.common.errors import refuse
+from natsel.common.intervals import (
+    Interval,
+    clustered_interval,
+    mean_interval,
+    proportion_interval,
+)
 
-
-class Interval(NamedTuple):
-    """An estimate with its 95 % interval.
-
-    Attributes:
-        mean: the estimate.
-        low: lower end.
-        high: upper end.
-        n: how many observations it rests on.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the mean of independent runs with its Student interval.
-
-    Args:
-        values: one figure per run; with a single one the interval is that figure alone.
-        confidence: of the interval.
-
-    Returns:
-        The mean, its interval, and the number of runs.
-
-    Raises:
-        ValueError: if there is no value.
-
-    Example:
-        >>> interval = mean_interval([1.0, 2.0, 3.0])
-        >>> [round(x, 3) for x in interval]
-        [2.0, -0.484, 4.484, 3]
-    """
-    if not values:
-        refuse("values", [], "at least one figure")
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, mean, mean, len(values))
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
-    return Interval(mean, mean - half, mean + half, len(values))
-
-
-def proportion_interval(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    """Return a share with its Wilson interval: the accuracy of one network on ``total`` samples.
-
-    Example:
-        >>> [round(x, 4) for x in proportion_interval(98, 100)]
-        [0.98, 0.93, 0.9945, 100]
-    """
-    if total < 1 or not 0 <= correct <= total:
-        refuse("correct", correct, f"a count from 0 to {total}")
-    result = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
-    return Interval(correct / total, float(result.low), float(result.high), total)
-
-
-def clustered_interval(
-    correct: Sequence[int], counted: Sequence[int], confidence: float = 0.95
-) -> Interval:
-    """Return a share with the interval of a ratio over clusters, such as windows of a text.
-
-    What is predicted inside one cluster is not independent; clusters are taken as independent.
-    The standard error is that of r = sum c / sum n by linearisation:
-    $s^2 = m / (m - 1) \\sum_i (c_i - r n_i)^2 / (\\sum_i n_i)^2$.
-
-    Args:
-        correct: right predictions of each cluster.
-        counted: all predictions of each cluster.
-        confidence: of the interval.
-
-    Returns:
-        The share, its Student interval within [0, 1], and the number of clusters.
-
-    Raises:
-        ValueError: if the lengths differ, or there are no predictions.
-
-    Example:
-        >>> [round(x, 3) for x in clustered_interval([3, 5, 4, 4], [8, 8, 8, 8])]
-        [0.5, 0.338, 0.662, 4]
-    """
-    c, n = np.asarray(correct, dtype=float), np.asarray(counted, dtype=float)
-    if c.shape != n.shape or not n.sum() > 0:
-        refuse("counted", c.shape, "as many counts as correct has, not all 0")
-    ratio, m = float(c.sum() / n.sum()), len(n)
-    if m < 2:
-        return Interval(ratio, ratio, ratio, m)
-    error = math.sqrt(m / (m - 1) * float(((c - ratio * n) ** 2).sum())) / float(n.sum())
-    half = float(stats.t.ppf(0.5 + confidence / 2, m - 1)) * error
-    return Interval(ratio, max(ratio - half, 0.0), min(ratio + half, 1.0), m)
+__all__ = [
+    "Comparison",
+    "Interval",
+    "clustered_interval",
+    "holm",
+    "mean_interval",
+    "paired",
+    "paired_samples",
+    "proportion_interval",
+]
 
 
 class Comparison(NamedTuple):
