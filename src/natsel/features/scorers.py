@@ -10,7 +10,7 @@ from natsel.fitness.auto import AUTO
 
 ADAPTIVE = "adaptive"
 PLAIN = "magnitude"
-LANGUAGE = "joint"
+LANGUAGE = AUTO
 """What scores language models where there are data: what reads none is worse than chance there."""
 
 
@@ -23,7 +23,7 @@ def default_scorer(*, language: bool, has_data: bool) -> str:
 
     Example:
         >>> default_scorer(language=True, has_data=True)
-        'joint'
+        'auto'
         >>> default_scorer(language=False, has_data=True)
         'magnitude'
     """
@@ -57,7 +57,7 @@ def find_scorer(name: str) -> Fitness | FeatureClass | None:
 
 
 def reads_data(name: str) -> bool:
-    """Tell whether a scorer needs batches of data; "auto" reads those that there are.
+    """Tell whether a scorer needs batches of data.
 
     Example:
         >>> reads_data("magnitude"), reads_data("taylor"), reads_data("adaptive")

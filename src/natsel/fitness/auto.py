@@ -23,23 +23,18 @@ OTHERS = "joint"
 """Signal of each other kind."""
 SIZES = "taylor"
 """Signal whose values are compared between communities."""
-WITHOUT_DATA = "magnitude"
 HAIR = 1e-3
 """How far apart two populations stay whose sizes are equal, relative to them."""
 
 
-def default_signal(kind: str, *, has_data: bool = True) -> str:
-    """Return the name of the signal that a kind of population is ordered by.
-
-    Args:
-        kind: of a community.
-        has_data: whether there are data to score on.
+def default_signal(kind: str) -> str:
+    """Return the name of the signal that a kind of population is ordered by, where there are data.
 
     Example:
-        >>> default_signal("head"), default_signal("neuron"), default_signal("head", has_data=False)
-        ('taylor', 'joint', 'magnitude')
+        >>> default_signal("head"), default_signal("neuron")
+        ('taylor', 'joint')
     """
-    return BY_KIND.get(kind, OTHERS) if has_data else WITHOUT_DATA
+    return BY_KIND.get(kind, OTHERS)
 
 
 def signals_for(communities: Communities) -> list[str]:

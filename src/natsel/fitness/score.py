@@ -14,7 +14,7 @@ from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
-from natsel.fitness.auto import AUTO, WITHOUT_DATA, combined, signals_for
+from natsel.fitness.auto import AUTO, combined, signals_for
 from natsel.fitness.parts import PartsReader
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
@@ -44,9 +44,9 @@ def score(
 
     Args:
         communities: from :func:`natsel.discover`.
-        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``; or "auto": with
-            data the signal that is best for each kind of population, in units of loss per
-            parameter (:mod:`natsel.fitness.auto`), without data "magnitude".
+        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``; or "auto":
+            the signal that is best for each kind of population, in units of loss per parameter
+            (:mod:`natsel.fitness.auto`).
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
             mappings from names, with ``labels`` among them, as loaders of the transformers library
             yield them. Labels of causal language models are moved by one place (see
@@ -119,10 +119,12 @@ def score_all(
 
 def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) -> Scores:
     """Score each kind by its own signal."""
-    if data is None:
-        return _scored(communities, [WITHOUT_DATA], None, criterion, stacklevel=4)[0]
-    data = reread(data)
+    if not isinstance(communities, Communities):
+        refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
     communities.require()
+    if data is None:
+        refuse("data", None, f"batches of (inputs, labels): scorer {AUTO!r} reads them")
+    data = reread(data)
     labelled = all(read_batch(batch).labels is not None for batch in data)
     names = signals_for(communities)
     found: dict[str, Scores] = {}
