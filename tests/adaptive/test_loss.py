@@ -81,7 +81,7 @@ def test_the_test_of_differences_is_that_of_scipy(step: list[float]) -> None:
         n_resamples=math.inf,
     ).pvalue
     assert found.p_better == pytest.approx(theirs, abs=1e-12)
-    assert 2**-len(step) <= found.p_better <= 1
+    assert 2 ** -len(step) <= found.p_better <= 1
     assert found.low <= found.difference + 1e-12
     assert found.difference <= found.high + 1e-12
 
@@ -243,6 +243,4 @@ def test_too_few_windows_are_refused(taught: tuple[natsel.Communities, Tensor]) 
         )
     nothing = torch.full_like(x, IGNORED)
     with pytest.raises(ValueError, match="no sample with a label"):
-        adapt(
-            communities, natsel.Sparsity(0.5), {"input_ids": x}, nothing, generator=generator
-        )
+        adapt(communities, natsel.Sparsity(0.5), {"input_ids": x}, nothing, generator=generator)

@@ -16,7 +16,12 @@ class Counted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 6),
+            nn.ReLU(),
+            nn.Linear(6, 3),
         )
         self.counts = {True: 0, False: 0}
 

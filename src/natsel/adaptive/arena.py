@@ -1,7 +1,7 @@
 """The arena: what many selections are worth on the same samples, and nothing done twice.
 
 Where a sample has one label, what counts is whether it is predicted rightly. Where it has many, as
-a window of a text has, it is the mean loss over them: no window of five hundred tokens is all right.
+a window of a text has, it is the mean loss over them: no window of 512 tokens is all right.
 Without labels it is agreement with what the dense model predicts, of a sample or of its places.
 """
 

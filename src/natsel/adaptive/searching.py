@@ -1,4 +1,4 @@
-"""Search for the selection that keeps most of what a model is worth: fusion weights, layers' shares."""
+"""Search for the selection that is worth most: fusion weights, layers' shares."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 
-
 EXACT = 14
 """Up to how many differences all changes of sign are tried."""
 FLIPS = 9_999
@@ -121,7 +120,7 @@ def sign_flips(first: Tensor, second: Tensor) -> PairedSamples:
 
 
 def _turned(n: int) -> Tensor:
-    """Return which differences change their sign, 0 or 1, ``[flips, n]``; the first changes none."""
+    """Return which differences change sign, 0 or 1, ``[flips, n]``; the first changes none."""
     if n <= EXACT:
         number = torch.arange(2**n)
         return ((number[:, None] >> torch.arange(n)) & 1).double()

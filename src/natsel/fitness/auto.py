@@ -5,7 +5,8 @@ neurons, what their consumers lose once the less fit are gone ("joint"); of head
 has few and which are large, the loss itself ("taylor").
 
 So that kinds can be compared, each community keeps the order of its signal and gets the sizes of
-another: the loss at stake, $|m\,\partial L/\partial m|$, sorted, for each parameter that goes.
+another: the loss at stake to second order, $(m\,\partial L/\partial m)^2$ averaged over batches
+("fisher"), sorted, for each parameter that goes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ AUTO = "auto"
 BY_KIND: Mapping[str, str] = {"head": "taylor", "expert": "taylor"}
 OTHERS = "joint"
 """Signal of each other kind."""
-SIZES = "taylor"
+SIZES = "fisher"
 """Signal whose values are compared between communities."""
 HAIR = 1e-3
 """How far apart two populations stay whose sizes are equal, relative to them."""

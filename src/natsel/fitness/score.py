@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from natsel.common.alike import warn_alike
 from natsel.common.batches import Data, check_data, read_batch, reread
@@ -64,6 +64,7 @@ def score(
 
     Example:
         >>> import natsel
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
         >>> with torch.no_grad():
         ...     _ = model[0].weight.copy_(torch.tensor([[3., 4.], [0., 1.], [0., 0.]]))
@@ -103,6 +104,7 @@ def score_all(
 
     Example:
         >>> import natsel
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
         >>> communities = natsel.discover(model, (torch.ones(1, 2),))
         >>> list(natsel.score_all(communities, ["magnitude", "l1"]))
