@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
     from natsel.quality.quality import Quality
+    from natsel.recovery.recover import Recovered, recover
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
@@ -68,6 +69,7 @@ __all__ = [
     "Prediction",
     "Pruned",
     "Quality",
+    "Recovered",
     "Refusal",
     "Scores",
     "Sparsity",
@@ -90,6 +92,7 @@ __all__ = [
     "open_model",
     "preview",
     "prune",
+    "recover",
     "rule",
     "save",
     "score",
@@ -130,6 +133,7 @@ _HOMES = {
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "evaluate", "prune"),
     "quality": ("Quality",),
+    "recovery": ("Recovered", "recover"),
     "selection": (
         "NM",
         "Blocks",

@@ -108,7 +108,7 @@ def train(
         x = torch.stack([tokens[s : s + length + 1] for s in starts.tolist()])
         logits = model(x[:, :-1]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

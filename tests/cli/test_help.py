@@ -154,7 +154,7 @@ def test_help_does_not_wait_for_torch(arguments):
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ("natsel ev", ["evolve"]),
+        ("natsel ev", ["evolve", "evaluate"]),
         ("natsel reproduce ", ["evolution", "plateau"]),
         ("natsel prune --bud", ["--budget"]),
     ],

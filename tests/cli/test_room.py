@@ -30,7 +30,7 @@ COMMANDS = {
 BEGINNINGS = {
     "natsel.runs.evolve": ("load_splits",),
     "natsel.runs.prune": ("open_material",),
-    "natsel.runs.audit_model": ("open_for",),
+    "natsel.runs.audit_model": ("open_material",),
     "natsel_papers.spectrum": ("open_for",),
     "natsel_papers.reproduce_evolution": ("load_splits",),
     "natsel_papers.reproduce_plateau": ("load_splits",),

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from natsel.cli import audit, evaluate, evolve, inspect, listing, prune
+from natsel.cli import audit, evaluate, evolve, inspect, listing, prune, recover
 from natsel.cli.commands import add_command as add_command
 from natsel.cli.commands import examples
 from natsel.cli.console import WRONG_INPUT, one_line
@@ -78,6 +78,7 @@ add_command(app, "inspect", inspect.inspect)
 add_command(app, "list", listing.list_)
 add_command(app, "prune", prune.prune)
 add_command(app, "verify", prune.verify)
+add_command(app, "recover", recover.recover)
 add_command(app, "evaluate", evaluate.evaluate)
 add_command(app, "audit", audit.audit)
 for _point in sorted(entry_points(group="natsel.commands"), key=lambda point: point.name):

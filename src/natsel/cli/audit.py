@@ -55,7 +55,9 @@ def audit(
     sparsity: Annotated[
         str, typer.Option(help="Where to compare survivors, ascending.")
     ] = "0.5,0.7",
-    data: Annotated[str | None, typer.Option(help="A data set, for scorers that read one.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set or a text, for scorers that read one.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and report.html.")
     ] = None,

@@ -47,8 +47,7 @@ KEYS = Keys(
     "natsel prune mlp --budget macs=0.5 --out small",
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
-    "natsel prune ./smollm2 --data calibration.txt --held-out evaluation.txt "
-    "--budget parameters=0.8 --out small",
+    "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )

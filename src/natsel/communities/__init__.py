@@ -4,11 +4,11 @@ from natsel.communities.as_program import as_program
 from natsel.communities.community import (
     Communities,
     Community,
-    Cost,
     Rebinding,
     Refusal,
     Slice,
 )
+from natsel.communities.cost import Cost
 from natsel.communities.discover import discover
 from natsel.communities.labels.propagation import rule
 from natsel.communities.surgery.adapters import adapter

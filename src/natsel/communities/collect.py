@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from natsel.communities.community import Community, Cost, Refusal, Role, Slice
+from natsel.communities.community import Community, Refusal, Role, Slice
+from natsel.communities.cost import Cost
 from natsel.communities.kinds import CHANNEL, NEURON, kind_of, marked
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs
 from natsel.common.errors import did_you_mean, refuse
 from natsel.common.showing import counted, html_table, listed, named
+from natsel.communities.branches.branch import Branch
+from natsel.communities.cost import Cost
 from natsel.communities.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -23,19 +25,6 @@ OUTPUT = "it is an output of the model"
 """Why the last layer stays whole."""
 
 Role = Literal["out", "in", "tied", "route"]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one population costs while all others are there, or what a whole model costs.
-
-    Attributes:
-        parameters: elements of parameters (not of buffers).
-        macs: multiply-accumulates per sample.
-    """
-
-    parameters: int
-    macs: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +79,8 @@ class Community:
         slices: every tensor slice that goes with them.
         rebindings: Python numbers that follow their count.
         minimum: how many must stay: at least as many experts as a router chooses, else 1.
+        branches: what each population is, where these are branches of a stream: they are not
+            alike, and own whole tensors; ``cost`` is their mean.
     """
 
     name: str
@@ -99,6 +90,7 @@ class Community:
     slices: tuple[Slice, ...]
     rebindings: tuple[Rebinding, ...] = ()
     minimum: int = 1
+    branches: tuple[Branch, ...] = ()
 
     @property
     def exact(self) -> bool:

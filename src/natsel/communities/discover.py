@@ -20,6 +20,8 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
 from natsel.common.modes import evaluating
 from natsel.common.wrappers import unwrapped
+from natsel.communities.branches.find import find_branches
+from natsel.communities.branches.prove import prove_branches
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal, left_whole
 from natsel.communities.computed import computed, explained
@@ -46,6 +48,7 @@ def discover(
     proof: bool = True,
     residual: bool = False,
     lora: bool = False,
+    branches: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -65,6 +68,8 @@ def discover(
             transformer, as communities of kind "channel". Removing from them is not masking: what
             remains is normalised differently. :func:`natsel.verify` states the difference.
         lora: also offer the ranks of low-rank adapters, which are a setting of the fine-tuning.
+        branches: also offer what is added to residual streams (attention sublayers, perceptrons,
+            whole blocks), as communities of kind "branch": one for each stream.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -100,11 +105,19 @@ def discover(
         refused = explained(refused, computed(run, model, communities))
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
-        pricing = pricing_of(model, run, communities)
+        found_branches = find_branches(model, program, run, inputs) if branches else None
+        between = found_branches.between if found_branches is not None else None
+        pricing = pricing_of(model, run, communities, between)
+        few = spread(first_samples(inputs, 2), program) if proof else inputs
         if proof and communities:
-            few = spread(first_samples(inputs, 2), program)
             communities, failed = prove(model, communities, few, program)
             refused = refused + failed
+        if found_branches is not None:
+            streams, failed = found_branches.communities, found_branches.refused
+            if proof:
+                streams, unproven = prove_branches(model, streams, few)
+                failed = failed + unproven
+            communities, refused = [*communities, *streams], refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     if not communities and not refused:
         refused = [Refusal(type(model).__name__, 0, NOTHING)]

@@ -64,11 +64,18 @@ EXPERT = Kind(
     unabsorbed="its populations are experts, which a router chooses",
 )
 FILTER = Kind("filter", marked=True, plain=True)
+BRANCH = Kind(
+    "branch",
+    "branches",
+    rounded=False,
+    unabsorbed="its populations are branches, whose outputs nothing else reads",
+)
+"""What is added to a residual stream, whole: depth."""
 WEIGHT = Kind("weight")
 """One number of a tensor, where single weights compete."""
 
 KINDS: Registry[Kind] = Registry(
-    "kind", {kind.name: kind for kind in (NEURON, CHANNEL, HEAD, EXPERT, FILTER, WEIGHT)}
+    "kind", {kind.name: kind for kind in (NEURON, CHANNEL, HEAD, EXPERT, FILTER, BRANCH, WEIGHT)}
 )
 
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import choose, first_line, refuse
+from natsel.common.texts import LENGTH, SAMPLES
 
 Place = Literal["start", "end", "spread"]
 PLACES: tuple[Place, ...] = ("start", "end", "spread")
-LENGTH = 512
-SAMPLES = 16
 TOKENS_A_BATCH = 512
 """Tokens of a batch where windows are short; a longer window is a batch of its own."""
 

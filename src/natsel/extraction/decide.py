@@ -17,7 +17,7 @@ from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, apart, gap
 from natsel.communities.proof.loud import loud, loud_input
 from natsel.communities.proof.trial import NUM_TRIALS
-from natsel.communities.surgery.surgery import cut, kept_indices, reference
+from natsel.communities.surgery.surgery import cut, kept_indices, reference, shortened_by
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
@@ -179,7 +179,10 @@ def _with_tensors_of(
     tensors = tensors_of(dense)
     kept = kept_indices(known.values(), survivors, tensors)
     instead: dict[int, Tensor] = {}
-    for name, tensor in tensors_of(small).items():
+    shortening = shortened_by(dense, known.values(), survivors)
+    before = {shortening.renamed(name): name for name in tensors}
+    for after, tensor in tensors_of(small).items():
+        name = before.get(after, "")
         if name in tensors:
             value = cut(tensors[name], kept.get(name, {}))
             is_parameter = isinstance(tensor, nn.Parameter)

@@ -13,7 +13,9 @@ from torch import nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
+from natsel.communities.branches.branch import Shortening
 from natsel.communities.programs.program import literals_of
+from natsel.communities.surgery.surgery import shortened_by
 from natsel.extraction.absorbed import Compensation
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.keepers import look_after
@@ -46,6 +48,8 @@ class Plan:
         compensation: what compensation changed, as plain data; None where it did not run.
         conversion: which layers hold only surviving weights, as plain data; None where no single
             weights went.
+        branches: what the removal of branches did to the modules, as plain data; None where none
+            went.
         schema: version of this format.
     """
 
@@ -63,6 +67,7 @@ class Plan:
     prediction: dict[str, Any] = field(default_factory=dict)
     compensation: dict[str, Any] | None = None
     conversion: dict[str, Any] | None = None
+    branches: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -73,10 +78,14 @@ class Plan:
         # A model that was cut before keeps the numbers that followed then.
         earlier = getattr(model, _ATTRIBUTE, None)
         attributes = dict(earlier.attributes) if isinstance(earlier, Plan) else {}
+        shortening = shortened_by(communities.model, communities.values(), survivors)
         for community in communities.values():
             for bound in community.rebindings:
-                value = getattr(small.get_submodule(bound.module), bound.attribute)
-                attributes[f"{bound.module}.{bound.attribute}"] = int(value)
+                path = shortening.renamed(bound.module)
+                module = dict(small.named_modules()).get(path) if path is not None else None
+                if module is not None and hasattr(module, bound.attribute):
+                    value = getattr(module, bound.attribute)
+                    attributes[f"{path}.{bound.attribute}"] = int(value)
         attributes |= literals_of(small)
         return cls(
             model=f"{type(small).__module__}.{type(small).__qualname__}",
@@ -87,6 +96,7 @@ class Plan:
             parameters_before=sum(p.numel() for p in model.parameters()),
             parameters_after=sum(p.numel() for p in small.parameters()),
             prediction=asdict(predicted(communities, survivors)),
+            branches=_shortened(earlier, shortening),
         )
 
     @classmethod
@@ -252,3 +262,10 @@ def _are_places(kept: list[Any], size: int) -> bool:
 def _is_name(name: str) -> bool:
     """Say whether this can be a file in the folder itself, on any system."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
+
+
+def _shortened(earlier: Any, shortening: Shortening) -> dict[str, Any] | None:
+    """Return what branches took with them, those that went before as well."""
+    if isinstance(earlier, Plan) and earlier.branches is not None:
+        shortening = Shortening.from_dict(earlier.branches).then(shortening)
+    return shortening.to_dict() if shortening else None

@@ -9,6 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.communities.branches.branch import Shortening
+from natsel.communities.branches.removal import shorten
+from natsel.communities.copies import copied
 from natsel.communities.gates.gates import folded
 from natsel.communities.programs.program import follow_literals
 from natsel.communities.surgery.adapters import adapt
@@ -35,6 +38,13 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
         ValueError: if the model is of another architecture.
     """
     model = folded(model)
+    tensors = dict(tensors)
+    if plan.branches is not None:
+        model = copied(model, {id(t): t for t in all_tensors(model).values()})
+        shortening = Shortening.from_dict(plan.branches)
+        shorten(model, shortening)
+        gone = tuple(f"{stand.path}." for stand in shortening.stands)
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(gone)}
     conversion = Conversion.from_dict(plan.conversion) if plan.conversion is not None else None
     if conversion is not None:
         model = with_skeletons(model, conversion)

@@ -19,6 +19,8 @@ from natsel.fitness.parts import PartsReader
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
 
+__all__ = ["Criterion", "Scorer", "Scores", "score", "score_all"]
+
 Scorer = str | Fitness | Callable[[Parts], Tensor]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from natsel.common.batches import Data, reread
 from natsel.common.errors import choose
-from natsel.data.windows import LENGTH, SAMPLES
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.pruning.texts import is_text, read_text
 from natsel.quality import Measure, Quality, losses, measure_for, quality_of
 from natsel.quality.quality import MEASURES

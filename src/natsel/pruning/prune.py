@@ -16,8 +16,8 @@ from natsel.common.calls import as_inputs, cross_entropy
 from natsel.common.errors import refuse, refuse_together
 from natsel.common.patterns import Patterns
 from natsel.common.progress import Progress, silent
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import Communities, discover
-from natsel.data.windows import LENGTH, SAMPLES
 from natsel.extraction import compensation_of, extract, plan_of, preview
 from natsel.extraction import verify as compare
 from natsel.features import FeatureClass, fuse, matrices

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from natsel.common.batches import Data, is_causal, read_batch, reread
 from natsel.common.errors import refuse
-from natsel.data.corpus import Corpus, read_corpus, same_text
-from natsel.data.windows import (
-    LENGTH,
-    SAMPLES,
-    Place,
-    shared_run,
-    token_batches,
-    windows,
-)
+from natsel.common.texts import LENGTH, SAMPLES
+
+if TYPE_CHECKING:
+    from natsel.data.corpus import Corpus
+    from natsel.data.windows import Place
 
 PLACE: Place = "spread"
 """Calibration and held-out windows are spread evenly over their texts: so they say most of them,
@@ -69,7 +65,7 @@ def is_text(data: object) -> bool:
         >>> is_text(["one", "two"]), is_text([("inputs", "labels")]), is_text("notes.txt")
         (True, False, True)
     """
-    if isinstance(data, str | Path | Corpus):
+    if isinstance(data, str | Path) or hasattr(data, "documents"):
         return True
     return isinstance(data, list | tuple) and bool(data) and isinstance(data[0], str)
 
@@ -98,6 +94,10 @@ def read_text(
     Raises:
         ValueError: if the text is too short, or the tokenizer or the length not of this model.
     """
+    # Who hands over batches waits for nothing that reads texts.
+    from natsel.data.corpus import Corpus, read_corpus
+    from natsel.data.windows import token_batches, windows
+
     if isinstance(data, str | Path):
         data = read_corpus(data, argument=argument, held_out=held_out)
     corpus = data if isinstance(data, Corpus) else Corpus("texts", tuple(data))
@@ -148,6 +148,9 @@ def check_apart(data: Reading | None, held_out: Reading | None) -> None:
     """
     if data is None or held_out is None:
         return
+    from natsel.data.corpus import same_text
+    from natsel.data.windows import shared_run
+
     name: object = held_out.corpus.source if held_out.corpus is not None else "batches"
     if data.batches is held_out.batches:
         refuse("held_out", name, "other data than data")

@@ -8,16 +8,17 @@ from typing import Any
 
 from natsel.auditing.audit import audit
 from natsel.auditing.overlap import check_sparsities
+from natsel.common.batches import Data
 from natsel.common.errors import refuse
 from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import discover
 from natsel.fitness import get
 from natsel.runs import environment
 from natsel.runs.folder import alone, check
-from natsel.runs.material import open_for
+from natsel.runs.material import check_source, open_material
 from natsel.runs.oneshot import calibration
-from natsel.runs.splits import check_data
 
 KIND = "audit"
 RESULT = "result.json"
@@ -31,7 +32,7 @@ class AuditConfig:
         model: what ``natsel.open_model`` opens.
         scorers: registered names, or ``module:name``, two or more.
         sparsities: where to compare survivors.
-        data: name of a data set, or ``module:name`` of a loader, for scorers that read one;
+        data: name of a data set, a text, or ``module:name`` of a loader, for scorers that read one;
             or None.
         include: patterns of community names to compare; empty for all.
         exclude: patterns of community names to leave out.
@@ -50,7 +51,7 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            check_data(self.data)
+            check_source(self.data)
         for name in self.scorers:
             fitness = get(name, argument="scorer")
             if self.data is None and (fitness.needs_gradient or fitness.statistic is not None):
@@ -95,14 +96,20 @@ def audit_model(
 
 
 def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
-    opened, splits = open_for(config.model, config.data, config.seed)
+    material = open_material(
+        *(config.model, config.data), length=LENGTH, samples=SAMPLES, seed=config.seed
+    )
+    opened, splits = material.opened, material.splits
+    data: Data | None = calibration(splits, config.seed) if splits is not None else None
+    if material.calibration is not None:
+        data = material.calibration.batches
     communities = discover(opened.model, opened.example_inputs, residual=config.residual)
     communities.require("model", config.model)
     found = audit(
         communities,
         config.scorers,
         config.sparsities,
-        calibration(splits, config.seed) if splits is not None else None,
+        data,
         include=config.include or None,
         exclude=config.exclude or None,
         progress=progress,

@@ -9,7 +9,8 @@ from typing import Any
 from natsel.common.errors import refuse
 from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
-from natsel.data.windows import LENGTH, SAMPLES, check_windows
+from natsel.common.texts import LENGTH, SAMPLES
+from natsel.data.windows import check_windows
 from natsel.io import open_model
 from natsel.pruning import evaluate as quality_on
 from natsel.quality import Quality

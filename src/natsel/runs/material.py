@@ -128,7 +128,8 @@ def open_material(
     if held_out in TEXTS:
         read["held_out"] = read_corpus(str(held_out), argument="held_out", held_out=True)
     reader = None
-    if any(c is not None and c.documents for c in read.values()):
+    # Of a model that reads no text that is told first, whether or not it has a tokenizer.
+    if is_causal(opened.model) and any(c is not None and c.documents for c in read.values()):
         reader = _tokenizer(tokenizer, (model, *tokenizers), opened.model)
     ready = {
         name: read_text(opened.model, corpus, reader, argument=name, length=length, samples=samples)

@@ -21,8 +21,9 @@ from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.logs import logger_of
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import Communities, discover
-from natsel.data.windows import LENGTH, SAMPLES, check_windows
+from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.store import check_room
 from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data

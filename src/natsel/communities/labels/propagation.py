@@ -81,7 +81,7 @@ class Propagation:
         self.lifted: dict[str, Tensor] = {}
         self.roles: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.weight_macs: list[WeightMacs] = []
-        self.label_macs: list[tuple[Tensor, float]] = []
+        self.label_macs: list[tuple[Tensor, float, fx.Node]] = []
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
@@ -137,6 +137,7 @@ class Propagation:
                 environment[node] = self._data(node)
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._node = node
         if node in self.unused and node not in self._cut_along:
             # Whatever it makes of the populations, nobody sees it.
             args, kwargs = _as_data(args), _as_data(kwargs)
@@ -260,7 +261,7 @@ class Propagation:
         """Charge multiply-accumulates to each of some labels (first pass only)."""
         if self._counting:
             self.macs += macs_each * labels.numel()
-            self.label_macs.append((labels.reshape(-1), macs_each))
+            self.label_macs.append((labels.reshape(-1), macs_each, self._node))
 
     def spans_width(self, x: Tensor, axis: int) -> bool:
         """Tell whether a normalisation runs over a width that may be cut on request.

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from natsel.communities.branches.branch import Branch, Shortening
+from natsel.communities.branches.removal import shorten, shortening_of
 from natsel.communities.community import Community
 from natsel.communities.copies import copied
 from natsel.communities.programs.program import Program
@@ -97,7 +99,33 @@ def remove(
             for bound in community.rebindings:
                 module = small.get_submodule(bound.module)
                 setattr(module, bound.attribute, alive * bound.per_population)
+    shorten(small, shortened_by(model, communities, survivors))
     return small
+
+
+def shortened_by(
+    model: nn.Module, communities: Iterable[Community], survivors: Mapping[str, Tensor]
+) -> Shortening:
+    """Return what the branches that do not survive take with them.
+
+    Args:
+        model: the model that the communities were found in.
+        communities: of it.
+        survivors: one boolean tensor ``[size]`` per community; one that is missing keeps all.
+    """
+    found = [c for c in communities if c.branches]
+    gone = [b for c in found for b in dead_branches(c, survivors)]
+    if not gone:
+        return Shortening()
+    return shortening_of(model, gone, [b for c in found for b in c.branches])
+
+
+def dead_branches(community: Community, survivors: Mapping[str, Tensor]) -> list[Branch]:
+    """Return the branches of a community that do not survive."""
+    if community.name not in survivors:
+        return []
+    alive = survivors[community.name].tolist()
+    return [b for b, stays in zip(community.branches, alive, strict=False) if not stays]
 
 
 def permute(model: nn.Module, community: Community, order: Tensor) -> nn.Module:
@@ -177,10 +205,14 @@ def silence(
     """
     communities = tuple(communities)
     changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    closed = {name for c in communities for b in dead_branches(c, survivors) for name in b.gates}
+    changed |= closed
     same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
     masked = copied(model, same)
     tensors = tensors_of(masked)
     with torch.no_grad():
+        for name in closed:
+            tensors[name].zero_()
         for community in communities:
             if community.name not in survivors:
                 continue
@@ -192,7 +224,7 @@ def silence(
             for part in community.slices:
                 if part.role == "route":
                     module, attribute = owner(masked, part.tensor)
-                    closed = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
-                    closed[part.index[dead].reshape(-1)] = True
-                    close(module, attribute, closed)
+                    shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
+                    shut[part.index[dead].reshape(-1)] = True
+                    close(module, attribute, shut)
     return masked

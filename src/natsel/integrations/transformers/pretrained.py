@@ -13,6 +13,9 @@ from torch import nn
 from natsel.common.budget import within
 from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import read_json
+from natsel.communities.branches.absent import Absent
+from natsel.communities.branches.branch import Shortening, Stand
+from natsel.communities.branches.removal import shorten
 from natsel.communities.tensors import tied_names
 from natsel.extraction.conversion import Conversion, Layer
 from natsel.extraction.csr import CsrLinear
@@ -94,9 +97,17 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     conversion = compressed_layers(small)
     if conversion.converted:
         fresh = with_skeletons(fresh, conversion)
+    absent = {
+        name: (module.zero, module.arity, module.passed)
+        for name, module in small.named_modules()
+        if isinstance(module, Absent)
+    }
+    inside = tuple(f"{name}." for name in absent)
+    gone = {name for name, _ in fresh.named_parameters() if name.startswith(inside)}
+    shorten(fresh, Shortening(stands=tuple(Stand(n, *what) for n, what in absent.items())))
     left_out = facts.computed(small, fresh, exact=True)
     plain = None
-    if not conversion.converted:
+    if not conversion.converted and not absent:
         plain = plain_config(small, kind, data, like) or layered_config(small, kind, data, like)
     if plain is None and library_kind is None:
         return None
@@ -106,10 +117,12 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     if plain is None:
         sizes = {c.name: (c.in_features, c.out_features, c.kept) for c in conversion.converted}
         record = _record(small, fresh)
-        config = {**data, "natsel": {**record, "compressed": sizes}}
+        config = {**data, "natsel": {**record, "compressed": sizes, "absent": absent}}
         needed = {}
         if facts.classes(small) != facts.classes(fresh):
             needed["natsel_adapt"] = ("natsel.communities.surgery.adapters", "adapt")
+        if absent:
+            needed["natsel_absent"] = ("natsel.communities.branches.absent", "Absent")
         if conversion.converted:
             needed["natsel_compressed"] = ("natsel.extraction.csr", "CsrLinear")
         config["auto_map"], companions[CODE_FILE] = _code(kind, needed)
@@ -126,7 +139,7 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
         companions[GENERATION_FILE] = model.generation_config.to_json_string().encode()
     repeated = tied_names(small).keys() - tied_names(fresh).keys()
     return Pretrained(
-        like, config, companions, numbers, left_out, repeated, added, conversion.absent
+        like, config, companions, numbers, left_out, repeated, added, gone | conversion.absent
     )
 
 

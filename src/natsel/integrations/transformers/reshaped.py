@@ -19,6 +19,7 @@ def reshape(
     record: dict[str, Any],
     adapt: Callable[[Any], None] | None = None,
     compressed: Callable[..., nn.Module] | None = None,
+    absent: Callable[..., nn.Module] | None = None,
 ) -> None:
     """Give a dense model the shapes and numbers of a small one; values are read afterwards.
 
@@ -28,7 +29,11 @@ def reshape(
             are saved although the dense model computes them.
         adapt: replaces the code of modules that cannot run with their new shapes.
         compressed: makes a layer of compressed rows where the record names one.
+        absent: makes what stands where a module is gone.
     """
+    for owner, attribute, what in _places(model, record.get("absent", {}).items()):
+        if absent is not None:
+            setattr(owner, attribute, absent(*what))
     for owner, attribute, sizes in _places(model, _compressed(record).items()):
         linear = getattr(owner, attribute)
         if compressed is not None:
@@ -67,17 +72,21 @@ class Reshaped(nn.Module):
 
     natsel_adapt: ClassVar[Callable[[Any], None] | None] = None
     natsel_compressed: ClassVar[Callable[..., nn.Module] | None] = None
+    natsel_absent: ClassVar[Callable[..., nn.Module] | None] = None
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         kind = type(self)
-        reshape(self, config.natsel, kind.natsel_adapt, kind.natsel_compressed)
+        reshape(self, config.natsel, kind.natsel_adapt, kind.natsel_compressed, kind.natsel_absent)
         # In their place stand empty tensors, so that the class alone refuses the file.
         model: Any = self
         ours = (
             name.removeprefix(f"{model.base_model_prefix}.") for name in _compressed(config.natsel)
         )
         ignored = {re.escape(f"{name}.weight") + "$" for name in ours}
+        prefix, absent = f"{model.base_model_prefix}.", config.natsel.get("absent", {})
+        gone = (name.removeprefix(prefix) for name in absent)
+        ignored |= {re.escape(f"{name}.") for name in gone}
         known = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {*known, *ignored}
 
