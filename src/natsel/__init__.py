@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         compensation_of,
         conversion_of,
         export_onnx,
+        masks_of,
+        to_semi_structured,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
@@ -40,12 +42,16 @@ if TYPE_CHECKING:
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.pruning.sparsified import Sparsified
+    from natsel.pruning.sparsify import sparsify
     from natsel.quality.quality import Quality
     from natsel.recovery.recover import Recovered, recover
     from natsel.selection import NM, Blocks, Latency, MACs, Parameters, Sparsity, Survivors, Weights
+    from natsel.selection.holding import Hold, hold
     from natsel.selection.select import select
     from natsel.selection.zeroing import zero_
     from natsel.single_weights.weights import weights
+    from natsel.streaming import PrunedFolder, prune_folder
 
 __version__ = "0.1.0"
 
@@ -60,6 +66,7 @@ __all__ = [
     "Conversion",
     "Cost",
     "Evolution",
+    "Hold",
     "Latency",
     "MACs",
     "MissingExtraError",
@@ -68,10 +75,12 @@ __all__ = [
     "PartedError",
     "Prediction",
     "Pruned",
+    "PrunedFolder",
     "Quality",
     "Recovered",
     "Refusal",
     "Scores",
+    "Sparsified",
     "Sparsity",
     "Survivors",
     "Verification",
@@ -88,16 +97,21 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "extract",
+    "hold",
     "load",
+    "masks_of",
     "open_model",
     "preview",
     "prune",
+    "prune_folder",
     "recover",
     "rule",
     "save",
     "score",
     "score_all",
     "select",
+    "sparsify",
+    "to_semi_structured",
     "verify",
     "weights",
     "zero_",
@@ -126,28 +140,33 @@ _HOMES = {
         "conversion_of",
         "export_onnx",
         "extract",
+        "masks_of",
         "preview",
+        "to_semi_structured",
         "verify",
     ),
     "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "evaluate", "prune"),
+    "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
     "quality": ("Quality",),
     "recovery": ("Recovered", "recover"),
     "selection": (
         "NM",
         "Blocks",
+        "Hold",
         "Latency",
         "MACs",
         "Parameters",
         "Sparsity",
         "Survivors",
         "Weights",
+        "hold",
         "select",
         "weights",
         "zero_",
     ),
     "adaptive": ("Adapted", "adapt"),
+    "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),
     "common.errors": ("NonFiniteError",),
     "common.extras": ("MissingExtraError",),

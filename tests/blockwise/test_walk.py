@@ -94,6 +94,23 @@ def test_blocks_run_once_for_each_look_and_once_to_be_left():
     assert counts == [2, 4, 0]  # two batches; the last block is left by nobody
 
 
+def test_what_ran_ahead_does_not_run_again_and_what_entered_stays():
+    model = llama()
+    (chain,) = chains_of(model, {"input_ids": TOKENS})
+    runs = []
+    model.model.layers[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    data = [{"input_ids": TOKENS}, {"input_ids": TOKENS.flip(1)}]
+    expected = [place.store.get(1) for place in walk(model, chain, data)][-1]
+    runs.clear()
+    for place in walk(model, chain, data):
+        if place.number == 0:
+            before = place.store.get(1)
+            place.ahead(1)
+            assert torch.equal(place.store.get(1), before)
+    assert len(runs) == 2
+    assert torch.equal(place.store.get(1), expected)
+
+
 def test_the_forward_of_blocks_is_their_own_again_and_nothing_of_the_model_changes():
     model = llama()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -8,6 +8,8 @@ from typing import Protocol
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from natsel.common.writing import writing
+
 
 class Store(Protocol):
     """Tensors by number."""
@@ -57,7 +59,8 @@ class OnDisk:
         """Hold a tensor, in place of the one of this number."""
         path = self._path(number)
         fresh = path.with_suffix(".new")
-        save_file({"hidden": tensor.contiguous().cpu()}, fresh)
+        with writing(path):
+            save_file({"hidden": tensor.contiguous().cpu()}, fresh)
         fresh.replace(path)
 
     def get(self, number: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -35,23 +35,42 @@ class Place:
     model: nn.Module
     feeds: list[Feed]
     store: Store
+    _ahead: set[int] = field(default_factory=set)
+
+    def one(self, number: int) -> Tensor:
+        """Run the block on one batch, for its hooks, and return what it returns."""
+        each = self.feeds[number]
+        with evaluating(self.block), torch.no_grad(), padded(self.model, each.inputs):
+            return each.run(self.number, self.block, self.store.get(number))
 
     def run(self) -> Iterator[Tensor]:
         """Run the block over all batches, for its hooks; yield what it returns for each."""
-        with evaluating(self.block), torch.no_grad():
-            for number, each in enumerate(self.feeds):
-                with padded(self.model, each.inputs):
-                    yield each.run(self.number, self.block, self.store.get(number))
+        for number in range(len(self.feeds)):
+            yield self.one(number)
 
     def look(self) -> None:
         """Run the block over all batches, for its hooks alone."""
         for _ in self.run():
             pass
 
-    def leave(self) -> None:
-        """Run the block over all batches; what it returns enters the next one."""
-        for number, hidden in enumerate(self.run()):
-            self.store.put(number, hidden)
+    def ahead(self, number: int) -> None:
+        """Run the block on one batch, for its hooks; :meth:`leave` need not run it again.
+
+        What entered the block stays at hand until it is left. It must not change in between.
+        """
+        self.store.put(len(self.feeds) + number, self.one(number))
+        self._ahead.add(number)
+
+    def leave(self, onward: Store | None = None) -> None:
+        """Run the block over all batches; what it returns enters the next one.
+
+        Args:
+            onward: gets what leaves; in place of what entered if not given.
+        """
+        for number in range(len(self.feeds)):
+            ran = number in self._ahead
+            hidden = self.store.get(len(self.feeds) + number) if ran else self.one(number)
+            (self.store if onward is None else onward).put(number, hidden)
 
 
 def walk(

@@ -34,8 +34,8 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer"),
-        **same(truth, "residual", "compensate", "measure"),
+        **same(word, "held_out", "tokenizer", "weights"),
+        **same(truth, "residual", "compensate", "measure", "uniform"),
         **same(whole, "seed", "length", "samples"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
@@ -48,6 +48,7 @@ KEYS = Keys(
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
+    "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -67,6 +68,13 @@ def prune(
         float | None,
         typer.Option(
             help="The share of the populations to remove; short for --budget sparsity=SHARE.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Single weights become 0 instead: a share of each row, 0.5, or N:M, 2:4.",
             show_default=False,
         ),
     ] = None,
@@ -92,6 +100,9 @@ def prune(
     multiple_of: Annotated[
         str, typer.Option(help="Kept counts are multiples of this; auto measures of what.")
     ] = "1",
+    uniform: Annotated[
+        bool, typer.Option(help="The same width in every layer: a plain configuration.")
+    ] = False,
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
@@ -102,6 +113,13 @@ def prune(
             help="Let survivors take over what the others did (needs --data; on with it).",
             show_default=False,
         ),
+    ] = None,
+    blockwise: Annotated[
+        bool, typer.Option("--blockwise", help="One block in memory: a folder larger than it.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="With --blockwise: a folder from which a killed run goes on."),
     ] = None,
     config: Annotated[Path | None, option(KEYS)] = None,
     measure: Annotated[bool, typer.Option(help="Time both models.")] = True,
@@ -122,6 +140,25 @@ def prune(
         if budget is not None and sparsity is not None:
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         say_what_wins(context, voice, more)
+        if weights is not None:
+            others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
+            _check_alone(context, {"weights": weights}, (*others, "compensate"))
+            _prune_weights(
+                voice,
+                out,
+                model=model,
+                weights=weights,
+                scorer=scorer,
+                data=data,
+                held_out=held_out,
+                tokenizer=tokenizer,
+                length=length,
+                samples=samples,
+                include=tuple(include or ()),
+                exclude=tuple(exclude or ()),
+                seed=seed,
+            )
+            return
         prune_config = PruneConfig(
             model=model,
             budget=(budget or BUDGET) if sparsity is None else f"sparsity={sparsity!r}",
@@ -134,6 +171,7 @@ def prune(
             scope=scope,
             normalize=normalize,
             multiple_of=parse_multiple(multiple_of),
+            uniform=uniform,
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
@@ -141,8 +179,15 @@ def prune(
             measure=measure,
             seed=seed,
         )
+        if cache is not None and not blockwise:
+            refuse_together({"cache": str(cache)}, "--blockwise beside it")
         with voice.progress() as progress:
-            result = run(prune_config, out, progress=progress)
+            if blockwise:
+                from natsel.runs.prune_blockwise import prune_blockwise
+
+                result = prune_blockwise(prune_config, out, cache=cache, progress=progress)
+            else:
+                result = run(prune_config, out, progress=progress)
         voice.words.print(result["model"], markup=False)
         voice.words.print(budget_words(prune_config.budget), markup=False)
         voice.words.print(result["summary"], markup=False)
@@ -150,7 +195,10 @@ def prune(
             voice.words.print(result["rounding"]["summary"], markup=False)
         if result["adaptive"] is not None:
             voice.words.print(result["adaptive"]["sentence"], markup=False)
-        _say_verified(voice, "extracted = masked", result["verification"])
+        if blockwise:
+            _say_blocks(voice, result)
+        else:
+            _say_verified(voice, "extracted = masked", result["verification"])
         if result["compensation"] is not None:
             voice.words.print(result["compensation"]["summary"], markup=False)
         _say_accuracy(voice, result)
@@ -193,9 +241,11 @@ def verify(
             seed=seed,
         )
         voice.words.print(result["model"], markup=False)
-        for name, found in result["on"].items():
+        if "summary" in result:
+            voice.words.print(result["summary"], markup=False)
+        for name, found in result.get("on", {}).items():
             _say_verified(voice, name, found)
-        if (done := result["compensation"]) is not None:
+        if (done := result.get("compensation")) is not None:
             voice.words.print(
                 f"The small model was compensated: {len(done['tensors'])} tensors differ from the "
                 "masked model's on purpose; they were set back for this comparison.",
@@ -206,6 +256,27 @@ def verify(
         if not result["passed"]:
             print(f"natsel: {small} differs from the masked {model}", file=sys.stderr)
             raise typer.Exit(FAILED)
+
+
+def _check_alone(context: typer.Context, given: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse options that say nothing beside another."""
+    others = {name: context.params[name] for name in names if is_given(context, name)}
+    if others:
+        refuse_together({**given, **others}, "--weights without them: it is a budget itself")
+
+
+def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:
+    from natsel.runs.prune_weights import WeightsConfig, prune_weights
+
+    config = WeightsConfig(**options)
+    with voice.progress() as progress:
+        result = prune_weights(config, out, progress=progress)
+    voice.words.print(result["model"], markup=False)
+    voice.words.print(result["summary"], markup=False)
+    if result["quality"] is not None:
+        voice.words.print(result["quality"]["summary"], markup=False)
+    voice.words.print(f"Saved: {out}", markup=False)
+    voice.result(result)
 
 
 def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
@@ -227,8 +298,19 @@ def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
     voice.words.print(text, markup=False)
 
 
+def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
+    worst = result["verification"]
+    found = f" by {worst['error']:.1e} at most (allowed {worst['tolerance']:.0e})" if worst else ""
+    text = (
+        f"{len(result['blocks'])} blocks cut, each equal to the masked block: in float64 they "
+        f"differ of what the removal changes{found}; what was written was read back, bit for bit; "
+        f"peak memory {result['peak_memory'] / 2**30:.2f} GiB"
+    )
+    voice.words.print(text, markup=False)
+
+
 def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:
-    if result["accuracy"] is not None:
+    if result.get("accuracy") is not None:
         for name, found in result["accuracy"].items():
             voice.words.print(
                 f"{_NAMES.get(name, name)}: test accuracy {found['accuracy']:.2%} "

@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Lend a temporary path beside ``path``; it takes the place of ``path`` on success."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with clearing_up():
@@ -76,7 +76,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes, *, exclusive: boo
         FileExistsError: if there is such a file and it has to be a new one.
         OSError: if it cannot be written; the old file is then untouched.
     """
-    with _replacing(Path(path), exclusive=exclusive) as temporary:
+    with replacing(Path(path), exclusive=exclusive) as temporary:
         temporary.write_bytes(content)
 
 
@@ -95,7 +95,7 @@ def json_last(path: str | os.PathLike[str], obj: Any) -> Iterator[None]:
         OSError: if it cannot be written; the block is not run then.
     """
     content = _as_json(path, obj)
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -166,7 +166,7 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
     skeleton = json.dumps(_encode(tree, (), tensors, storages), allow_nan=False)
-    with _replacing(target) as temporary:
+    with replacing(target) as temporary:
         metadata = {"natsel.tree": f"sha256:{_UNSIGNED.decode()}{skeleton}"}
         try:
             with writing(target):

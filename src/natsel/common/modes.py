@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 @contextmanager
@@ -22,5 +23,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for buffer, value in buffers:
-                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                if _has_values(buffer) and not _same(buffer, value):
                     buffer.copy_(value)
+
+
+def _has_values(buffer: Tensor) -> bool:
+    """Say whether a buffer holds anything that could have changed."""
+    return not buffer.is_meta and not isinstance(buffer, FakeTensor)
+
+
+def _same(buffer: Tensor, value: Tensor) -> bool:
+    return buffer.shape != value.shape or torch.equal(buffer, value)

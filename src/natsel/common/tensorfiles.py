@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -77,6 +77,32 @@ def described(path: Path) -> dict[str, dict[str, Any]]:
         ...     described(path)
         {'weight': {'shape': [2, 3], 'dtype': 'float32'}}
     """
+    return {
+        name: {"shape": list(place.shape), "dtype": str(place.dtype).removeprefix("torch.")}
+        for name, place in places(path).items()
+    }
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in a file.
+
+    Attributes:
+        dtype: of its numbers.
+        shape: of it.
+        start: its first byte in the file.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+
+def places(path: Path) -> dict[str, Place]:
+    """Return where each tensor lies in a file, from its header alone.
+
+    Raises:
+        ValueError: if it is no safetensors file, or its sizes do not fit together or into it.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -84,7 +110,7 @@ def described(path: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = parse_json(header, str(path), finite=False)
         entries.pop("__metadata__", None)
-        found = {name: _entry(entry) for name, entry in entries.items()}
+        found = {name: _entry(entry, 8 + length) for name, entry in entries.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a safetensors file") from None
@@ -99,7 +125,7 @@ def description(tensor: Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
-def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(entry: Mapping[str, Any], data: int) -> Place:
     """Return what an entry of a header describes, if its size is that of its data."""
     dtype, shape, (start, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     count = 1
@@ -109,4 +135,4 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         count *= side
     if count * dtype.itemsize != end - start:
         raise ValueError(shape)
-    return {"shape": shape, "dtype": str(dtype).removeprefix("torch.")}
+    return Place(dtype, tuple(shape), data + start)

@@ -88,8 +88,9 @@ def discover(
     # What is found are names in the plain model, also of one that is gated.
     with suspended(model, fold=False), evaluating(model), without_cache(model):
         try:
-            with torch.no_grad():
-                call(model, inputs)
+            if not _is_shapes_alone(model):
+                with torch.no_grad():
+                    call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
             refuse(
                 "example_inputs",
@@ -130,6 +131,11 @@ def discover(
     for barrier in barriers:
         _LOG.debug("no rule for %s", barrier)
     return found
+
+
+def _is_shapes_alone(model: nn.Module) -> bool:
+    """Say whether a model holds no values; what its code asks of them can only be traced."""
+    return any(p.is_meta for p in model.parameters())
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

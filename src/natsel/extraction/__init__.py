@@ -6,9 +6,10 @@ from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear
 from natsel.extraction.extract import extract
 from natsel.extraction.onnx import export_onnx
-from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, plan_of
+from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, masks_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.semi_structured import semi_structured as to_semi_structured
 from natsel.extraction.state_layouts import register_state
 from natsel.extraction.store import Stored, read_folder, write_model
 from natsel.extraction.verification import Verification, VerificationError
@@ -30,11 +31,13 @@ __all__ = [
     "export_onnx",
     "extract",
     "has_plan",
+    "masks_of",
     "plan_of",
     "preview",
     "read_folder",
     "rebuild_small",
     "register_state",
+    "to_semi_structured",
     "verify",
     "with_masked_values",
     "write_model",

@@ -10,7 +10,7 @@ from typing import Any
 from natsel.common.errors import shortened
 from natsel.extraction.consumers import Consumer
 
-_WHEN = ("before", "after")
+_WHEN = ("before", "fitted")
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,15 @@ class Absorbed:
         reason: why it was left as it is; empty if it was compensated.
         effective_rank: how many directions of the kept inputs were in use.
         rows: how many calibration rows (samples, places or tokens) it saw.
-        unexplained: the share of the activations that it lacks, E|t|^2, that the kept ones do not
-            give: 1 before compensation.
+        unexplained: the share of what its output lacks that the kept inputs do not give, in the
+            sample: 1 before compensation.
         error_before: squared error that removing leaves in its output over the calibration data,
             relative to the output without its bias; of a kernel, each tap alone.
-        error_after: the same after compensation.
+        error_after: the same after compensation, over samples that were held out: each is
+            predicted from others. None where nothing could be held out, or of a file from before
+            anything was.
+        error_fitted: the same over the very samples that it was found on, which flatters.
+        ridge: the penalty that was used.
     """
 
     consumer: str
@@ -41,7 +45,9 @@ class Absorbed:
     rows: int = 0
     unexplained: float = 1.0
     error_before: float = 0.0
-    error_after: float = 0.0
+    error_after: float | None = 0.0
+    error_fitted: float = 0.0
+    ridge: float | None = None
 
     @classmethod
     def left(cls, consumer: Consumer, reason: str) -> Absorbed:
@@ -76,15 +82,25 @@ class Compensation:
         """Return what it did in one line, what was left as it is with the reason."""
         done = [c for c in self.consumers if not c.reason]
         text = f"compensated {len(done)} of {len(self.consumers)} consumers"
-        if done:
+        held = [c for c in done if c.error_after is not None]
+        if held:
+            before = median(c.error_before for c in held)
+            after = median(c.error_after for c in held if c.error_after is not None)
+            text += (
+                f": held-out squared error in their outputs {before:.1%} -> {after:.1%} (median)"
+            )
+        elif done:
             before, after = (median(getattr(c, f"error_{w}") for c in done) for w in _WHEN)
-            text += f": squared error in their outputs {before:.1%} -> {after:.1%} (median)"
+            text += (
+                f": squared error in their outputs {before:.1%} -> {after:.1%} (median, in the "
+                "very samples that it was found on)"
+            )
         if self.renormalized:
             text += f"; {self.renormalized} BatchNorm layers measured again"
         left = [f"{c.consumer} ({c.reason})" for c in self.consumers if c.reason]
         if left:
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-            text += f"; left as they are: {', '.join(left[:3])}{more}"
+            text += f"; {len(left)} left as they are: {', '.join(left[:3])}{more}"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,10 +117,15 @@ class Compensation:
             ValueError: if a field is missing or unknown.
         """
         try:
-            lines = [
-                Absorbed(**{**line, "communities": tuple(line["communities"])})
-                for line in data["consumers"]
-            ]
+            lines = [_line(line) for line in data["consumers"]]
             return cls(tuple(lines), tuple(data["tensors"]), data["renormalized"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no compensation: {error}") from None
+
+
+def _line(data: Mapping[str, Any]) -> Absorbed:
+    """Return one consumer; files from before anything was held out have the error in the sample."""
+    line = {**data, "communities": tuple(data["communities"])}
+    if "error_fitted" not in line:
+        line |= {"error_fitted": line["error_after"], "error_after": None}
+    return Absorbed(**line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed, Compensation
-from natsel.extraction.absorption import Evidence, absorb
-from natsel.extraction.consumers import Consumer, consumers_of
-from natsel.extraction.entering import entering, inputs_of, looking, num_calls, run
-from natsel.extraction.moments import RIDGE, Moments
+from natsel.extraction.absorption import absorb
+from natsel.extraction.consumers import consumers_of
+from natsel.extraction.entering import inputs_of, num_calls
+from natsel.extraction.in_turn import alone, in_turn
 from natsel.extraction.renormalize import renormalize
 from natsel.extraction.verify import check_model, communities_of
 
@@ -32,20 +32,26 @@ def compensate(
     data: Data,
     *,
     communities: Communities | None = None,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     sequential: bool = True,
     batch_norm: bool = False,
 ) -> Compensation:
     """Let the kept populations of a small model take over what the removed ones did, in place.
 
     A consumer computes y = W h + b of activations h in the dense model, and W_k k + b of those that
-    are left, k, in the small one. What it lacks is W t with t = h - k, where k is 0 for the
-    removed. Regress t on k over calibration data with a ridge penalty, t = A k + c + residual, and
-    fold what is found into the consumer: W_k + W A for its weight, b + W c for its bias. Consumers
-    are taken in the order in which the model runs them, so that each also makes up for what those
-    before it left. No labels, no gradients; of what enters a consumer only its second moments are
-    kept. The squared error of a linear consumer over the data is never larger than it was; for the
-    sum over the taps of a kernel, or for what comes after, that is no proof.
+    are left, k, in the small one. What it lacks is y = W h - W_k k. Regress y on k over calibration
+    data with a ridge penalty, y = A k + c + residual, and fold what is found into the consumer:
+    W_k + A for its weight, b + c for its bias. Consumers are taken in the order in which the model
+    runs them, so that each also makes up for what those before it left. No labels, no gradients;
+    of what enters a consumer only its second moments are kept.
+
+    The squared error of a linear consumer over the very data is never larger than it was, which
+    says little: few rows fit anything. So the penalty is chosen by, and what is told is, the error
+    over samples that were held out. For the sum over the taps of a kernel, or for what comes
+    after, that is no proof.
+
+    Where a model is a chain of blocks, as transformers are, both models are walked block by block
+    over the hidden states: two or three runs of each block over the data, at any depth.
 
     A convolution mixes channels at each place alike. Without a bias there is no c, nor where a
     convolution pads with zeros or is transposed: at borders it would be wrong.
@@ -55,10 +61,13 @@ def compensate(
         small: what was extracted from it; its weights change.
         survivors: what it holds.
         data: batches as :func:`natsel.score` takes them; labels are not read, and places where
-            ``attention_mask`` is 0 do not count. What can be read once only is held in memory.
+            ``attention_mask`` is 0 do not count. They are held in memory.
         communities: what the survivors belong to, where they do not know it themselves.
-        ridge: the penalty, as a share of the mean variance of what enters a consumer.
-        sequential: run both models up to each consumer in turn, as above. Otherwise read what is
+        ridge: the penalty, as a share of the mean variance of what enters a consumer. By default
+            each consumer's own is chosen by the squared error over samples that are held out, in
+            turn; a consumer whose held-out error would not fall is left as it is. A number is used
+            as it is, everywhere, and nothing is left alone for it.
+        sequential: take consumers in turn, as above. Otherwise read what is
             removed off the dense model alone, all consumers in one pass: faster, and worse where
             one consumer follows another.
         batch_norm: afterwards measure the running statistics of those BatchNorm layers again that
@@ -90,8 +99,8 @@ def compensate(
         He, Zhang and Sun, "Channel pruning for accelerating very deep neural networks" (2017),
         arXiv:1707.06168, which reconstructs outputs by least squares after selecting channels.
     """
-    if not ridge > 0:
-        refuse("ridge", ridge, "a number > 0")
+    if ridge is not None and not ridge > 0:
+        refuse("ridge", ridge, "a number > 0, or None to choose it by held-out samples")
     checked, known = communities_of(survivors, communities)
     base, small = folded(unwrapped(model)), unwrapped(small)
     check_model(base, known)
@@ -99,25 +108,19 @@ def compensate(
     if batches is None:
         refuse("data", None, "batches of calibration data")
     consumers = consumers_of(base, known, checked)
-    lines: dict[str, Absorbed] = {}
-    changed: list[str] = []
+    able = [c for c in consumers if not c.reason]
     with _all_or_nothing(small), _aside(base), evaluating(base):
-        calls = num_calls(base, {c.module for c in consumers if not c.reason}, batches)
-        able = {c.module: c for c in consumers if not c.reason and c.module in calls}
-        alone = {} if sequential else _alone(base, list(able.values()), batches)
-        for path, count in calls.items():
-            consumer = able[path]
-            paired = None
-            if sequential:
-                with evaluating(small):
-                    paired = _paired(base, small, consumer, batches, count)
-                if paired is None:
-                    # A router sends other tokens here than it did before.
-                    alone = _alone(base, [consumer], batches)
-            found = paired or alone[path]
-            line, names = absorb(small, consumer, found, ridge)
-            lines[consumer.tensor] = line
-            changed += names
+        # The same batches each time, from a loader that shuffles too.
+        batches = list(batches)
+        if sequential:
+            done = in_turn(base, small, able, batches, ridge)
+        else:
+            calls = num_calls(base, {c.module for c in able}, batches)
+            seen = alone(base, [c for c in able if c.module in calls], batches)
+            done = [absorb(small, c, seen[c.module], ridge) for c in able if c.module in seen]
+        lines = {line.consumer: line for line, _ in done}
+        changed = [name for _, names in done for name in names]
+        for line in lines.values():
             _warn(line)
         for consumer in consumers:
             reason = consumer.reason or "nothing was seen to enter its module"
@@ -129,36 +132,8 @@ def compensate(
     )
 
 
-def _paired(
-    model: nn.Module, small: nn.Module, consumer: Consumer, batches: Data, calls: int
-) -> Evidence | None:
-    """Return what enters a consumer in both models; None where their rows are not the same."""
-    moments = Moments()
-    for inputs in inputs_of(batches, model):
-        ours, theirs = (entering(m, consumer.module, inputs, calls) for m in (small, model))
-        if [len(x) for x in ours] != [len(x) for x in theirs]:
-            return None
-        for kept, whole in zip(ours, theirs, strict=True):
-            missing = whole.index_add(
-                1, consumer.kept.to(whole.device), kept.to(whole.dtype), alpha=-1
-            )
-            moments.add(torch.cat([kept.to(whole.dtype), missing], 1))
-    return Evidence.paired(model, consumer, moments)
-
-
-def _alone(model: nn.Module, consumers: list[Consumer], batches: Data) -> dict[str, Evidence]:
-    """Return what enters consumers in the dense model, by the path of their module."""
-    moments = {c.module: Moments() for c in consumers}
-    with ExitStack() as hooks:
-        for path, each in moments.items():
-            hooks.enter_context(looking(model.get_submodule(path), each.add))
-        for inputs in inputs_of(batches, model):
-            run(model, inputs)
-    return {c.module: Evidence.alone(model, c, moments[c.module]) for c in consumers}
-
-
 def _warn(line: Absorbed) -> None:
-    if line.rows < line.kept:
+    if 0 < line.rows < line.kept:
         warnings.warn(
             f"compensation of {line.consumer}: {line.rows} calibration rows for {line.kept} kept "
             f"inputs, effective rank {line.effective_rank:.1f}; give more data",

@@ -20,7 +20,7 @@ from natsel.fitness.parts import input_axis
 Look = Callable[[Tensor], None]
 
 
-class _EnoughError(BaseException):
+class EnoughError(BaseException):
     """Ends a forward pass; no ``except Exception`` of a model may take it for a failure."""
 
 
@@ -47,7 +47,7 @@ def run(model: nn.Module, inputs: Inputs) -> None:
     try:
         with torch.no_grad():
             call(model, inputs)
-    except _EnoughError:
+    except EnoughError:
         return
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         values = inputs.values() if isinstance(inputs, dict) else inputs
@@ -76,7 +76,7 @@ def looking(module: nn.Module, look: Look, *, calls: int | None = None) -> Itera
         count += 1
         if count == calls:
             count = 0
-            raise _EnoughError
+            raise EnoughError
 
     with watching({None: module}, count_and_look):
         yield

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
@@ -20,6 +20,7 @@ from natsel.extraction.absorbed import Compensation
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.keepers import look_after
 from natsel.extraction.prediction import Prediction, predicted
+from natsel.extraction.sparse import check_records, masks_from, record
 from natsel.selection import Survivors
 
 SCHEMA = 2
@@ -48,6 +49,8 @@ class Plan:
         compensation: what compensation changed, as plain data; None where it did not run.
         conversion: which layers hold only surviving weights, as plain data; None where no single
             weights went.
+        sparse: of each dense tensor with zeros for weights that went how many stay, where one of
+            these is 0 by chance, and the SHA-256 of its mask; None where there is none.
         branches: what the removal of branches did to the modules, as plain data; None where none
             went.
         schema: version of this format.
@@ -67,6 +70,7 @@ class Plan:
     prediction: dict[str, Any] = field(default_factory=dict)
     compensation: dict[str, Any] | None = None
     conversion: dict[str, Any] | None = None
+    sparse: dict[str, Any] | None = None
     branches: dict[str, Any] | None = None
     schema: int = SCHEMA
 
@@ -155,6 +159,7 @@ class Plan:
         # Plans from before there was compensation or conversion say nothing of it.
         data.setdefault("compensation", None)
         data.setdefault("conversion", None)
+        data.setdefault("sparse", None)
         try:
             is_plan = set(data) == {f.name for f in fields(cls)} and _well_formed(data)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -169,6 +174,34 @@ def attach_plan(small: nn.Module, plan: Plan) -> None:
     """Remember the plan on the model, so that saving needs nothing else."""
     object.__setattr__(small, _ATTRIBUTE, plan)
     look_after(small)
+
+
+def attach_sparse(model: nn.Module, masks: Mapping[str, Tensor], dense: nn.Module) -> None:
+    """Remember on a model which of its weights stay, beside what its plan says already.
+
+    Args:
+        model: holds zeros where masks are false.
+        masks: by parameter.
+        dense: what it was made of; its plan goes on.
+    """
+    earlier = getattr(dense, _ATTRIBUTE, None)
+    plan = earlier if isinstance(earlier, Plan) else Plan.of_whole(model, literals_of(model))
+    tensors = dict(model.named_parameters())
+    records = {name: record(tensors[name], mask) for name, mask in masks.items()}
+    attach_plan(model, replace(plan, sparse={**(plan.sparse or {}), **records}))
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return which weights stay of a model that natsel made sparse, loaded ones too.
+
+    Raises:
+        ValueError: if it is none, or a weight that went is no longer 0: it was trained without
+            :func:`natsel.hold`.
+    """
+    sparse = plan_of(model).sparse
+    if sparse is None:
+        refuse("model", type(model).__name__, "a model that natsel.sparsify returned")
+    return masks_from(dict(model.named_parameters()), sparse)
 
 
 def has_plan(model: nn.Module) -> bool:
@@ -227,6 +260,8 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         Compensation.from_dict(data["compensation"])
     if data["conversion"] is not None:
         Conversion.from_dict(data["conversion"])
+    if data["sparse"] is not None:
+        check_records(data["sparse"])
     if data["prediction"]:
         Prediction.from_dict(data["prediction"])
     return (

@@ -1,6 +1,6 @@
 """How fit each population is: signals that are local and cheap, one file a family."""
 
-from natsel.fitness import activation, gradient, joint, magnitude, taylor  # noqa: F401
+from natsel.fitness import activation, gradient, joint, magnitude, obs, taylor  # noqa: F401
 from natsel.fitness.registry import FITNESS, Fitness, Parts, get, register
 from natsel.fitness.score import Scores, score, score_all
 

@@ -65,10 +65,23 @@ def joint(parts: Parts) -> Tensor:
     """
     g = total([interaction(part) for part in parts.consumers])
     g = g * parts.mass.double().outer(parts.mass.double())
-    order, costs = elimination(g)
+    return descending(*elimination(g))
+
+
+def descending(order: Tensor, costs: Tensor) -> Tensor:
+    """Return scores whose order is an order of elimination: the root of the largest cost so far.
+
+    Args:
+        order: in which populations go, int64 ``[n]``.
+        costs: of each step, ``[n]``, float64.
+
+    Example:
+        >>> descending(torch.tensor([1, 0]), torch.tensor([4.0, 1.0]).double()).argsort().tolist()
+        [1, 0]
+    """
     n = len(order)
     # Steps that added less than an earlier one follow it by a hair: the order stays, in float32.
-    hair = 1 + 1e-3 * torch.arange(n, device=g.device, dtype=torch.float64) / n
+    hair = 1 + 1e-3 * torch.arange(n, device=costs.device, dtype=torch.float64) / n
     scores = torch.empty_like(costs)
     scores[order] = costs.clamp_min(0).cummax(0).values.sqrt() * hair
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from natsel.common.errors import refuse
 from natsel.extraction import Plan, has_plan, plan_of, write_model
 from natsel.integrations.transformers import pretrained
 from natsel.integrations.transformers.beside import KEY as BESIDE
-from natsel.integrations.transformers.beside import carried, carry, seals
+from natsel.integrations.transformers.beside import beside, carried, carrying, seals, written
+from natsel.integrations.transformers.cards import Card, carrying_card
+from natsel.integrations.transformers.pretrained import Pretrained
 
 
 def save(
@@ -22,6 +25,8 @@ def save(
     folder: str | Path,
     *,
     constructor: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
+    tokenizer: Any = None,
+    card: Card = None,
 ) -> Path:
     """Write an extracted model: ``model.safetensors`` and ``plan.json``, no pickle.
 
@@ -31,7 +36,8 @@ def save(
     that ``trust_remote_code=True`` allows; without, ``from_pretrained`` refuses. Such a model need
     not have been extracted: one that was read, trained or merged can be saved again. What lies
     beside the model in the folder that it was read from (tokenizer, processors, chat template) is
-    copied, unless files of these names are there.
+    copied, unless files of these names are there; code never is. Its model card goes along if
+    natsel wrote it and the weights are the same.
 
     The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
     old model or the new one. Other files in the folder stay.
@@ -42,13 +48,19 @@ def save(
         constructor: positional and named arguments that made the dense model, for a class of your
             own: ``natsel.load(folder, constructor=MyNet)`` passes them on. They must be JSON, in
             which a tuple becomes a list. A model may also have them as ``model.constructor``.
+        tokenizer: a tokenizer or processor of the transformers library, to be saved in place of
+            what lies beside the model.
+        card: write a model card, ``README.md``: of the result of a run, as ``result.json`` has it;
+            or True, of what the plan says; or a text of your own. A ``README.md`` that natsel did
+            not write stays, with a warning.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the model was not extracted by natsel, the arguments are not JSON, or the
-            folder holds files of the same names that natsel did not save.
+        ValueError: if the model was not extracted by natsel, the arguments are not JSON, the
+            tokenizer has more tokens than the model has embeddings, or the folder holds files of
+            the same names that natsel did not save.
         OSError: if something cannot be written; what was there is then untouched.
 
     Example:
@@ -60,32 +72,49 @@ def save(
         ...     natsel.load(save(small, folder), model=model)[0]
         Linear(in_features=4, out_features=4, bias=True)
     """
+    folder = Path(folder)
     # A reference network is rebuilt by its name, whatever library its parts are from.
     is_named = isinstance(getattr(small, "constructor", None), dict)
     known = pretrained(small) if constructor is None and not is_named else None
-    if known is not None:
-        numbers = known.numbers
-        if has_plan(small):
-            plan = plan_of(small)
-            plan = replace(plan, attributes={**numbers, **plan.attributes})
+    recorded = known.constructor if known is not None else None
+    if known is None:
+        plan_of(small)
+        recorded = _constructor(small, constructor)
+    before = carried(folder)
+    with ExitStack() as stack:
+        if tokenizer is not None:
+            files = stack.enter_context(written(tokenizer, small))
         else:
-            plan = Plan.of_whole(small, numbers)
-        before = carried(Path(folder))
-        files = seals(small)
-        saved = write_model(
-            small,
-            folder,
-            constructor={**known.constructor, **({BESIDE: files} if files else {})},
-            companions=known.companions,
-            left_out=known.left_out,
-            repeated=known.repeated,
-            absent=known.absent,
-            plan=plan,
-        )
-        carry(small, saved, before)
-        return saved
-    plan_of(small)
-    return write_model(small, folder, constructor=_constructor(small, constructor))
+            files = beside(small) if known is not None else {}
+        stack.enter_context(carrying(files, folder, before, strict=tokenizer is not None))
+        stack.enter_context(carrying_card(card, small, folder, known))
+        recorded = {n: v for n, v in (recorded or {}).items() if n != BESIDE}
+        if files:
+            recorded[BESIDE] = seals(files)
+        return _write(small, folder, recorded or None, known)
+
+
+def _write(
+    small: nn.Module, folder: Path, constructor: dict[str, Any] | None, known: Pretrained | None
+) -> Path:
+    """Write a model, with its configuration if it is one of the transformers library."""
+    if known is None:
+        return write_model(small, folder, constructor=constructor)
+    if has_plan(small):
+        plan = plan_of(small)
+        plan = replace(plan, attributes={**known.numbers, **plan.attributes})
+    else:
+        plan = Plan.of_whole(small, known.numbers)
+    return write_model(
+        small,
+        folder,
+        constructor=constructor,
+        companions=known.companions,
+        left_out=known.left_out,
+        repeated=known.repeated,
+        absent=known.absent,
+        plan=plan,
+    )
 
 
 def _constructor(small: nn.Module, given: object) -> dict[str, Any] | None:

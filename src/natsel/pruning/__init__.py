@@ -3,5 +3,15 @@
 from natsel.pruning.evaluate import evaluate
 from natsel.pruning.prune import carry_out, prune
 from natsel.pruning.pruned import Change, Pruned
+from natsel.pruning.sparsified import Sparsified
+from natsel.pruning.sparsify import sparsify
 
-__all__ = ["Change", "Pruned", "carry_out", "evaluate", "prune"]
+__all__ = [
+    "Change",
+    "Pruned",
+    "Sparsified",
+    "carry_out",
+    "evaluate",
+    "prune",
+    "sparsify",
+]

@@ -54,6 +54,7 @@ def prune(
     normalize: Normalization = "rank",
     floor: int | Mapping[str, int] = 1,
     multiple_of: int | Literal["auto"] = 1,
+    uniform: bool = False,
     include: Patterns = None,
     exclude: Patterns = None,
     residual: bool = False,
@@ -93,6 +94,7 @@ def prune(
         normalize: how scores become comparable across communities.
         floor: how many populations of each community survive at least.
         multiple_of: what kept counts are multiples of; or "auto", which measures.
+        uniform: the same count in every layer, so that a plain configuration can say it.
         include: patterns of the names that take part.
         exclude: patterns of the names that stay whole.
         residual: also offer widths that a normalisation runs over.
@@ -141,7 +143,7 @@ def prune(
     if scorer is None:
         scorer = default_scorer(language=is_causal(model) is True, has_data=batches is not None)
     _check_scorer(scorer, batches is not None or search is not None)
-    _check_together(scorer, search, generator, scope, normalize)
+    _check_together(scorer, search, generator, scope, normalize, uniform)
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(model, inputs, residual=residual)
     communities.require("model", type(model).__name__)
@@ -163,6 +165,7 @@ def prune(
         options={
             "floor": floor,
             "multiple_of": multiple_of,
+            "uniform": uniform,
             "include": include,
             "exclude": exclude,
         },
@@ -299,14 +302,23 @@ def _check_scorer(scorer: object, has_data: bool) -> None:
 
 
 def _check_together(
-    scorer: object, validation: object, generator: object, scope: object, normalize: object
+    scorer: object,
+    validation: object,
+    generator: object,
+    scope: object,
+    normalize: object,
+    uniform: bool,
 ) -> None:
     """Refuse options that say nothing beside the scorer."""
-    ways = {"scope": (scope, "community"), "normalize": (normalize, "rank")}
+    ways: dict[str, tuple[object, object]] = {
+        "scope": (scope, "community"),
+        "normalize": (normalize, "rank"),
+        "uniform": (uniform, False),
+    }
     others = {name: value for name, (value, usual) in ways.items() if value != usual}
     if scorer == ADAPTIVE and others:
         given = {"scorer": scorer, **others}
-        refuse_together(given, f"{ADAPTIVE} alone: it chooses scope and scale by proof")
+        refuse_together(given, f"{ADAPTIVE} alone: it chooses scope, scale and widths by proof")
     own = {"validation": validation is not None, "generator": generator is not None}
     if scorer != ADAPTIVE and any(own.values()):
         given = {"scorer": scorer, **{name: "given" for name, there in own.items() if there}}

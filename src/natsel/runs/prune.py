@@ -27,6 +27,7 @@ from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.store import check_room
 from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
+from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
 from natsel.io.opening import Opened
 from natsel.pruning import carry_out
@@ -46,6 +47,11 @@ _LOG = logger_of(__name__)
 
 KIND = "prune"
 RESULT = "result.json"
+NOT_PLAIN = (
+    "layers have one width, but no plain configuration of this class says it: whatever reads the "
+    "folder has to trust the code in it; leave heads whole (--exclude) where the class ties their "
+    "number to its width"
+)
 NUM_VERIFIED = 64
 BUDGETS: Registry[Callable[[float], Budget]] = Registry(
     "budget",
@@ -75,6 +81,7 @@ class PruneConfig:
         scope: "community" or "global".
         normalize: "rank", "mean" or "none".
         multiple_of: of what the kept counts are multiples; or "auto", to measure that.
+        uniform: the same count in every layer, so that the configuration is a plain one.
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
@@ -95,6 +102,7 @@ class PruneConfig:
     scope: str = "community"
     normalize: str = "rank"
     multiple_of: int | Literal["auto"] = 1
+    uniform: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
@@ -124,12 +132,13 @@ class PruneConfig:
             for name, value, usual in (
                 ("scope", self.scope, "community"),
                 ("normalize", self.normalize, "rank"),
+                ("uniform", self.uniform, False),
             )
             if value != usual
         }
         if self.scorer == ADAPTIVE and others:
             given = {"scorer": self.scorer, **others}
-            refuse_together(given, f"{ADAPTIVE} alone: it chooses scope and scale by proof")
+            refuse_together(given, f"{ADAPTIVE} alone: it chooses scope, scale and widths by proof")
         if self.scope == "community" and "normalize" in others:
             given = {"scope": self.scope, "normalize": self.normalize}
             refuse_together(given, "scope global: within one community nothing is normalised")
@@ -257,6 +266,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         progress=lambda _, done, __: step(done + 2),
         options={
             "multiple_of": config.multiple_of,
+            "uniform": config.uniform,
             "include": config.include or None,
             "exclude": config.exclude or None,
         },
@@ -303,7 +313,9 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):
-        save(small, folder)
+        save(small, folder, tokenizer=config.tokenizer and material.tokenizer, card=result)
+    if config.uniform and has_code(folder):
+        warnings.warn(NOT_PLAIN, stacklevel=3)
     progress("prune: done", len(steps), len(steps))
     return result
 
@@ -359,6 +371,10 @@ def verify_saved(
     opened, splits = material.opened, material.splits
     small = load(folder, model=opened.model)
     plan = plan_of(small)
+    if plan.sparse is not None and not plan.survivors:
+        from natsel.runs.prune_weights import verify_sparse  # which prunes as this does
+
+        return verify_sparse(opened.description, opened.model, small, str(folder))
     communities = discover(opened.model, opened.example_inputs)
     if set(plan.survivors) - set(communities):
         communities = discover(opened.model, opened.example_inputs, residual=True)

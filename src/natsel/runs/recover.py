@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.progress import Progress, silent
+from natsel.common.texts import LENGTH
 from natsel.data import TEXTS
 from natsel.data.corpus import names_text, read_corpus
-from natsel.data.windows import LENGTH, shared_run, token_batches, windows
+from natsel.data.windows import shared_run, token_batches, windows
 from natsel.extraction.store import check_room
 from natsel.integrations.transformers.tokenizers import tokenizer_of
 from natsel.io import open_model, save

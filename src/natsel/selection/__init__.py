@@ -1,6 +1,7 @@
 """Who survives: scores and a budget give survivors, exactly."""
 
 from natsel.selection.budget import CostBudget, Gauge, MACs, Parameters, Sparsity
+from natsel.selection.holding import Hold, hold
 from natsel.selection.latency import Latency
 from natsel.selection.select import select
 from natsel.selection.structure import NM, Blocks
@@ -13,6 +14,7 @@ __all__ = [
     "Blocks",
     "CostBudget",
     "Gauge",
+    "Hold",
     "Latency",
     "MACs",
     "PackedSurvivors",
@@ -20,6 +22,7 @@ __all__ = [
     "Sparsity",
     "Survivors",
     "Weights",
+    "hold",
     "select",
     "weights",
     "zero_",

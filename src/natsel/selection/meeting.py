@@ -15,6 +15,7 @@ from natsel.selection.budget import CostBudget, Gauge, Sparsity
 from natsel.selection.counts import Bounds
 from natsel.selection.normalize import Normalization, order
 from natsel.selection.sequence import Scope, by_score, by_share, first_that_meets
+from natsel.selection.uniform import tied_bounds, tied_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +26,22 @@ class Contest:
         scores: ``[n]`` per community.
         ties: a second score per community, or None.
         bounds: of the communities, in the same order.
+        num_each: how many communities each of them stands for, which keep as many.
     """
 
     scores: Mapping[str, Tensor]
     ties: Mapping[str, Tensor | None]
     bounds: Sequence[Bounds]
+    num_each: Sequence[int]
 
     @property
     def size(self) -> int:
         """How many populations take part."""
-        return sum(b.size for b in self.bounds)
+        return self.left([b.size for b in self.bounds])
+
+    def left(self, kept: Sequence[int]) -> int:
+        """Return how many populations are left where each community keeps a count."""
+        return sum(num * count for num, count in zip(self.num_each, kept, strict=True))
 
     def left_by(self, gone: Tensor) -> list[int]:
         """Return the allowed counts that are nearest to what is left.
@@ -46,22 +53,55 @@ class Contest:
         return [b.nearest(b.size - count) for b, count in zip(self.bounds, counts, strict=True)]
 
 
+def contest_of(
+    scores: Mapping[str, Tensor],
+    ties: Mapping[str, Tensor | None],
+    bounds: Mapping[str, Bounds],
+    groups: Sequence[Sequence[str]],
+    normalize: Normalization,
+) -> Contest:
+    """Return a contest in which one community stands for each group that keeps equal counts.
+
+    Args:
+        scores: ``[n]`` per community.
+        ties: a second score per community, or None.
+        bounds: by community.
+        groups: names of communities.
+        normalize: how scores become comparable across communities.
+    """
+    return Contest(
+        {
+            g[0]: tied_scores([scores[n] for n in g], [ties[n] for n in g], normalize)
+            for g in groups
+        },
+        {g[0]: None for g in groups},
+        [tied_bounds([bounds[n] for n in g]) for g in groups],
+        [len(g) for g in groups],
+    )
+
+
 def survive(
-    contest: Contest,
+    scores: Mapping[str, Tensor],
+    ties: Mapping[str, Tensor | None],
+    bounds: Mapping[str, Bounds],
     budget: Sparsity | CostBudget,
     communities: Communities | None,
     *,
     scope: Scope,
     normalize: Normalization,
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Tensor]:
     """Return who survives of the communities that meet a budget together.
 
     Args:
-        contest: the communities.
+        scores: ``[n]`` per community.
+        ties: a second score per community, or None.
+        bounds: what may be left, by community.
         budget: what must be reached.
         communities: price and model, for budgets that need them.
         scope: the order in which populations go.
         normalize: how scores become comparable across communities.
+        groups: names of communities that keep equal counts; each by itself if not given.
 
     Returns:
         One boolean tensor ``[n]`` per community.
@@ -69,10 +109,17 @@ def survive(
     Raises:
         ValueError: if the budget cannot be met.
     """
-    ranking = {name: order(score, contest.ties[name]) for name, score in contest.scores.items()}
+    ranking = {name: order(score, ties[name]) for name, score in scores.items()}
+    if groups is None:
+        groups = [[name] for name in scores]
+        contest = Contest(scores, ties, [bounds[name] for name in scores], [1] * len(scores))
+    else:
+        contest = contest_of(scores, ties, bounds, groups, normalize)
+        normalize = None  # they are on one scale
 
     def masks(kept: Sequence[int]) -> dict[str, Tensor]:
-        return {n: _first(r, k) for (n, r), k in zip(ranking.items(), kept, strict=True)}
+        counts = {n: k for group, k in zip(groups, kept, strict=True) for n in group}
+        return {n: _first(r, counts[n]) for n, r in ranking.items()}
 
     if isinstance(budget, Sparsity) and scope == "community":
         return masks(_each(contest, budget))
@@ -126,7 +173,7 @@ def _share(contest: Contest, budget: Sparsity, sequence: Tensor) -> list[int]:
     asked = budget.count(contest.size)
 
     def num_removed(num: int) -> int:
-        return contest.size - sum(contest.left_by(sequence[:num]))
+        return contest.size - contest.left(contest.left_by(sequence[:num]))
 
     num = first_that_meets(len(sequence), lambda num: num_removed(num) >= asked)
     if num is None:
@@ -141,7 +188,7 @@ def _limits(contest: Contest) -> str:
     multiple = max(b.multiple for b in contest.bounds)
     several = f"{floors[0]} to {floors[-1]}" if len(floors) > 1 else f"{floors[0]}"
     rounded = f", counts that are multiples of {multiple}" if multiple > 1 else ""
-    return f"a floor of {several} in each of {len(contest.bounds)} communities{rounded}"
+    return f"a floor of {several} in each of {sum(contest.num_each)} communities{rounded}"
 
 
 def _cheap_enough(

@@ -17,16 +17,19 @@ from natsel.common.patterns import Patterns, assigned, chosen
 from natsel.communities import Communities
 from natsel.selection.budget import CostBudget, Sparsity
 from natsel.selection.counts import bounds_of
-from natsel.selection.meeting import Contest, survive
+from natsel.selection.meeting import survive
 from natsel.selection.multiples import AUTO, measured
 from natsel.selection.normalize import Normalization
 from natsel.selection.sequence import Scope
 from natsel.selection.structure import NM, Blocks
 from natsel.selection.survivors import Survivors
+from natsel.selection.uniform import layers_apart
 from natsel.selection.unstructured import select_weights
+from natsel.selection.weight_patterns import by_patterns
 from natsel.single_weights.streaming.source import identity
 from natsel.single_weights.weights import Weights
 
+SCOPES = ("community", "global")
 NORMALIZATIONS = ("rank", "mean")
 MANY = 1 << 20
 """Scores from which on they are streamed where nothing needs their order."""
@@ -35,13 +38,14 @@ Budget = Sparsity | CostBudget
 
 def select(
     scores: Mapping[str, Tensor] | Weights,
-    budget: Budget | NM | Blocks | Mapping[str, Sparsity],
+    budget: Budget | NM | Blocks | Mapping[str, Sparsity] | Mapping[str, Sparsity | NM | Blocks],
     *,
     communities: Communities | None = None,
-    scope: Scope = "community",
+    scope: Scope | Literal["row"] = "community",
     normalize: Normalization = "rank",
     floor: int | Mapping[str, int] = 1,
     multiple_of: int | Literal["auto"] = 1,
+    uniform: bool = False,
     include: Patterns = None,
     exclude: Patterns = None,
     ties: Mapping[str, Tensor] | None = None,
@@ -69,10 +73,17 @@ def select(
     communities' example inputs, how long a pass takes with as many survivors in widths that are
     multiples of 1, 4, 8, 16 and 32, and takes the smallest multiple within 3 % of the best.
 
+    With ``uniform``, layers keep one width: communities whose names differ in numbers alone, of one
+    kind and one size, keep equal counts, and lose one population each at the same time. The budget
+    is met, and one more in each community of the last group (or one multiple
+    more) would not meet it; floors hold in all. What takes no part, or is under another pattern of
+    the budget, is not tied.
+
     Of :class:`natsel.Weights` each weight is a population: they are streamed, without a copy, and
     the share goes within each tensor or, with ``scope="global", normalize=None``, of all weights
-    together. Equal weights are decided by index. :class:`natsel.NM` keeps N of each M,
-    :class:`natsel.Blocks` whole blocks.
+    together. With ``scope="row"`` it goes within each output: equally many of each row of a matrix,
+    of each output channel of a convolution. Equal weights are decided by index.
+    :class:`natsel.NM` keeps N of each M, :class:`natsel.Blocks` whole blocks.
 
     Args:
         scores: one tensor per community, any shape; higher is fitter.
@@ -82,13 +93,16 @@ def select(
             within each pattern.
         communities: what the scores belong to; taken from ``scores`` where they know it. A budget
             of parameters, multiply-accumulates or latency needs them.
-        scope: "community" removes the share in each, "global" ranks all populations together.
+        scope: "community" removes the share in each, "global" ranks all populations together;
+            "row", for weights, removes it in each output.
         normalize: how scores become comparable across communities ("global" only): "rank",
             "mean" or None. None compares raw scores, which may empty a community to its floor.
         floor: how many populations of each community survive at least; or by patterns of names,
             where communities that none matches keep 1.
         multiple_of: what the kept counts are multiples of, 8 say; or "auto", which measures: see
             ``rounding`` of the survivors for what was chosen and why.
+        uniform: the same count in every layer: what the plain configuration of a language model
+            can say.
         include: patterns of the names that take part (``*``, ``?``, ``[...]``); the others stay
             whole.
         exclude: patterns of the names that stay whole.
@@ -111,19 +125,29 @@ def select(
         Survivors(a: 8/20)
         >>> select({"a": torch.ones(4), "b": torch.ones(4)}, {"b": Sparsity(0.5)})
         Survivors(a: 4/4, b: 2/4)
+        >>> scores = {"layers.0": torch.arange(4.0), "layers.1": torch.arange(4.0) + 10}
+        >>> select(scores, Sparsity(0.5), scope="global", normalize=None)
+        Survivors(layers.0: 1/4, layers.1: 3/4)
+        >>> select(scores, Sparsity(0.5), scope="global", normalize=None, uniform=True)
+        Survivors(layers.0: 2/4, layers.1: 2/4)
     """
-    choose("scope", scope, ("community", "global"))
+    scopes = ("community", "row", "global") if isinstance(scores, Weights) else SCOPES
+    choose("scope", scope, scopes)
+    if not isinstance(uniform, bool):
+        refuse("uniform", uniform, "True or False")
     if zero:
         renamed("select(..., zero=True)", "natsel.zero_(weights, survivors)")
     if isinstance(scores, Weights):
         options = {
             "communities": communities,
             "multiple_of": multiple_of if multiple_of != 1 else None,
+            "uniform": uniform or None,
             "include": include,
             "exclude": exclude,
             "ties": ties,
         }
         return _of_weights(scores, budget, scope, normalize, floor, packed, zero, options)
+    assert scope != "row"
     if given := {name: on for name, on in (("packed", packed), ("zero", zero)) if on}:
         refuse_together(given, "False, or natsel.Weights in place of scores")
     if isinstance(budget, NM | Blocks):
@@ -144,7 +168,12 @@ def select(
     for name, value in scores.items():
         _check_scores(name, value)
     whole = isinstance(floor, int) and floor == 1
-    plain = whole and multiple_of == 1 and (include, exclude, ties) == (None, None, None)
+    plain = (
+        whole
+        and multiple_of == 1
+        and not uniform
+        and (include, exclude, ties) == (None, None, None)
+    )
     compared = scope == "community" or normalize is None
     many = sum(value.numel() for value in scores.values()) >= MANY
     if many and plain and compared and communities is None and isinstance(budget, Sparsity):
@@ -173,6 +202,7 @@ def select(
             scope=scope,
             normalize=normalize,
             floor=floor,
+            uniform=uniform,
             include=include,
             exclude=exclude,
             ties=ties,
@@ -186,12 +216,16 @@ def select(
     names = chosen(flat, include, exclude)
     masks = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
     for wanted, group in _groups(budgets, names):
-        contest = Contest(
+        masks |= survive(
             {name: flat[name] for name in group},
-            {name: second[name] for name in group},
-            [bounds[name] for name in group],
+            second,
+            bounds,
+            wanted,
+            communities,
+            scope=scope,
+            normalize=normalize,
+            groups=layers_apart(sizes, group, communities) if uniform else None,
         )
-        masks |= survive(contest, wanted, communities, scope=scope, normalize=normalize)
     if known is None:  # else the scorer has said so
         cut = {name: flat[name] for name in names if not bool(masks[name].all())}
         warn_alike({n: v for n, v in cut.items() if second[n] is None}, stacklevel=3)
@@ -202,7 +236,7 @@ def select(
 def _of_weights(
     weights: Weights,
     budget: object,
-    scope: Scope,
+    scope: Scope | Literal["row"],
     normalize: Normalization,
     floor: object,
     packed: bool,
@@ -210,7 +244,8 @@ def _of_weights(
     options: Mapping[str, object],
 ) -> Survivors:
     """Select single weights, which knows fewer options."""
-    if not isinstance(budget, Sparsity | NM | Blocks):
+    by_pattern = isinstance(budget, Mapping)
+    if not by_pattern and not isinstance(budget, Sparsity | NM | Blocks):
         refuse("budget", budget, "natsel.Sparsity, NM or Blocks, for weights")
     if given := {name: value for name, value in options.items() if value is not None}:
         refuse_together(given, "nothing, for weights: natsel.weights chooses who takes part")
@@ -219,6 +254,11 @@ def _of_weights(
         refuse("normalize", normalize, allowed)
     if not isinstance(floor, int):
         refuse("floor", floor, "0 or 1, for weights")
+    if isinstance(budget, Mapping):
+        if packed or zero:
+            refuse_together({"packed": packed, "zero": zero}, "False, for budgets by pattern")
+        return by_patterns(weights, budget, scope=scope, floor=floor)
+    assert isinstance(budget, Sparsity | NM | Blocks)
     return select_weights(weights, budget, scope=scope, floor=floor, packed=packed, zero=zero)
 
 

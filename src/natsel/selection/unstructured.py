@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.errors import NonFiniteError, refuse, refuse_together
 from natsel.selection.budget import Sparsity
 from natsel.selection.sequence import Scope
 from natsel.selection.structure import NM, Blocks
@@ -24,6 +25,7 @@ from natsel.single_weights.streaming.engines import Engine, NumpyEngine, TorchEn
 from natsel.single_weights.streaming.keys import KEY_TYPES, KeyType
 from natsel.single_weights.streaming.masks import BitMasks, BoolMasks, Masks
 from natsel.single_weights.streaming.n_of_m import check_groups, keep_of_groups
+from natsel.single_weights.streaming.rows import keep_of_rows, row_size
 from natsel.single_weights.streaming.source import UNSIGNED, Source, cut, identity, magnitude
 from natsel.single_weights.streaming.threshold import NonFinite, keep_fittest
 from natsel.single_weights.weights import Weights
@@ -38,7 +40,7 @@ def select_weights(
     weights: Weights,
     budget: Sparsity | NM | Blocks,
     *,
-    scope: Scope,
+    scope: Scope | Literal["row"],
     floor: int = 1,
     packed: bool = False,
     zero: bool = False,
@@ -48,7 +50,8 @@ def select_weights(
     Args:
         weights: their tensors, and what scores them.
         budget: how many go, or where survivors lie.
-        scope: "community" removes the share in each tensor, "global" compares all.
+        scope: "community" removes the share in each tensor, "row" in each of its outputs, "global"
+            compares all.
         floor: 1 refuses to empty a tensor, 0 allows it.
         packed: write masks of one bit a weight.
         zero: also set the weights that go to zero, where they are.
@@ -62,12 +65,15 @@ def select_weights(
     """
     if floor not in (0, 1) or isinstance(floor, bool):
         refuse("floor", floor, "0 or 1 for weights: whether a tensor may be emptied")
+    if scope == "row":
+        check_rows(weights, budget)
     sources = _sources(weights)
     engine = _engine(weights, sources)
     kind = BitMasks if packed else BoolMasks
     masks: BoolMasks | BitMasks
     try:
         if isinstance(budget, Blocks):
+            assert scope != "row"
             chosen = _chosen_blocks(sources, budget, scope, floor, engine)
             masks = kind(sources, engine)
             for source, blocks in zip(sources, chosen, strict=True):
@@ -76,6 +82,10 @@ def select_weights(
             check_groups(sources, budget.num_all)
             masks = kind(sources, engine)
             keep_of_groups(sources, budget.num_kept, budget.num_all, engine, masks)
+        elif scope == "row":
+            num_kept = {s.name: _of_row(s, budget, floor) for s in sources}
+            masks = kind(sources, engine)
+            keep_of_rows(sources, lambda s: num_kept[s.name], engine, masks)
         else:
             counts = _counts(sources, budget, scope, floor)
             masks = kind(sources, engine)
@@ -91,6 +101,35 @@ def select_weights(
     if packed:
         return PackedSurvivors({n: (bits, weights[n].shape) for n, bits in found.items()})
     return Survivors(found, device=None)  # as many as the weights: they stay where those are
+
+
+def check_rows(weights: Weights, budget: object) -> None:
+    """Refuse what has no rows to compare within.
+
+    Raises:
+        ValueError: if the budget is another pattern, or an output is no row of a tensor.
+    """
+    if not isinstance(budget, Sparsity):
+        given = {"scope": "row", "budget": budget}
+        refuse_together(given, "natsel.Sparsity: NM and Blocks say themselves what is compared")
+    if weights.transposed:
+        name = sorted(weights.transposed)[0]
+        allowed = f"'community' for {name!r}: the rows of a transposed convolution are inputs"
+        refuse("scope", "row", allowed)
+
+
+def _of_row(source: Source, budget: Sparsity, floor: int) -> int:
+    """Return how many weights of each row stay.
+
+    Raises:
+        ValueError: if none would.
+    """
+    size = row_size(source)
+    num_kept = size - budget.count(size)
+    if num_kept == 0 and floor:
+        given = f"{size} of {size} in each row of {source.name!r}"
+        refuse("sparsity", given, "a share that leaves one; floor=0 lets all go")
+    return num_kept
 
 
 def _sources(weights: Weights) -> list[Source]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,9 @@ class Weights(Mapping[str, Tensor]):
             "wanda", gradients for "taylor".
         engine: "numpy" on a processor, "numba" (extra ``fast``), "torch" on any device, or "auto".
 
+    Attributes:
+        transposed: names of tensors whose first dimension is of inputs.
+
     Raises:
         ValueError: if a tensor cannot be selected from; the message names it.
 
@@ -67,6 +70,7 @@ class Weights(Mapping[str, Tensor]):
             choose("scorer", scorer, SCORERS)
         choose("engine", engine, ENGINES)
         self.engine = engine
+        self.transposed: frozenset[str] = frozenset()
         self.scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
         self._tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
         devices = sorted({str(t.device) for t in self._tensors.values()})
@@ -91,6 +95,15 @@ class Weights(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Weights({len(self)} tensors, {self.size:,} weights)"
+
+    def only(self, names: Iterable[str]) -> Weights:
+        """Return some of them, on the same memory."""
+        taken = {name: self[name] for name in names}
+        second = {name: self.second[self.owner[name]] for name in taken}
+        there = {name: tensor for name, tensor in second.items() if tensor is not None}
+        found = Weights(taken, scorer=self.scorer, second=there or None, engine=self.engine)
+        found.transposed = self.transposed & set(taken)
+        return found
 
     @property
     def size(self) -> int:
@@ -150,7 +163,10 @@ def weights(
         data = check_data(data)
         read = _norms if scorer == "wanda" else _gradients
         second = read(model, taking, data)
-    return Weights(tensors, scorer=scorer, second=second, engine=engine)
+    found = Weights(tensors, scorer=scorer, second=second, engine=engine)
+    inputs_first = (n for n, layer in taking.items() if getattr(layer, "transposed", False))
+    found.transposed = frozenset(inputs_first)
+    return found
 
 
 def _norms(model: nn.Module, layers: Mapping[str, nn.Module], data: Data) -> dict[str, Tensor]:

@@ -15,8 +15,11 @@ from torch import nn
 from natsel.common.errors import first_line, refuse
 from natsel.common.extras import require
 from natsel.common.json_data import read_json
+from natsel.common.logs import logger_of
 from natsel.communities.surgery.adapters import adapt
 from natsel.extraction.csr import CsrLinear
+from natsel.integrations.model_card import CARD_FILE
+from natsel.integrations.transformers.beside import FILES
 from natsel.integrations.transformers.bounds import (
     MAX_REPEATED,
     check_numbers,
@@ -87,10 +90,27 @@ def from_pretrained(name: str) -> nn.Module:
     missing = sorted([*told["missing_keys"], *(str(k[0]) for k in told["mismatched_keys"])])
     if missing:
         refuse("model", name, f"weights for {', '.join(missing[:3])} too")
+    if not here:
+        _fetch_beside(name, getattr(config, "_commit_hash", None))
     if record is not None:
         mark(model)
     found_model: nn.Module = model.eval()
     return found_model
+
+
+def _fetch_beside(name: str, commit: str | None) -> None:
+    """Have what lies beside a model on the Hub here, too: tokenizer, processors and card.
+
+    The model can be used without; what saves it takes along what is there.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = [*FILES, CARD_FILE]
+    try:
+        with _without_retries(), without_bars():
+            snapshot_download(name, revision=commit, allow_patterns=wanted)
+    except Exception as error:  # noqa: BLE001 - of the Hub, of the network, of the disk
+        logger_of(__name__).info("no tokenizer of %s: %s", name, first_line(error))
 
 
 def _check_numbers(folder: Path) -> None:

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from natsel.common.files import write_atomic
 from natsel.communities.tensors import all_tensors
 from natsel.extraction.store import PLAN_FILE
+from natsel.integrations.transformers.beside import beside, carrying
+from natsel.integrations.transformers.cards import carrying_card
 from natsel.integrations.transformers.library import class_of, library
 from natsel.integrations.transformers.pretrained import described, pretrained
+from natsel.integrations.transformers.pushing import push_folder
 from natsel.integrations.transformers.uniform import answers, plain_config, same
 
 _MARK = "natsel_keeps"
@@ -71,6 +74,15 @@ def _watch(kind: Any) -> None:
 
     setattr(save_pretrained, _MARK, write)
     kind.save_pretrained = save_pretrained
+    push = kind.push_to_hub
+
+    @functools.wraps(push)
+    def push_to_hub(self: Any, repo_id: str, **options: Any) -> Any:
+        if not isinstance(vars(self).get(_MARK), Kept) or options.keys() - set(_PUSHED):
+            return push(self, repo_id, **options)
+        return push_folder(self, repo_id, **options)
+
+    kind.push_to_hub = push_to_hub
 
 
 def _save(
@@ -101,6 +113,8 @@ def _save(
     if writes and known is not None:
         for name, content in known.companions.items():
             write_atomic(folder / name, content)
+        with carrying(beside(model), folder, {}), carrying_card(None, model, folder, known):
+            pass
     if push:
         # It saves once more: what the method above would send is what it wrote by itself.
         model.push_to_hub(**{"repo_id": folder.name, **sent})
@@ -110,6 +124,7 @@ _SENT = (
     *("repo_id", "commit_message", "commit_description", "private", "token"),
     *("revision", "create_pr", "tags"),
 )
+_PUSHED = (*_SENT, "max_shard_size")
 
 
 def _besides(known: Any, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Any:

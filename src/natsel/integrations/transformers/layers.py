@@ -15,7 +15,13 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.integrations.transformers import facts
 from natsel.integrations.transformers.library import build
-from natsel.integrations.transformers.uniform import Wrong, differences, followed, proven
+from natsel.integrations.transformers.uniform import (
+    Proof,
+    Wrong,
+    differences,
+    followed,
+    proven,
+)
 
 KEY = "per_layer_config"
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -97,7 +103,11 @@ def honoured(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def layered_config(
-    small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]
+    small: nn.Module,
+    kind: Any,
+    data: Mapping[str, Any],
+    like: Mapping[str, Any],
+    proof: Proof | None = None,
 ) -> dict[str, Any] | None:
     """Find a configuration that states the sizes of single layers, where the class reads such.
 
@@ -106,6 +116,7 @@ def layered_config(
         kind: its class.
         data: the dense configuration.
         like: which implementations the small model uses.
+        proof: as there.
 
     Returns:
         The configuration, proven as in :func:`plain_config`; None if there is none.
@@ -126,7 +137,8 @@ def layered_config(
         if better is None:
             return None
         found, wrong = better
-    return found if wrong is not None and proven(small, kind, found, like) else None
+    holds = wrong is not None and (proof or proven)(small, kind, found, like)
+    return found if holds else None
 
 
 def _better(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -32,7 +33,7 @@ from natsel.integrations.transformers.library import (
     library,
     trusted,
 )
-from natsel.integrations.transformers.uniform import followed, plain_config
+from natsel.integrations.transformers.uniform import Proof, followed, plain_config
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -70,7 +71,9 @@ class Pretrained:
         return CODE_FILE not in self.companions
 
 
-def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
+def pretrained(
+    small: nn.Module, *, own: bool = False, proof: Proof | None = None
+) -> Pretrained | None:
     """Describe a model of the transformers library, or return None for any other.
 
     Where a configuration of the original class can say what the model is, it is a plain one. Else
@@ -81,6 +84,7 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     Args:
         small: a model, whatever removed from it what its configuration still says it has.
         own: also describe a model of a user's class that inherits from the library.
+        proof: that a plain configuration is right; by the output of the model by default.
 
     Returns:
         What to store; None, too, for a user's class that no configuration describes.
@@ -108,7 +112,8 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     left_out = facts.computed(small, fresh, exact=True)
     plain = None
     if not conversion.converted and not absent:
-        plain = plain_config(small, kind, data, like) or layered_config(small, kind, data, like)
+        given = (small, kind, data, like, proof)
+        plain = plain_config(*given) or layered_config(*given)
     if plain is None and library_kind is None:
         return None
     companions = {}
@@ -141,6 +146,11 @@ def pretrained(small: nn.Module, *, own: bool = False) -> Pretrained | None:
     return Pretrained(
         like, config, companions, numbers, left_out, repeated, added, gone | conversion.absent
     )
+
+
+def has_code(folder: Path) -> bool:
+    """Say whether the model in a folder needs the code beside it."""
+    return (folder / CODE_FILE).is_file()
 
 
 def described(model: Any, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:

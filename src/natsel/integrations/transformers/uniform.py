@@ -7,7 +7,7 @@ import heapq
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -31,12 +31,17 @@ MAX_BUILDS = 64
 Path = tuple[str, ...]
 Edit = tuple[tuple[Path, int], ...]
 """Numbers that change together, by their path."""
+Proof = Callable[[nn.Module, Any, Mapping[str, Any], Mapping[str, Any]], bool]
 Wrong = dict[tuple[str, int], tuple[int, int]]
 """What differs, as (there, wanted) by tensor and axis; a number in a module has axis -1."""
 
 
 def plain_config(
-    small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]
+    small: nn.Module,
+    kind: Any,
+    data: Mapping[str, Any],
+    like: Mapping[str, Any],
+    proof: Proof | None = None,
 ) -> dict[str, Any] | None:
     """Find numbers of the dense configuration that make the class itself as small as a model.
 
@@ -50,6 +55,7 @@ def plain_config(
         kind: its class.
         data: the dense configuration.
         like: which implementations the small model uses.
+        proof: that a configuration is the right one; :func:`proven` by default.
 
     Returns:
         The configuration, or None if there is none.
@@ -66,7 +72,7 @@ def plain_config(
         starts.append({**data, "head_dim": sizes.pop()})
     for start in starts:
         for found in _search(kind, start, target, must):
-            if proven(small, kind, found, like):
+            if (proof or proven)(small, kind, found, like):
                 return found
     return None
 
@@ -201,19 +207,24 @@ def _edited(data: Mapping[str, Any], edit: Edit) -> dict[str, Any]:
 def proven(small: nn.Module, kind: Any, data: Mapping[str, Any], like: Mapping[str, Any]) -> bool:
     """Say whether a model built from a configuration is the small one: it computes the same."""
     twin = build(kind, data, like=like)
-    if facts.shapes(twin) != facts.shapes(small) or facts.classes(twin) != facts.classes(small):
-        return False
-    kept = small.state_dict(keep_vars=True).keys()
-    loose = {name for name, _ in small.named_buffers() if name not in kept}
-    if facts.computed(small, twin, exact=False) != loose:
-        return False
-    if facts.numbers(small).keys() != facts.numbers(twin).keys():
+    if not fits(small, twin):
         return False
     for name, tensor in all_tensors(small).items():
         path, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(path), attribute, tensor)
     mine = answers(small)
     return mine is not None and same(mine, answers(twin))
+
+
+def fits(small: nn.Module, twin: nn.Module) -> bool:
+    """Say whether a model from a configuration has all that a small one has, but for values."""
+    if facts.shapes(twin) != facts.shapes(small) or facts.classes(twin) != facts.classes(small):
+        return False
+    kept = small.state_dict(keep_vars=True).keys()
+    loose = {name for name, _ in small.named_buffers() if name not in kept}
+    if facts.computed(small, twin, exact=False) != loose:
+        return False
+    return facts.numbers(small).keys() == facts.numbers(twin).keys()
 
 
 def answers(model: Any) -> list[Tensor] | None:

@@ -1,0 +1,131 @@
+"""How a consumer of the dense model reads, and what was seen of what the small one lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from natsel.communities.surgery.surgery import cut
+from natsel.communities.tensors import tensors_of
+from natsel.extraction.consumers import Consumer
+from natsel.extraction.folds import num_folds
+from natsel.extraction.moments import Moments
+from natsel.extraction.pairs import Pairs
+
+
+class Reading:
+    """What a dense consumer makes of its inputs h: y = P h, with |y| = |W h| for every h.
+
+    P is its weight W as rows, or the R of W = Q R where W has more rows than columns (a kernel has
+    one for each of its taps): the fewest numbers a row that say all of what the small one lacks.
+
+    Args:
+        model: the dense model.
+        consumer: of it.
+    """
+
+    def __init__(self, model: nn.Module, consumer: Consumer) -> None:
+        weight = tensors_of(model)[consumer.tensor].detach()
+        home = "cpu" if weight.device.type == "mps" else weight.device
+        last = cut(weight, consumer.others).to(home).double().movedim(consumer.axis, -1)
+        self.shape = last.shape[:-1]
+        rows = last.reshape(-1, last.shape[-1])
+        self._q: Tensor | None = None
+        if len(rows) > rows.shape[1]:
+            self._q, rows = torch.linalg.qr(rows)
+        self.rows = rows
+        self.kept = consumer.kept.to(rows.device)
+        self.removed = consumer.removed.to(rows.device)
+        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def dense(self, h: Tensor) -> Tensor:
+        """Return P h of rows h that enter the dense consumer, in float32 at least."""
+        h = _float(h)
+        return h @ self._in(h)[0].T
+
+    def small(self, k: Tensor) -> Tensor:
+        """Return P k of rows k that enter the small one, 0 for what is removed."""
+        k = _float(k)
+        return k @ self._in(k)[1].T
+
+    def whole(self, found: Tensor) -> Tensor:
+        """Return what is found for y ``[m, ...]`` for the weight: the places of its kernel last."""
+        full = found if self._q is None else self._q.to(found.device) @ found
+        return full.reshape(*self.shape, *found.shape[1:])
+
+    def _in(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        key = (x.dtype, x.device)
+        if key not in self._cast:
+            rows = self.rows.to(dtype=x.dtype, device=x.device)
+            self._cast[key] = rows, rows[:, self.kept.to(x.device)]
+        return self._cast[key]
+
+
+@dataclass(eq=False)
+class Seen:
+    """Moments of what is given to a small consumer beside what it lacks, fold by fold.
+
+    Attributes:
+        reading: how the dense consumer reads.
+        folds: the moments; of some folds, without rows, perhaps.
+        square: E|y|^2 times the rows, of the dense output y.
+    """
+
+    reading: Reading
+    folds: list[Pairs] = field(default_factory=list)
+    square: float = 0.0
+
+    @classmethod
+    def nothing(cls, reading: Reading) -> Seen:
+        """Return what is there before the first row."""
+        width = len(reading.kept) + len(reading.rows)
+        return cls(reading, [Pairs() for _ in range(num_folds(width))])
+
+    def add(self, k: Tensor, y: Tensor, folds: Tensor) -> None:
+        """Take what entered the small consumer, beside P h of the same rows in the dense one."""
+        k = _float(k).to(y.dtype)
+        missing = y - self.reading.small(k)
+        self.square += float(
+            y.double().square().sum() if y.device.type != "mps" else y.square().sum()
+        )
+        where = folds.to(k.device)
+        for number, each in enumerate(self.folds):
+            here = where == number
+            if bool(here.all()):
+                each.add(k, missing)
+            else:
+                each.add(k[here], missing[here])
+
+    @classmethod
+    def alone(cls, reading: Reading, parts: list[Moments]) -> Seen:
+        """Of the dense model alone: what is missing is what the removed inputs h give to y."""
+        found = cls(reading)
+        gone = reading.rows[:, reading.removed]
+        for moments in parts:
+            pairs = Pairs()
+            if moments.count:
+                scatter, mean = moments.scatter, moments.mean
+                kept, removed, gone = (
+                    x.to(mean.device) for x in (reading.kept, reading.removed, gone)
+                )
+                pairs.count = moments.count
+                pairs.mean_x, pairs.mean_y = mean[kept], gone @ mean[removed]
+                pairs.xx = scatter[kept][:, kept]
+                pairs.xy = scatter[kept][:, removed] @ gone.T
+                pairs.yy = float(((gone @ scatter[removed][:, removed]) * gone).sum())
+                rows = reading.rows.to(mean.device)
+                about_zero = moments.count * moments.second(about_mean=False)
+                found.square += float(((rows @ about_zero) * rows).sum())
+            found.folds.append(pairs)
+        return found
+
+    @property
+    def rows(self) -> int:
+        """How many rows were seen."""
+        return sum(f.count for f in self.folds)
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

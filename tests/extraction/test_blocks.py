@@ -1,0 +1,180 @@
+"""Block by block gives what one consumer after the other gives, in two or three runs of a block."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import natsel
+import natsel.extraction.in_turn as in_turn
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+
+
+def llama():
+    config = transformers.LlamaConfig(
+        **SIZES, intermediate_size=24, num_key_value_heads=2, vocab_size=50
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2():
+    config = transformers.GPT2Config(n_embd=16, n_layer=3, n_head=4, vocab_size=50, **ENDS)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def mixtral():
+    config = transformers.MixtralConfig(
+        **SIZES,
+        intermediate_size=24,
+        num_key_value_heads=2,
+        vocab_size=50,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+def vit():
+    config = transformers.ViTConfig(
+        **SIZES, intermediate_size=24, image_size=16, patch_size=4, num_labels=5
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def batches(model):
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(model, transformers.ViTForImageClassification):
+        return [{"pixel_values": torch.randn(3, 3, 16, 16, generator=generator)} for _ in range(3)]
+    found = []
+    for padding in (0, 3, 0):
+        tokens = torch.randint(50, (2, 12), generator=generator)
+        mask = torch.ones_like(tokens)
+        mask[0, 12 - padding :] = 0
+        found.append({"input_ids": tokens, "attention_mask": mask})
+    return found
+
+
+def pruned(make, kinds=("neuron", "head")):
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    data = batches(model)
+    communities = natsel.discover(model, data[0])
+    masks = {
+        name: torch.arange(c.size) % 2 == 0
+        for name, c in communities.items()
+        if c.kind in kinds and c.size > 1
+    }
+    return model, natsel.Survivors(masks, communities), data
+
+
+def compensated(model, survivors, data, **options):
+    small = natsel.extract(model, survivors, verify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return small, natsel.compensate(model, small, survivors, data, **options)
+
+
+@pytest.mark.parametrize("ridge", [1e-2, None])
+@pytest.mark.parametrize("make", [llama, gpt2, vit, mixtral])
+def test_block_by_block_is_one_consumer_after_the_other(make, ridge, monkeypatch):
+    model, survivors, data = pruned(make)
+    walked, told = compensated(model, survivors, data, ridge=ridge)
+    monkeypatch.setattr(in_turn, "shared_chains", lambda *_: [])
+    monkeypatch.setattr(in_turn, "compensate_block", None)
+    small, expected = compensated(model, survivors, data, ridge=ridge)
+    assert [c.consumer for c in told.consumers] == [c.consumer for c in expected.consumers]
+    assert [c.reason[:9] for c in told.consumers] == [c.reason[:9] for c in expected.consumers]
+    assert [c.ridge for c in told.consumers] == [c.ridge for c in expected.consumers]
+    assert told.num_compensated > 0
+    for name, tensor in walked.state_dict().items():
+        torch.testing.assert_close(tensor, small.state_dict()[name], rtol=2e-3, atol=2e-4)
+
+
+def test_attention_outputs_are_compensated_where_key_value_groups_went():
+    model, survivors, data = pruned(llama, kinds=("head",))
+    _, told = compensated(model, survivors, data, ridge=1e-1)
+    assert [c.consumer for c in told.consumers] == [
+        f"model.layers.{i}.self_attn.o_proj.weight" for i in range(3)
+    ]
+    for line in told.consumers:
+        assert (line.kept, line.removed, line.reason) == (8, 8, "")
+        assert line.rows == 6 * 12 - 3  # padding does not count
+        assert line.error_fitted < line.error_before
+
+
+def count_runs(blocks):
+    counts = [0] * len(blocks)
+
+    def counting(number):
+        def hook(*_):
+            counts[number] += 1
+
+        return hook
+
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(counting(number))
+    return counts
+
+
+def test_a_block_runs_once_in_the_dense_model_and_three_times_in_the_small_one():
+    model, survivors, data = pruned(llama)
+    small = natsel.extract(model, survivors, verify=False)
+    dense_counts = []
+    folded = in_turn.along
+
+    def along(dense, ours, *rest):
+        counts = count_runs(dense.model.layers), count_runs(ours.model.layers)
+        dense_counts.append(counts)
+        return folded(dense, ours, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_turn, "along", along)
+        natsel.compensate(model, small, survivors, data, ridge=1e-2)
+    ((dense, ours),) = dense_counts
+    # Three batches; two consumers, and once to be left; nobody leaves the last one.
+    assert dense == [3, 3, 3]
+    assert ours == [9, 9, 6]
+
+
+def test_a_router_that_sends_other_rows_is_read_in_the_dense_block_alone(monkeypatch):
+    import natsel.extraction.block as block
+
+    model, survivors, data = pruned(llama)
+    monkeypatch.setattr(block, "_paired", lambda *_: None)
+    small, told = compensated(model, survivors, data, ridge=1e-2)
+    expected, _ = compensated(model, survivors, data, ridge=1e-2, sequential=False)
+    assert told.num_compensated == 6
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_loader_that_shuffles_gives_both_models_the_same_batches():
+    model, survivors, data = pruned(llama)
+    torch.manual_seed(1)
+    shuffled = torch.utils.data.DataLoader(data, batch_size=None, shuffle=True)
+    small, _ = compensated(model, survivors, shuffled, ridge=1e-2)
+    expected, _ = compensated(model, survivors, data, ridge=1e-2)
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], rtol=2e-3, atol=2e-4)
+
+
+def test_a_later_batch_that_the_model_does_not_run_on_changes_nothing():
+    model, survivors, data = pruned(llama)
+    small = natsel.extract(model, survivors, verify=False)
+    before = copy.deepcopy(small.state_dict())
+    bad = [*data, {"input_ids": torch.full((1, 4), 999)}]
+    with pytest.raises(ValueError, match="inputs that the model runs on"):
+        natsel.compensate(model, small, survivors, bad)
+    assert all(torch.equal(t, before[n]) for n, t in small.state_dict().items())
+    assert not any(m._forward_pre_hooks for m in small.modules() if isinstance(m, nn.Linear))
