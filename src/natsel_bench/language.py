@@ -121,6 +121,12 @@ ROWS: dict[str, Row] = {
         1.45,
         1.35,
     ),
+    "weights-50-obs": Row(
+        "50 % of the single weights, column by column",
+        lambda f: f.prune("weights-50-obs", "--weights", "0.5", "--scorer", "obs"),
+        1.45,
+        1.35,
+    ),
     "weights-2-4": Row(
         "2 of 4 single weights",
         lambda f: f.prune("weights-2-4", "--weights", "2:4"),
