@@ -32,6 +32,11 @@ PRINTED = {
         r"vit\.layers\.1\.mlp\.fc1: \d\d of 64 neurons are left",
         r"accuracy (\d\d\.\d%) before, \1 after the removal, \1 from the folder",
     ),
+    "language_model": (
+        r"parameters 64,320 -> 1\d,\d{3}",
+        r"pruned: perplexity .*paired t-test over windows, 40 windows",
+        r"recovered: perplexity .*paired t-test over windows, 40 windows",
+    ),
     "own_law": (r"differ by \de-0\d", r"extinct of 96: \{'gompertz': \d+, 'logistic': \d+\}"),
     "own_operator_rule": (
         r"without the rule: 0 communities",
