@@ -99,6 +99,10 @@ class Judge:
             known += self._run(survivors, len(known), stop)
         return torch.tensor(known[:stop], dtype=torch.float64)
 
+    def beaten(self, survivors: Mapping[str, Tensor], bound: float) -> bool:
+        """Tell whether what is known already says that a selection comes to a bound or more."""
+        return not sum(self._known.get(key_of(survivors), ())) < bound
+
     def value(self, survivors: Mapping[str, Tensor]) -> float:
         """Return the mean over all places of all windows."""
         return float(self.totals(survivors).sum() / self.places.sum())

@@ -120,7 +120,7 @@ def _can_give(space: Space, individual: Individual, site: Site) -> bool:
     level, place = individual[site[0]], space.places[site[0]]
     if isinstance(level, frozenset):
         return site[1] not in level and len(level) < len(place.units) - 1
-    return level > place.least and not place.inside & space.absent(individual)
+    return level > place.least and not place.goes_with(space.absent(individual))
 
 
 def _given(

@@ -20,6 +20,8 @@ RUNGS = (0.25, 0.5, 1.0)
 GO_ON = (0.25, 0.5)
 """Which share of the children goes on to the next rung, at least one."""
 MOST_SWAPS = 3
+PATIENCE = 8
+"""How many swaps are drawn for each child that is wanted, at most."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ class Search:
         self._note()
 
     def _children(self, size: int) -> list[Move]:
+        """Return children that are not known to be worse; fewer where there are no more."""
         found: dict[Individual, Move] = {}
-        for _ in range(4 * size):
+        bound = self._total()
+        for _ in range(PATIENCE * size):
             if len(found) == size:
                 break
             draws = [
@@ -104,8 +108,10 @@ class Search:
                 generator=self.generator,
                 swaps=min(draws),
             )
-            if move.child != self.best:
-                found.setdefault(move.child, move)
+            if move.child not in found and not self.judge.beaten(
+                self.space.survivors(move.child), bound
+            ):
+                found[move.child] = move
         return list(found.values())
 
     def _total(self) -> float:

@@ -49,6 +49,10 @@ class Place:
         """The level at which nothing goes."""
         return frozenset() if self.units else self.size
 
+    def goes_with(self, dead: set[str]) -> bool:
+        """Tell whether nothing of it is left where some tensors are gone."""
+        return bool(self.inside) and self.inside <= dead
+
     @property
     def lowest(self) -> Level:
         """The level at which all goes that may."""
@@ -108,7 +112,7 @@ class Space:
             mask = torch.ones(place.size, dtype=torch.bool)
             if isinstance(level, frozenset):
                 mask[[b for unit in level for b in place.units[unit]]] = False
-            elif not place.inside & dead:
+            elif not place.goes_with(dead):
                 mask[list(place.ranking[level:])] = False
             masks[place.name] = mask
         return Survivors(masks, self.communities)
@@ -125,7 +129,7 @@ class Space:
         """Return the individual with whole communities where their branch is out."""
         dead = self.absent(individual)
         return tuple(
-            place.full if place.inside & dead else level
+            place.full if place.goes_with(dead) else level
             for place, level in zip(self.places, individual, strict=True)
         )
 
