@@ -59,7 +59,7 @@ def test_the_search_finds_the_optimum_in_fewer_runs_than_there_are_subsets(
         held_out=others,
         scores=away_from(best, llama),
         kinds=["branch"],
-        evaluations=48,
+        evaluations=60,
         offspring=8,
         dynamics=dynamics,
         generator=torch.Generator().manual_seed(seed),
@@ -67,8 +67,8 @@ def test_the_search_finds_the_optimum_in_fewer_runs_than_there_are_subsets(
     assert gone(levels) == best
     assert levels.history[-1].best == pytest.approx(float(table[best].mean()), abs=1e-5)
     assert levels.runs < len(SUBSETS)
-    # In windows it is cheaper still: most children stop before they have seen all.
-    assert levels.tokens < 12 * len(windows) * len(SUBSETS)
+    # Most children stop before they have seen all: not half of what brute force runs.
+    assert levels.tokens < 12 * len(windows) * len(SUBSETS) / 2
 
 
 def test_evopress_own_recipe_agrees_and_runs_more(llama, windows, others, table):
