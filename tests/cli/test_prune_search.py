@@ -7,17 +7,26 @@ import json
 import pytest
 
 
-@pytest.mark.parametrize(
-    ("model", "kinds"), [("mlp", None), ("resnet20", "filter,branch")]
-)
+@pytest.mark.parametrize(("model", "kinds"), [("mlp", None), ("vit", "neuron,head,branch")])
 def test_a_search_decides_and_is_told(natsel, tmp_path, model, kinds):
     out = tmp_path / "small"
     more = ["--kinds", kinds] if kinds else []
-    data = "digits" if model == "mlp" else "cifar10"
     done = natsel(
-        "prune", model, "--out", str(out), "--data", data, "--search", "6",
-        "--budget", "parameters=0.6", "--no-measure", "--no-compensate", "--json", *more,
+        "prune",
+        model,
+        "--out",
+        out,
+        "--data",
+        "digits",
+        "--search",
+        "6",
+        "--budget",
+        "parameters=0.6",
+        "--no-measure",
+        "--json",
+        *more,
     )
+    assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     levels = found["levels"]
     assert levels["evaluations"] == 6
@@ -39,7 +48,8 @@ def test_a_search_decides_and_is_told(natsel, tmp_path, model, kinds):
 )
 def test_what_is_wrong_is_told_in_one_line(natsel, tmp_path, more, told):
     out = tmp_path / "small"
-    done = natsel("prune", "mlp", "--out", str(out), "--search", "4", *more, code=2)
+    done = natsel("prune", "mlp", "--out", out, "--search", "4", *more)
+    assert done.exit_code == 2, done.output
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
     assert not out.exists()
