@@ -15,7 +15,7 @@ from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
 from natsel.fitness.auto import AUTO, combined, signals_for
-from natsel.fitness.parts import PartsReader
+from natsel.fitness.parts import PartsReader, watchable
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
 
@@ -58,7 +58,9 @@ def score(
             beside the output that predicts it; by default cross-entropy of the logits in it.
 
     Returns:
-        ``{community: float tensor [size]}``.
+        ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
+        community that nothing reads where it can be watched (an ``nn.MultiheadAttention``, a
+        grouped convolution, a bare parameter), with a warning: a selection leaves it whole.
 
     Raises:
         ValueError: if the scorer is unknown or needs data that is missing.
@@ -153,9 +155,7 @@ def _scored(
     fitnesses = [get(scorer, argument="scorer") for scorer in scorers]
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
-    communities.require()
-    reader = PartsReader(communities)
-    masses = list(masses_of(communities).values())
+    whole = communities.require()
     data = check_data(data)
     reading = [f for f in fitnesses if f.needs_gradient or f.statistic is not None]
     if reading and data is None:
@@ -166,31 +166,39 @@ def _scored(
     with_activation = [f for f in reading if not f.needs_gradient]
     if with_gradient and with_activation:
         data = reread(data)
-    found: list[tuple[Fitness, Values]] = []
-    if by_weight:
-        found += zip(by_weight, without_data(by_weight, reader, masses), strict=True)
-    if with_gradient and data is not None:
-        values = by_gradient(communities, with_gradient, reader, masses, data, criterion)
-        found += zip(with_gradient, values, strict=True)
+    found: dict[int, Scores] = {}
+
+    def take(asked: Sequence[Fitness], told: Communities, values: Sequence[Values]) -> None:
+        for fitness, each in zip(asked, values, strict=True):
+            found[id(fitness)] = _checked(told, whole, fitness, each)
+
+    if by_weight or with_gradient:
+        reader, masses = PartsReader(whole), list(masses_of(whole).values())
+        if by_weight:
+            take(by_weight, whole, without_data(by_weight, reader, masses))
+        if with_gradient and data is not None:
+            take(
+                with_gradient,
+                whole,
+                by_gradient(whole, with_gradient, reader, masses, data, criterion),
+            )
     if with_activation and data is not None:
-        values = by_activation(communities, with_activation, reader, masses, data)
-        found += zip(with_activation, values, strict=True)
-    by_id = {id(fitness): values for fitness, values in found}
-    scores = []
+        told = watchable(whole, asked=f"scorer={with_activation[0].name!r}")
+        reader, masses = PartsReader(told), list(masses_of(told).values())
+        take(with_activation, told, by_activation(told, with_activation, reader, masses, data))
     for fitness in fitnesses:
-        scores.append(_checked(communities, fitness, by_id[id(fitness)]))
         what = f"scores by {fitness.name!r}"
-        warn_alike(scores[-1], what=what, stacklevel=stacklevel)
-    return scores
+        warn_alike(found[id(fitness)], what=what, stacklevel=stacklevel)
+    return [found[id(fitness)] for fitness in fitnesses]
 
 
-def _checked(communities: Communities, fitness: Fitness, values: Values) -> Scores:
+def _checked(told: Communities, whole: Communities, fitness: Fitness, values: Values) -> Scores:
     """Return what a signal said, made sure that it is one finite number per population."""
     scores = {}
-    for (name, community), value in zip(communities.items(), values, strict=True):
+    for (name, community), value in zip(told.items(), values, strict=True):
         if not isinstance(value, Tensor) or value.shape != (community.size,):
             refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
-    return Scores(scores, communities)
+    return Scores(scores, whole)
