@@ -17,8 +17,8 @@ from natsel.levels.space import Individual, Space
 
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of the windows after which a race looks who goes on."""
-GO_ON = (0.25, 0.5)
-"""Which share of the children goes on to the next rung, at least one."""
+GO_ON = (0.5, 0.25)
+"""Which share of all children goes on to the next rung, at least one."""
 MOST_SWAPS = 3
 PATIENCE = 8
 """How many swaps are drawn for each child that is wanted, at most."""

@@ -144,12 +144,22 @@ class Space:
         return self.cost(individual) <= self.gauge.limit
 
     def plain(self, individual: Individual) -> list[Any]:
-        """Return an individual as JSON holds it: counts, and lists of branches that are out."""
-        return [sorted(g) if isinstance(g, frozenset) else g for g in individual]
+        """Return an individual as JSON holds it: counts, and numbers of branches that are out."""
+        return [
+            sorted(b for unit in level for b in place.units[unit])
+            if isinstance(level, frozenset)
+            else level
+            for place, level in zip(self.places, individual, strict=True)
+        ]
 
     def individual(self, plain: Sequence[Any]) -> Individual:
         """Return what :meth:`plain` made plain."""
-        return tuple(frozenset(g) if isinstance(g, list) else int(g) for g in plain)
+        return tuple(
+            frozenset(i for i, unit in enumerate(place.units) if unit[0] in level)
+            if place.units
+            else int(level)
+            for place, level in zip(self.places, plain, strict=True)
+        )
 
     def of(self, survivors: Mapping[str, Tensor]) -> Individual:
         """Return the levels at which as many survive as in a selection.
