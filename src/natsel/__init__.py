@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
+    from natsel.levels import Levels, evolve_levels
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
@@ -71,6 +72,7 @@ __all__ = [
     "Evolution",
     "Hold",
     "Latency",
+    "Levels",
     "MACs",
     "MissingExtraError",
     "NonFiniteError",
@@ -99,6 +101,7 @@ __all__ = [
     "conversion_of",
     "discover",
     "evaluate",
+    "evolve_levels",
     "export_onnx",
     "extract",
     "hold",
@@ -175,6 +178,7 @@ _HOMES = {
         "zero_",
     ),
     "adaptive": ("Adapted", "adapt"),
+    "levels": ("Levels", "evolve_levels"),
     "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),
     "common.errors": ("NonFiniteError",),

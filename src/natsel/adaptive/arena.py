@@ -102,7 +102,7 @@ class Arena:
         self._model = folded(communities.model)
         self._tensors = tensors_of(self._model)
         self._known: dict[str, Tensor] = {}
-        self._cuts = all(_runs_cut(self._model, c) for c in communities.values())
+        self._cuts = all(runs_cut(self._model, c) for c in communities.values())
         if labels is None:
             labels, several = self._dense()
             self.measure: Measure = "agreement" if several else "accuracy"
@@ -284,7 +284,7 @@ def _zeroed(
     return changed
 
 
-def _runs_cut(model: nn.Module, community: Community) -> bool:
+def runs_cut(model: nn.Module, community: Community) -> bool:
     """Tell whether the modules of a community run on fewer populations without being changed."""
     if not kind_of(community.kind).plain or community.rebindings:
         return False

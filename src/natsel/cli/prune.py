@@ -34,9 +34,9 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer", "weights"),
+        **same(word, "held_out", "tokenizer", "weights", "kinds"),
         **same(truth, "residual", "compensate", "measure", "uniform"),
-        **same(whole, "seed", "length", "samples"),
+        **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
     },
@@ -106,6 +106,13 @@ def prune(
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
+    kinds: Annotated[
+        str | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
+    ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(help="Search who gives how much by evolution: N plans are judged on --data."),
+    ] = None,
     compensate: Annotated[
         bool | None,
         typer.Option(
@@ -142,7 +149,8 @@ def prune(
         say_what_wins(context, voice, more)
         if weights is not None:
             others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
-            _check_alone(context, {"weights": weights}, (*others, "compensate"))
+            more_of = ("compensate", "kinds", "search")
+            _check_alone(context, {"weights": weights}, (*others, *more_of))
             _prune_weights(
                 voice,
                 out,
@@ -175,10 +183,14 @@ def prune(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
+            kinds=tuple(kinds.split(",")) if kinds else (),
+            search=search,
             compensate=compensate,
             measure=measure,
             seed=seed,
         )
+        if blockwise and (search is not None or kinds is not None):
+            refuse_together({"search": search, "kinds": kinds}, "--blockwise without them")
         if cache is not None and not blockwise:
             refuse_together({"cache": str(cache)}, "--blockwise beside it")
         with voice.progress() as progress:
@@ -195,6 +207,8 @@ def prune(
             voice.words.print(result["rounding"]["summary"], markup=False)
         if result["adaptive"] is not None:
             voice.words.print(result["adaptive"]["sentence"], markup=False)
+        if result.get("levels") is not None:
+            voice.words.print(result["levels"]["sentence"], markup=False)
         if blockwise:
             _say_blocks(voice, result)
         else:

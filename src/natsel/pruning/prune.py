@@ -31,6 +31,7 @@ from natsel.quality import advice, losses, measure_for, quality_of
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import select
 from natsel.selection.sequence import Scope
+from natsel.selection.survivors import Survivors
 
 STEPS = ("score", "select", "extract and verify", "compensate")
 Scorer = str | Fitness | Callable[[Parts], Tensor]
@@ -197,6 +198,7 @@ def carry_out(
     measure: bool = False,
     generator: torch.Generator | None = None,
     progress: Progress = silent,
+    decide: Callable[[], Survivors] | None = None,
     options: Mapping[str, Any],
 ) -> Pruned:
     """Prune a model whose communities are known; see :func:`prune` for what is not told here.
@@ -215,6 +217,7 @@ def carry_out(
         measure: whether to time.
         generator: of "adaptive".
         progress: called with the names of ``STEPS``.
+        decide: says who survives, in place of a scorer.
         options: more of :func:`natsel.select`.
 
     Returns:
@@ -229,7 +232,10 @@ def carry_out(
     step(0)
     adapted: Adapted | None = None
     options = dict(options)
-    if scorer == ADAPTIVE:
+    if decide is not None:
+        survivors = decide()
+        step(1)
+    elif scorer == ADAPTIVE:
         rounding = None
         if options["multiple_of"] == "auto":
             # Measured once, on a selection that costs nothing, and the same for every contender.

@@ -84,7 +84,7 @@ def losses(
             start = 0
             while start < len(labels):
                 part = labels[start : start + rows]
-                logits = logits_of(_run(model, _rows(inputs, start, start + rows), replaced))
+                logits = logits_of(run_model(model, _rows(inputs, start, start + rows), replaced))
                 parts.append(_compared(logits, part.to(logits.device)))
                 start += rows
                 rows = max(1, room // max(1, 4 * logits.numel() // len(part)))
@@ -97,7 +97,8 @@ def losses(
     return Losses(*(each[there] for each in found))
 
 
-def _run(model: nn.Module, inputs: Inputs, replaced: dict[str, Tensor] | None) -> Any:
+def run_model(model: nn.Module, inputs: Inputs, replaced: dict[str, Tensor] | None) -> Any:
+    """Run a model on inputs, with parameters in place of its own."""
     if not replaced:
         return call(model, inputs)
     args, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})

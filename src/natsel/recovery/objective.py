@@ -14,8 +14,8 @@ from natsel.common.calls import IGNORED, Inputs, call, logits_of, tensors_of_inp
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.padding import MASK
+from natsel.quality.head import head_of, headless, through_head
 from natsel.recovery.blocks import Pairs, outputs_kept, pairs_of
-from natsel.recovery.head import head_of, headless, through_head
 from natsel.recovery.losses import apart, divergence, surprise
 from natsel.recovery.settings import PRECISIONS, Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.batches import Data, inputs_for
-from natsel.common.calls import Inputs, first_samples
+from natsel.common.calls import Inputs, cross_entropy, first_samples
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.logs import logger_of
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import Communities, discover
+from natsel.communities.kinds import BRANCH
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.store import check_room
@@ -30,7 +32,9 @@ from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
 from natsel.io.opening import Opened
+from natsel.levels import Levels, evolve_levels
 from natsel.pruning import carry_out
+from natsel.pruning.prune import scores_by
 from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
 from natsel.runs.folder import alone
@@ -85,6 +89,9 @@ class PruneConfig:
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
+        kinds: of the communities that give; empty for all. "branch" offers branches.
+        search: how many vectors of levels, between communities, are judged by evolution on the
+            data; None to let the scores decide that.
         compensate: let the survivors take over what the others did, over the data; None for
             wherever there are data.
         measure: time the dense and the small model in turn.
@@ -106,6 +113,8 @@ class PruneConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
+    kinds: tuple[str, ...] = ()
+    search: int | None = None
     compensate: bool | None = None
     measure: bool = True
     seed: int = 0
@@ -123,7 +132,22 @@ class PruneConfig:
             check_source(self.data)
         if self.held_out is not None:
             check_source(self.held_out, argument="held_out")
+        self._check_search()
         self._check_together()
+
+    def _check_search(self) -> None:
+        """Refuse a search without data, and what it decides itself."""
+        if self.search is None:
+            return
+        check_whole("search", self.search)
+        if self.data is None:
+            refuse("data", None, "the name of a data set: a search runs on one")
+        own = ("scope", "normalize", "multiple_of", "uniform", "include", "exclude", "residual")
+        usual = {f.name: f.default for f in fields(self)}
+        if given := {n: getattr(self, n) for n in own if getattr(self, n) != usual[n]}:
+            refuse_together({"search": self.search, **given}, "a search without them")
+        if self.scorer == ADAPTIVE:
+            refuse_together({"search": self.search, "scorer": ADAPTIVE}, "one of them")
 
     def _check_together(self) -> None:
         """Refuse options that say nothing beside others."""
@@ -249,8 +273,29 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     before = losses(opened.model, held_out.batches) if held_out is not None else None
     step(1)
     inputs = _real_inputs(opened, splits)
-    communities = discover(opened.model, inputs, residual=config.residual)
+    branches = BRANCH.name in config.kinds
+    communities = discover(opened.model, inputs, residual=config.residual, branches=branches)
     communities.require("model", config.model)
+    if config.kinds:
+        communities = communities.only(*config.kinds)
+    levels: Levels | None = None
+
+    def searched() -> Survivors:
+        nonlocal levels
+        assert config.search is not None
+        assert data is not None
+        own = config.scorer is not None
+        levels = evolve_levels(
+            communities,
+            parse_budget(config.budget),
+            data,
+            scores=scores_by(communities, scorer, data, cross_entropy) if own else None,
+            evaluations=config.search,
+            generator=torch.Generator().manual_seed(config.seed),
+            progress=progress,
+        )
+        return levels.survivors
+
     adaptive = scorer == ADAPTIVE
     pruned = carry_out(
         communities,
@@ -264,6 +309,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         measure=config.measure,
         generator=torch.Generator().manual_seed(config.seed),
         progress=lambda _, done, __: step(done + 2),
+        decide=searched if config.search is not None else None,
         options={
             "multiple_of": config.multiple_of,
             "uniform": config.uniform,
@@ -301,6 +347,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "macs": [predicted.dense.macs, predicted.small.macs],
         "verification": asdict(verification),
         "adaptive": adapted and adapted.plain(),
+        "levels": levels and levels.plain(),
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
         "accuracy": _accuracies(turned_out, splits),
         "quality": quality and quality.plain(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from natsel.recovery.head import head_of, headless, through_head
+from natsel.quality.head import head_of, headless, through_head
 from natsel.recovery.losses import divergence, surprise
 
 

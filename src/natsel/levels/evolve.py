@@ -1,0 +1,245 @@
+"""Evolution over whole networks: who gives how much, under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from natsel.adaptive.arena import taken
+from natsel.common.batches import Data, gathered, reread
+from natsel.common.calls import Inputs, tensors_of_inputs
+from natsel.common.errors import choose, refuse
+from natsel.common.logs import logger_of
+from natsel.common.numbers import check_whole
+from natsel.common.paired import PairedSamples, sign_flips
+from natsel.common.progress import Progress, silent
+from natsel.communities import Communities
+from natsel.dynamics.registry import Dynamic, Step
+from natsel.levels.budgets import gauge_of
+from natsel.levels.drawing import Drawing
+from natsel.levels.folder import Folder
+from natsel.levels.judge import MEASURES, Judge, Measure, check_finite
+from natsel.levels.moves import additive, uniform
+from natsel.levels.result import LEVEL, Levels, sentence_of, windows_needed
+from natsel.levels.scoring import scores_for
+from natsel.levels.searching import Search
+from natsel.levels.space import Individual, Space, sites
+from natsel.selection.select import Budget
+
+_LOG = logger_of(__name__)
+
+CONFIRMING = 0.5
+"""Share of the windows that decides, where none are given for it."""
+
+
+def evolve_levels(
+    communities: Communities,
+    budget: Budget,
+    data: Data,
+    *,
+    held_out: Data | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    kinds: Sequence[str] | None = None,
+    blocks: bool = False,
+    fitness: Measure = "kl",
+    evaluations: int = 256,
+    offspring: int = 16,
+    dynamics: str | Dynamic | Step | None = None,
+    generator: torch.Generator | None = None,
+    cache: str | Path | None = None,
+    progress: Progress = silent,
+) -> Levels:
+    """Search how much each community gives, and which branches go, by evolution.
+
+    An individual is a vector of levels, one per community: how many populations it keeps, where
+    the scores say which; of branches, which of them are out. Children come of swaps that keep the
+    budget, a level given here and taken there; they are judged jointly, all kinds together, in a
+    race on growing data with the best so far as the bound, and the best of all stays (1 + lambda
+    with elitism). The uniform plan and the plans by the scores are what the search starts from.
+    Branches that are out are not run, and no selection is run twice.
+
+    What it finds is kept if it is no worse than the uniform plan on windows that it did not see;
+    the paired test over them is told.
+
+    Args:
+        communities: of the model, which is not changed.
+        budget: what must be reached: a sparsity, of all populations together, or a cost.
+        data: batches of one shape to search on; without ``held_out`` a random half of the samples
+            is kept to decide on.
+        held_out: batches to decide on.
+        scores: one tensor per community, higher is fitter, as :func:`natsel.score` returns them;
+            of communities that are missing, the default: "auto" with labels, "joint" without, and
+            for branches how far each turns its stream.
+        kinds: of the communities that give; the others stay whole. All but those of which removing
+            is not masking by default.
+        blocks: branches of one block come and go together.
+        fitness: "kl" (to the dense model; needs no labels), "loss" or "error".
+        evaluations: children that are judged.
+        offspring: children in a generation.
+        dynamics: a law (:mod:`natsel.dynamics`) by which the sites of moves that succeed get more
+            of the next moves; by default all get as many.
+        generator: where all randomness comes from; seed 0 by default.
+        cache: a folder from which a killed search goes on.
+        progress: called after each generation.
+
+    Returns:
+        The survivors with the history and the test that decided.
+
+    Raises:
+        ValueError: if an argument is not allowed, or no vector of levels meets the budget; the
+            nearest is said.
+        NonFiniteError: if nothing that it starts from has a finite fitness.
+
+    Example:
+        >>> import natsel
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(),
+        ...                       nn.Linear(6, 3))
+        >>> communities = natsel.discover(model, torch.zeros(1, 4))
+        >>> data = [(torch.randn(32, 4, generator=torch.Generator().manual_seed(0)),)]
+        >>> levels = evolve_levels(communities, natsel.Sparsity(0.5), data, evaluations=16)
+        >>> levels.survivors.num_removed, levels.evaluations
+        (7, 16)
+
+    Reference:
+        O. Sieberling et al., EvoPress: Accurate Dynamic Model Compression via Evolutionary Search,
+        arXiv 2410.14649, 2024.
+    """
+    choose("fitness", fitness, MEASURES)
+    for name, value in (("evaluations", evaluations), ("offspring", offspring)):
+        check_whole(name, value)
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    taking = _taking_part(communities, kinds)
+    data = reread(data)
+    model = communities.model
+    searching = gathered(model, data)
+    if held_out is None:
+        searching, deciding = _halved(searching, generator)
+    else:
+        deciding = gathered(model, reread(held_out, "held_out"))
+    judge = Judge(taking, *searching, measure=fitness)
+    found = scores_for(taking, scores, _as_batches(searching))
+    space = Space(taking, found, gauge_of(budget, taking), blocks=blocks)
+    even = uniform(space)
+    seeds = [even, *(additive(space, found, scale) for scale in ("mean", None))]
+    search = Search(space, judge, Drawing(len(sites(space)), dynamics), generator)
+    told = {
+        "communities": {p.name: [p.size, len(p.units)] for p in space.places},
+        "budget": [space.gauge.name, str(space.gauge.asked), space.gauge.limit],
+        "data": judge.digest(),
+        "seeds": [space.plain(seed) for seed in seeds],
+        "offspring": offspring,
+        "dynamics": None if search.drawing.law is None else search.drawing.law.name,
+        "random": bytes(generator.get_state().tolist()).hex()[:64],
+    }
+    folder = Folder(cache, told)
+    with folder.held() as state:
+        if state is None:
+            search.start(list(dict.fromkeys(seeds)))
+        else:
+            search.load(state)
+        check_finite(search.value, "all plans that the search starts from")
+        folder.write(search.state())
+        while search.evaluations < evaluations:
+            progress("levels: evolve", search.evaluations, evaluations)
+            before = search.evaluations
+            search.generation(min(offspring, evaluations - before))
+            folder.write(search.state())
+            if search.evaluations == before:  # no swap is possible
+                break
+    progress("levels: decide", evaluations, evaluations)
+    result = _decided(search, even, Judge(taking, *deciding, measure=fitness))
+    _LOG.info("%s", result.sentence)
+    return result
+
+
+def _decided(search: Search, even: Individual, confirming: Judge) -> Levels:
+    """Return the plan that is no worse on windows that no choice was made on."""
+    space = search.space
+    plans = [space.survivors(search.best), space.survivors(even)]
+    totals = [confirming.totals(plan) for plan in plans]
+    values = [float(t.sum() / confirming.places.sum()) for t in totals]
+    check_finite(min(values), "both plans on held-out windows")
+    each = [t / confirming.places for t in totals]
+    test = _compared(*each)
+    kept = "searched" if values[0] <= values[1] and search.best != even else "uniform"
+    needed = windows_needed(*each) if test.p_value >= LEVEL else None
+    sentence = sentence_of(kept, confirming.measure, values, test, search.evaluations, needed)
+    survivors = plans[0] if kept == "searched" else plans[1]
+    chosen = search.best if kept == "searched" else even
+    return Levels(
+        survivors=survivors,
+        found=plans[0],
+        uniform=plans[1],
+        kept=kept,
+        history=tuple(search.history),
+        test=test,
+        fitness=confirming.measure,
+        values=(values[0], values[1]),
+        cost=space.gauge.describe(space.cost(chosen)),
+        evaluations=search.evaluations,
+        runs=search.judge.num_run,
+        tokens=search.judge.num_tokens,
+        needed=needed,
+        sentence=sentence,
+    )
+
+
+def _compared(found: Tensor, even: Tensor) -> PairedSamples:
+    """Compare two plans; one whose fitness is not finite anywhere is worse beyond doubt."""
+    finite = torch.isfinite(found) & torch.isfinite(even)
+    if bool(finite.all()):
+        return sign_flips(-found, -even)
+    worse = not bool(torch.isfinite(found).all())
+    step = float("-inf") if worse else float("inf")
+    return PairedSamples(step, step, step, 0.0, 1.0 if worse else 0.0, len(found))
+
+
+def _taking_part(communities: Communities, kinds: Sequence[str] | None) -> Communities:
+    if not isinstance(communities, Communities):
+        refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
+    communities.require()
+    if kinds is not None:
+        if isinstance(kinds, str):
+            refuse("kinds", kinds, "a list of kinds, such as ['neuron', 'branch']")
+        found = communities.only(*kinds)
+        if inexact := [c.name for c in found.values() if not c.exact]:
+            allowed = "kinds of which removing is masking: a candidate is a mask"
+            refuse("kinds", communities[inexact[0]].kind, allowed)
+        return found
+    exact = sorted({c.kind for c in communities.values() if c.exact})
+    return communities.only(*exact)
+
+
+def _halved(
+    searching: tuple[Inputs, Tensor | None], generator: torch.Generator
+) -> tuple[tuple[Inputs, Tensor | None], tuple[Inputs, Tensor | None]]:
+    inputs, labels = searching
+    size = len(tensors_of_inputs(inputs)[0])
+    if size < 2:
+        refuse("data", f"{size} window", "at least 2, to search and to decide on; or held_out=")
+    order = torch.randperm(size, generator=generator)
+    cut = size - round(CONFIRMING * size)
+    parts = [order[:cut].sort().values, order[cut:].sort().values]
+    first, second = (
+        (taken(inputs, part), None if labels is None else labels[part]) for part in parts
+    )
+    return first, second
+
+
+def _as_batches(samples: tuple[Inputs, Tensor | None]) -> list[object]:
+    """Return samples as batches of a few."""
+    inputs, labels = samples
+    size = len(tensors_of_inputs(inputs)[0])
+    return list(_few(inputs, labels, size, 1 if labels is not None and labels.dim() > 1 else 100))
+
+
+def _few(inputs: Inputs, labels: Tensor | None, size: int, step: int) -> Iterator[object]:
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        values = taken(inputs, part)
+        given = (values,) if isinstance(values, dict) else values
+        yield given if labels is None else (*given, labels[part])

@@ -1,0 +1,191 @@
+"""What a user asks and gets: decision, resuming, budgets, and one line where something is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import natsel
+from natsel.levels.dense import Dense
+from natsel.levels.judge import Judge
+from natsel.levels.result import windows_needed
+
+X = torch.randn(96, 6, generator=torch.Generator().manual_seed(3))
+Y = torch.arange(96) % 5
+
+
+def search(communities, budget=None, data=None, **options):
+    given = [(X, Y)] if data is None else data
+    budget = natsel.Sparsity(0.5) if budget is None else budget
+    options = {"evaluations": 24, "offspring": 6, **options}
+    return natsel.evolve_levels(communities, budget, given, **options)
+
+
+@pytest.mark.parametrize("fitness", ["kl", "loss", "error"])
+@pytest.mark.parametrize("budget", [natsel.Sparsity(0.5), natsel.Parameters(0.5)])
+def test_a_budget_is_met_and_the_decision_told(perceptron, budget, fitness):
+    levels = search(perceptron, budget, fitness=fitness)
+    if isinstance(budget, natsel.Sparsity):
+        assert levels.survivors.num_removed == 32
+    else:
+        assert perceptron.price(levels.survivors).parameters <= 0.5 * perceptron.price().parameters
+    differs = any(not torch.equal(levels.found[n], levels.uniform[n]) for n in perceptron)
+    wins = differs and levels.values[0] <= levels.values[1]
+    assert levels.kept == ("searched" if wins else "uniform")
+    chosen = levels.found if levels.kept == "searched" else levels.uniform
+    assert all(torch.equal(levels.survivors[n], chosen[n]) for n in chosen)
+    assert json.loads(json.dumps(levels.plain()))["levels"].keys() == perceptron.keys()
+    assert f"{levels.evaluations} evaluations" in levels.sentence
+    with pytest.raises(AttributeError):
+        levels.kept = "uniform"
+
+
+def test_the_uniform_plan_stays_where_the_search_misled(perceptron):
+    """What is searched on tells nothing of what is decided on: one input, always the same."""
+    one = [(torch.full((16, 6), 9.0),)]
+    found = [
+        search(
+            perceptron,
+            data=one,
+            held_out=[(X,)],
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed in range(4)
+    ]
+    assert {levels.kept for levels in found} >= {"uniform"}
+    for levels in found:
+        assert levels.history[-1].best <= levels.history[0].best
+        if levels.kept == "uniform":
+            assert levels.values[0] > levels.values[1] or levels.test.difference == 0
+            assert levels.sentence.startswith("The uniform plan stays")
+            assert all(torch.equal(levels.survivors[n], levels.uniform[n]) for n in perceptron)
+
+
+def test_one_seed_one_result_and_another_seed_another_way(perceptron):
+    first, again, other = (
+        search(perceptron, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first.plain() == again.plain()
+    assert first.history != other.history
+
+
+@pytest.mark.parametrize("dynamics", [None, "replicator", "wright-fisher", "logistic"])
+def test_a_killed_search_goes_on_as_if_nothing_had_happened(perceptron, tmp_path, dynamics):
+    class Killed(Exception):
+        pass
+
+    def kill(_: str, done: int, __: int) -> None:
+        if done >= 12:
+            raise Killed
+
+    whole = search(perceptron, dynamics=dynamics)
+    with pytest.raises(Killed):
+        search(perceptron, dynamics=dynamics, cache=tmp_path / "c", progress=kill)
+    steps: list[int] = []
+    again = search(
+        perceptron,
+        dynamics=dynamics,
+        cache=tmp_path / "c",
+        progress=lambda _, done, __: steps.append(done),
+    )
+    assert steps[0] == 12
+    assert again.plain() == whole.plain()
+    longer = search(perceptron, dynamics=dynamics, cache=tmp_path / "c", evaluations=36)
+    assert longer.history[: len(whole.history)] == whole.history
+    with pytest.raises(ValueError, match=r"cache=.*budget differs"):
+        search(perceptron, natsel.Sparsity(0.25), cache=tmp_path / "c")
+    (tmp_path / "c" / "levels.json").write_text("{}")
+    with pytest.raises(ValueError, match="is of a search, or none"):
+        search(perceptron, dynamics=dynamics, cache=tmp_path / "c")
+
+
+def test_a_budget_that_nothing_meets_says_the_nearest(perceptron):
+    dense = perceptron.price().parameters
+    least = perceptron.price({n: torch.arange(c.size) < 1 for n, c in perceptron.items()})
+    with pytest.raises(ValueError, match=f"at least {least.parameters} of {dense:,}"):
+        search(perceptron, natsel.Parameters(10))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"fitness": "perplexity"}, "fitness='perplexity'"),
+        ({"fitness": "loss", "data": [(X,)]}, "fitness='loss' is not allowed"),
+        ({"evaluations": 0}, "evaluations=0"),
+        ({"kinds": ["branch"]}, "kinds='branch'"),
+        ({"kinds": "neuron"}, "kinds='neuron'"),
+        ({"data": [(X[:1],)]}, "at least 2"),
+        ({"dynamics": "lotka-volterra"}, "dynamics='lotka-volterra'"),
+        ({"budget": 0.5}, "budget=0.5"),
+        ({"data": []}, "data='empty'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(perceptron, options, told):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+        search(perceptron, **options)
+    assert told in str(error.value)
+
+
+def test_data_that_are_not_finite_are_refused(perceptron):
+    with pytest.raises(natsel.NonFiniteError, match=r"^[^\n]*$"):
+        search(
+            perceptron,
+            data=[(torch.full((8, 6), float("nan")),)],
+            scores=natsel.score(perceptron, "magnitude"),
+        )
+
+
+def test_too_few_windows_say_how_many_it_would_take(perceptron):
+    levels = search(perceptron, data=[(X[:4],)], scores=natsel.score(perceptron, "magnitude"))
+    assert levels.test.p_value >= 0.05
+    if levels.test.difference:
+        assert levels.needed is not None
+        assert f"too few to tell them apart: it would take about {levels.needed}" in levels.sentence
+    # The mean is one standard deviation: (1.960 + 0.842)^2 = 7.85.
+    step = torch.tensor([0.0, 2.0], dtype=torch.float64) * 2**-0.5 + (1 - 2**-0.5)
+    assert windows_needed(step, torch.zeros(2)) == 8
+    assert windows_needed(torch.ones(3), torch.ones(3)) is None
+
+
+def test_what_is_held_of_the_dense_model_depends_on_room_and_changes_nothing(llama, windows):
+    kept, hidden = (
+        Dense(llama.model, [dict(w) for w in windows], room=room) for room in (2**20, 0)
+    )
+    assert (kept.held, hidden.held) == ("probabilities", "hidden states")
+    for number in range(len(windows)):
+        with torch.no_grad():
+            true = llama.model(**windows[number]).logits.log_softmax(-1)[0]
+        assert torch.allclose(kept(number, slice(None)), true, atol=4e-3)
+        assert torch.allclose(hidden(number, slice(2, 5)), true[2:5], atol=1e-5)
+
+
+def test_padding_does_not_count(llama):
+    tokens = torch.randint(3, 50, (1, 8), generator=torch.Generator().manual_seed(5))
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
+    padded = Judge(llama, {"input_ids": tokens, "attention_mask": mask})
+    plain = Judge(llama, {"input_ids": tokens[:, :5]})
+    (name,) = llama.only("branch")
+    out = {**llama.full(), name: torch.arange(8) != 3}
+    assert padded.places.tolist() == [5.0]
+    assert padded.value(out) == pytest.approx(plain.value(out), abs=1e-4)
+
+
+def test_a_budget_that_is_measured_is_met(perceptron):
+    """A clock that counts multiply-accumulates in place of time."""
+    from natsel.selection.budget import Gauge
+
+    class Clock:
+        def gauge(self, communities):
+            dense = communities.price().macs
+            return Gauge(
+                "latency",
+                0.6,
+                0.6,
+                lambda s: communities.price(s).macs / dense,
+                num_steps=8,
+            )
+
+    levels = search(perceptron, Clock())
+    assert perceptron.price(levels.survivors).macs <= 0.6 * perceptron.price().macs
