@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
     from natsel.extraction.verify import verify
-    from natsel.fitness.score import Scores, score
+    from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
@@ -108,6 +108,7 @@ __all__ = [
     "rule",
     "save",
     "score",
+    "score_all",
     "select",
     "sparsify",
     "to_semi_structured",
@@ -144,7 +145,7 @@ _HOMES = {
         "to_semi_structured",
         "verify",
     ),
-    "fitness": ("Scores", "score"),
+    "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
     "quality": ("Quality",),
