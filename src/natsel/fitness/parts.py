@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,13 @@ from torch import Tensor, nn
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
+from natsel.fitness.depth.whole import WholeBranches
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Products, Running
 
 WeightKey = tuple[str, int]
+Gradient = Callable[[nn.Parameter], Tensor | None]
+"""From a parameter to its gradient; None where it is frozen."""
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """A Linear with its weight transposed."""
 
@@ -28,8 +33,11 @@ class PartsReader:
     def __init__(self, communities: Communities) -> None:
         named = dict(communities.model.named_parameters())
         self.names = list(communities)
-        self._slices: list[tuple[list[_Place], list[_Place]]] = []
+        self._slices: list[tuple[Sequence[_Reads], Sequence[_Reads]]] = []
         for community in communities.values():
+            if community.branches:
+                self._slices.append(([WholeBranches(community, communities.model)], []))
+                continue
             consumers = gated_slices(community)
             self._slices.append(
                 (
@@ -41,10 +49,11 @@ class PartsReader:
     def weights(self) -> list[nn.Parameter]:
         """Return every parameter that a fitness may look at, once each."""
         found = {
-            id(place.parameter): place.parameter
+            id(parameter): parameter
             for sides in self._slices
             for side in sides
             for place in side
+            for parameter in place.parameters
         }
         return list(found.values())
 
@@ -52,7 +61,7 @@ class PartsReader:
         self,
         position: int,
         mass: Tensor,
-        gradient: Callable[[nn.Parameter], Tensor | None],
+        gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None = None,
     ) -> Parts:
         """Return the numbers of one community now.
@@ -71,7 +80,7 @@ class PartsReader:
         )
 
     def mass_gradient(
-        self, position: int, gradient: Callable[[nn.Parameter], Tensor | None]
+        self, position: int, gradient: Gradient
     ) -> Tensor:
         """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
 
@@ -86,7 +95,7 @@ class PartsReader:
             ValueError: if a weight is frozen.
         """
         consumers, _ = self._slices[position]
-        return total([place.contract(gradient(place.parameter)) for place in consumers])
+        return total([place.contract(gradient) for place in consumers])
 
 
 def _producers(
@@ -102,6 +111,17 @@ def _producers(
     ]
     # One weight that is read both ways makes what it reads.
     return made or list(consumers)
+
+
+class _Reads(Protocol):
+    """Where the numbers of a community are."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+
+    def contract(self, given: Gradient) -> Tensor: ...
+
+    def part(self, gradient: Gradient, statistics: Mapping[WeightKey, Tensor] | None) -> Part: ...
 
 
 class _Place:
@@ -128,8 +148,14 @@ class _Place:
             )
         return found
 
-    def contract(self, gradient: Tensor | None) -> Tensor:
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are there now."""
+        return [self.parameter]
+
+    def contract(self, given: Gradient) -> Tensor:
         """Return the product with a gradient, summed over everything but the population."""
+        gradient = given(self.parameter)
         if gradient is None:
             return gradient_of(self.part(lambda _: None, None))
         value = self.parameter * gradient
@@ -141,7 +167,7 @@ class _Place:
 
     def part(
         self,
-        gradient: Callable[[nn.Parameter], Tensor | None],
+        gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None,
     ) -> Part:
         activation = None
