@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
 from natsel.communities.community import Community
+from natsel.communities.gates.gating import check_scales
 from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part
 
@@ -63,20 +63,6 @@ class WholeBranches:
         found = self.contract(gradient)
         index = torch.arange(len(found), device=found.device)[:, None]
         return Part(torch.ones_like(found), found, 0, index, True, None, self._name)
-
-
-def check_scales(community: Community) -> None:
-    """Make sure that masses can multiply what branches add.
-
-    Raises:
-        ValueError: naming the branches for which they cannot.
-    """
-    cannot = [branch.name for branch in community.branches if not branch.scale]
-    if cannot:
-        more = f" and {len(cannot) - 3} more" if len(cannot) > 3 else ""
-        told = f"{', '.join(cannot[:3])}{more}, under a normalisation of its own"
-        allowed = "branches that a mass on their last weights scales (or score by loss or cosine)"
-        refuse(f"communities[{community.name!r}]", told, allowed)
 
 
 def _found(module: nn.Module, name: str, path: str) -> nn.Parameter:
