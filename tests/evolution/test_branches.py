@@ -253,7 +253,10 @@ def test_what_no_mass_scales_is_refused_by_name():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"fitness": "wanda"}, "fitness='wanda' is not allowed: expected for branches one of taylor"),
+        (
+            {"fitness": "wanda"},
+            "fitness='wanda' is not allowed: expected for branches one of taylor",
+        ),
         ({"dynamics": "lotka-volterra"}, "for branches one of .*logistic"),
     ],
 )

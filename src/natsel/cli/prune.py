@@ -36,6 +36,7 @@ KEYS = Keys(
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights"),
         **same(truth, "residual", "compensate", "measure", "uniform"),
+        **same(truth, "branches", "blocks"),
         **same(whole, "seed", "length", "samples"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
@@ -49,6 +50,7 @@ KEYS = Keys(
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --branches --scorer loss --sparsity 0.2 --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -106,6 +108,10 @@ def prune(
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Take out attention and MLP branches, too.")
+    ] = False,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Take out whole blocks, too.")] = False,
     compensate: Annotated[
         bool | None,
         typer.Option(
@@ -142,7 +148,9 @@ def prune(
         say_what_wins(context, voice, more)
         if weights is not None:
             others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
-            _check_alone(context, {"weights": weights}, (*others, "compensate"))
+            _check_alone(
+                context, {"weights": weights}, (*others, "branches", "blocks", "compensate")
+            )
             _prune_weights(
                 voice,
                 out,
@@ -175,6 +183,8 @@ def prune(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
+            branches=branches,
+            blocks=blocks,
             compensate=compensate,
             measure=measure,
             seed=seed,

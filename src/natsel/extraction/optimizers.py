@@ -32,9 +32,10 @@ def follow(
 
     Parameters of branches that are gone leave the groups, with their state; those of blocks that
     have another number now keep theirs. State of the parameter's shape (momentum, first and second
-    moments) loses what the parameter lost. Means over rows or columns lose their entries and become means over what remains, so that
-    the second moment they give a kept weight is what it was. The history of L-BFGS is cut as the
-    one vector that it is. Step counts stay. A wrapped optimizer is followed with what wraps it.
+    moments) loses what the parameter lost. Means over rows or columns lose their entries and become
+    means over what remains, so that the second moment they give a kept weight is what it was. The
+    history of L-BFGS is cut as the one vector that it is. Step counts stay. A wrapped optimizer is
+    followed with what wraps it.
     Gradients are not carried over. Where masses were folded into a weight, state is kept as it was
     for the gated weight.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-
 from typing import Protocol
 
 import torch
@@ -79,9 +78,7 @@ class PartsReader:
             mass,
         )
 
-    def mass_gradient(
-        self, position: int, gradient: Gradient
-    ) -> Tensor:
+    def mass_gradient(self, position: int, gradient: Gradient) -> Tensor:
         """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
 
         The same numbers as from :meth:`read`, without what only other signals look at: in a small

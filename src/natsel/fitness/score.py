@@ -216,7 +216,7 @@ def _scored(
 def _of_streams(
     communities: Communities, scorer: BranchScorer, data: Data | None, criterion: Criterion
 ) -> Scores:
-    if check_data(data) is None:
+    if data is None or check_data(data) is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {scorer.name!r} reads them")
     values = scorer.score(communities, data, criterion)
     return _checked(communities, scorer.name, [values[name] for name in communities])

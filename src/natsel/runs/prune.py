@@ -31,6 +31,7 @@ from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
 from natsel.io.opening import Opened
 from natsel.pruning import carry_out
+from natsel.pruning.ways import check_depth
 from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
 from natsel.runs.folder import alone
@@ -85,6 +86,8 @@ class PruneConfig:
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
+        branches: also offer branches of residual streams.
+        blocks: also offer whole blocks.
         compensate: let the survivors take over what the others did, over the data; None for
             wherever there are data.
         measure: time the dense and the small model in turn.
@@ -106,6 +109,8 @@ class PruneConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
+    branches: bool = False
+    blocks: bool = False
     compensate: bool | None = None
     measure: bool = True
     seed: int = 0
@@ -125,8 +130,16 @@ class PruneConfig:
             check_source(self.held_out, argument="held_out")
         self._check_together()
 
+    @property
+    def depth(self) -> bool | Literal["blocks"]:
+        """What :func:`natsel.discover` is asked for as ``branches``."""
+        return "blocks" if self.blocks else self.branches
+
     def _check_together(self) -> None:
         """Refuse options that say nothing beside others."""
+        if self.branches and self.blocks:
+            refuse_together({"branches": True, "blocks": True}, "one of them")
+        check_depth(self.scorer, self.depth, has_data=self.data is not None)
         others = {
             name: value
             for name, value, usual in (
@@ -249,7 +262,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     before = losses(opened.model, held_out.batches) if held_out is not None else None
     step(1)
     inputs = _real_inputs(opened, splits)
-    communities = discover(opened.model, inputs, residual=config.residual)
+    communities = discover(opened.model, inputs, residual=config.residual, branches=config.depth)
     communities.require("model", config.model)
     adaptive = scorer == ADAPTIVE
     pruned = carry_out(
@@ -376,8 +389,14 @@ def verify_saved(
 
         return verify_sparse(opened.description, opened.model, small, str(folder))
     communities = discover(opened.model, opened.example_inputs)
-    if set(plan.survivors) - set(communities):
-        communities = discover(opened.model, opened.example_inputs, residual=True)
+    if missing := set(plan.survivors) - set(communities):
+        deep = [name for name in missing if ":b" in name]
+        communities = discover(
+            opened.model,
+            opened.example_inputs,
+            residual=len(missing) > len(deep),
+            branches="blocks" if any(":blocks" in name for name in deep) else bool(deep),
+        )
     masks = {}
     for name, kept in plan.survivors.items():
         if name not in communities or communities[name].size != plan.sizes[name]:

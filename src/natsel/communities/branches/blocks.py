@@ -36,7 +36,9 @@ def as_blocks(
             else:
                 refused.append(Refusal(branch.name, 1, ALONE))
         blocks = tuple(_block(path, held) for path, held in inside.items())
-        costs |= {path: sum(between.get(b.name, 0.0) for b in held) for path, held in inside.items()}
+        costs |= {
+            path: sum(between.get(b.name, 0.0) for b in held) for path, held in inside.items()
+        }
         if len(blocks) >= LEAST:
             name = community.name.replace(":branches", ":blocks")
             size, cost = len(blocks), mean_cost(blocks)

@@ -55,8 +55,7 @@ class Sights:
     def told(self, summand: Summand, branch: Branch) -> Branch:
         """Return a branch that says where the values around it are seen."""
         before, adds, after = (
-            next(iter(self._sights.get(node, ())), None)
-            for node in self._around(summand)
+            next(iter(self._sights.get(node, ())), None) for node in self._around(summand)
         )
         return replace(
             branch,

@@ -14,7 +14,6 @@ from natsel.communities.gates.sharded import check_whole
 from natsel.communities.kinds import kind_of
 from natsel.communities.tensors import owner
 
-
 NUM_NAMED = 3
 WHOLE = -1
 """In place of an axis: one mass multiplies the whole tensor."""

@@ -57,7 +57,8 @@ def _turned(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _grown(before: Tensor, after: Tensor) -> Tensor:
-    return (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
+    added, there = (after - before).square().sum(1), before.square().sum(1)
+    return added.sqrt() / there.sqrt().clamp_min(1e-30)
 
 
 def _measured(

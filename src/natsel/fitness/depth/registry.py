@@ -36,6 +36,6 @@ def names_for_branches() -> tuple[str, ...]:
 
     Example:
         >>> names_for_branches()
-        ('cosine', 'relative-norm', 'loss', 'taylor', 'fisher', 'alignment')
+        ('loss', 'cosine', 'relative-norm', 'taylor', 'fisher', 'alignment')
     """
     return (*BRANCH_SCORERS, *(name for name, f in FITNESS.items() if f.branches))
