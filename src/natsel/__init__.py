@@ -25,17 +25,20 @@ if TYPE_CHECKING:
         Compensation,
         Conversion,
         Prediction,
+        Rotation,
         Verification,
         VerificationError,
         compensation_of,
         conversion_of,
         export_onnx,
         masks_of,
+        rotation_of,
         to_semi_structured,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
+    from natsel.extraction.rotation import rotate
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
@@ -79,6 +82,7 @@ __all__ = [
     "Quality",
     "Recovered",
     "Refusal",
+    "Rotation",
     "Scores",
     "Sparsified",
     "Sparsity",
@@ -105,6 +109,8 @@ __all__ = [
     "prune",
     "prune_folder",
     "recover",
+    "rotate",
+    "rotation_of",
     "rule",
     "save",
     "score",
@@ -133,6 +139,7 @@ _HOMES = {
         "Compensation",
         "Conversion",
         "Prediction",
+        "Rotation",
         "Verification",
         "VerificationError",
         "compensate",
@@ -143,6 +150,8 @@ _HOMES = {
         "masks_of",
         "preview",
         "to_semi_structured",
+        "rotate",
+        "rotation_of",
         "verify",
     ),
     "fitness": ("Scores", "score", "score_all"),

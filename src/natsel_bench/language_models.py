@@ -71,10 +71,10 @@ def train(
     model: nn.Module,
     tokens: Tensor,
     *,
-    steps: int = 1500,
-    batch_size: int = 16,
+    steps: int = 1200,
+    batch_size: int = 8,
     length: int = 128,
-    rate: float = 1e-3,
+    rate: float = 2e-3,
     seed: int = 0,
 ) -> list[float]:
     """Train a causal language model on random windows of some tokens.

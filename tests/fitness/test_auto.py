@@ -31,15 +31,11 @@ def language_model():
 def test_each_kind_is_ordered_by_its_own_signal_and_sized_by_the_loss(language_model):
     communities, batches = language_model
     found = natsel.score(communities, "auto", data=iter(batches))
-    alone = {
-        name: natsel.score(communities, name, data=batches)
-        for name in ("joint", "taylor", "fisher")
-    }
+    alone = {name: natsel.score(communities, name, data=batches) for name in ("joint", "fisher")}
     assert {c.kind for c in communities.values()} == {"head", "neuron"}
     for name, community in communities.items():
-        signal = "taylor" if community.kind == "head" else "joint"
-        assert default_signal(community.kind) == signal
-        assert found[name].argsort().tolist() == alone[signal][name].argsort().tolist()
+        assert default_signal(community.kind) == "joint"
+        assert found[name].argsort().tolist() == alone["joint"][name].argsort().tolist()
         sizes = alone["fisher"][name].sort().values / community.cost.parameters
         assert torch.allclose(found[name].sort().values, sizes, rtol=2e-3)
     assert found.communities is communities

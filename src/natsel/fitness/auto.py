@@ -1,8 +1,8 @@
 r"""The default scorer where there are data: for each kind of population the signal that is best.
 
-What is best differs between kinds, by measurement (see the documentation of language models): of
-neurons, what their consumers lose once the less fit are gone ("joint"); of heads, of which a layer
-has few and which are large, the loss itself ("taylor").
+Measured on two families of language models, neurons and heads alike are ordered best by what their
+consumers lose once the less fit are gone ("joint"). Experts, whose consumers see few tokens each,
+were not measured: the loss itself orders them ("taylor").
 
 So that kinds can be compared, each community keeps the order of its signal and gets the sizes of
 another: the loss at stake to second order, $(m\,\partial L/\partial m)^2$ averaged over batches
@@ -19,7 +19,7 @@ from torch import Tensor
 from natsel.communities import Communities
 
 AUTO = "auto"
-BY_KIND: Mapping[str, str] = {"head": "taylor", "expert": "taylor", "branch": "loss"}
+BY_KIND: Mapping[str, str] = {"expert": "taylor", "branch": "loss"}
 OTHERS = "joint"
 """Signal of each other kind."""
 SIZES = "fisher"
@@ -32,8 +32,8 @@ def default_signal(kind: str) -> str:
     """Return the name of the signal that a kind of population is ordered by, where there are data.
 
     Example:
-        >>> default_signal("head"), default_signal("neuron")
-        ('taylor', 'joint')
+        >>> default_signal("head"), default_signal("expert")
+        ('joint', 'taylor')
     """
     return BY_KIND.get(kind, OTHERS)
 
@@ -57,7 +57,10 @@ def combined(
     scores = {}
     for name, community in communities.items():
         wanted = default_signal(community.kind)
-        order = found[wanted if wanted in found else any_other][name]
+        told = [s for s in (wanted, any_other, *found) if s in found and name in found[s]]
+        if not told:
+            continue  # nothing of it can be watched: it stays whole
+        order = found[told[0]][name]
         sizes = found[SIZES][name] if SIZES in found else _about_one(order)
         scores[name] = arranged(sizes.double() / max(community.cost.parameters, 1), order).float()
     return scores

@@ -17,7 +17,7 @@ from natsel.communities.gates.gates import masses_of
 from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
 from natsel.fitness.depth.kinds import apart, check_kinds, spoken_of
 from natsel.fitness.depth.registry import BranchScorer
-from natsel.fitness.parts import PartsReader
+from natsel.fitness.parts import PartsReader, watchable
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
 
@@ -62,7 +62,9 @@ def score(
             beside the output that predicts it; by default cross-entropy of the logits in it.
 
     Returns:
-        ``{community: float tensor [size]}``.
+        ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
+        community that nothing reads where it can be watched (an ``nn.MultiheadAttention``, a
+        grouped convolution, a bare parameter), with a warning: a selection leaves it whole.
 
     Raises:
         ValueError: if the scorer is unknown or needs data that is missing.
@@ -145,7 +147,7 @@ def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) 
         scores |= of_branches(streams, values, sizes)
     if others is not None:
         scores |= _by_signals_of_kinds(others, data, criterion, labelled=labelled)
-    return Scores({name: scores[name] for name in communities}, communities)
+    return Scores({name: scores[name] for name in communities if name in scores}, communities)
 
 
 def _each_kind(
@@ -219,7 +221,7 @@ def _of_streams(
     if data is None or check_data(data) is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {scorer.name!r} reads them")
     values = scorer.score(communities, data, criterion)
-    return _checked(communities, scorer.name, [values[name] for name in communities])
+    return _checked(communities, communities, scorer.name, [values[name] for name in communities])
 
 
 def _by_signals(
@@ -228,8 +230,7 @@ def _by_signals(
     data: Data | None,
     criterion: Criterion,
 ) -> list[Scores]:
-    reader = PartsReader(communities)
-    masses = list(masses_of(communities).values())
+    whole = communities
     data = check_data(data)
     reading = [f for f in fitnesses if f.needs_gradient or f.statistic is not None]
     if reading and data is None:
@@ -240,26 +241,36 @@ def _by_signals(
     with_activation = [f for f in reading if not f.needs_gradient]
     if with_gradient and with_activation:
         data = reread(data)
-    found: list[tuple[Fitness, Values]] = []
-    if by_weight:
-        found += zip(by_weight, without_data(by_weight, reader, masses), strict=True)
-    if with_gradient and data is not None:
-        values = by_gradient(communities, with_gradient, reader, masses, data, criterion)
-        found += zip(with_gradient, values, strict=True)
+    found: dict[int, Scores] = {}
+
+    def take(asked: Sequence[Fitness], told: Communities, values: Sequence[Values]) -> None:
+        for fitness, each in zip(asked, values, strict=True):
+            found[id(fitness)] = _checked(told, whole, fitness.name, each)
+
+    if by_weight or with_gradient:
+        reader, masses = PartsReader(whole), list(masses_of(whole).values())
+        if by_weight:
+            take(by_weight, whole, without_data(by_weight, reader, masses))
+        if with_gradient and data is not None:
+            take(
+                with_gradient,
+                whole,
+                by_gradient(whole, with_gradient, reader, masses, data, criterion),
+            )
     if with_activation and data is not None:
-        values = by_activation(communities, with_activation, reader, masses, data)
-        found += zip(with_activation, values, strict=True)
-    by_id = {id(fitness): values for fitness, values in found}
-    return [_checked(communities, f.name, by_id[id(f)]) for f in fitnesses]
+        told = watchable(whole, asked=f"scorer={with_activation[0].name!r}")
+        reader, masses = PartsReader(told), list(masses_of(told).values())
+        take(with_activation, told, by_activation(told, with_activation, reader, masses, data))
+    return [found[id(fitness)] for fitness in fitnesses]
 
 
-def _checked(communities: Communities, scorer: str, values: Values) -> Scores:
+def _checked(told: Communities, whole: Communities, scorer: str, values: Values) -> Scores:
     """Return what a signal said, made sure that it is one finite number per population."""
     scores = {}
-    for (name, community), value in zip(communities.items(), values, strict=True):
+    for (name, community), value in zip(told.items(), values, strict=True):
         if not isinstance(value, Tensor) or value.shape != (community.size,):
             refuse("scorer", scorer, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"scorer {scorer!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
-    return Scores(scores, communities)
+    return Scores(scores, whole)
