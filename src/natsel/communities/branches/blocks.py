@@ -27,7 +27,9 @@ def as_blocks(
         The communities, the branches whose block stays when they go, and multiply-accumulates
         without a weight by the name of a block.
     """
-    found, refused, costs = [], [], {}
+    found: list[Community] = []
+    refused: list[Refusal] = []
+    costs: dict[str, float] = {}
     for community in communities:
         inside: dict[str, list[Branch]] = defaultdict(list)
         for branch in community.branches:
