@@ -12,11 +12,13 @@ from natsel.cli.console import Voice, clear_errors, parse_sizes
 
 if TYPE_CHECKING:
     from natsel.communities import Communities
+    from natsel.communities.branches.branch import Branch
 
 
 @with_examples(
     "natsel inspect mlp",
     "natsel inspect resnet20 --in-shape 3,32,32 --residual",
+    "natsel inspect ./smollm2 --branches",
     "natsel inspect run --json",
 )
 def inspect(
@@ -32,6 +34,9 @@ def inspect(
     residual: Annotated[
         bool, typer.Option(help="Also offer widths that a normalisation runs over.")
     ] = False,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Also offer attention and MLP branches.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the communities of a network, with costs, gates and refusals."""
@@ -42,7 +47,9 @@ def inspect(
 
         shape = None if in_shape is None else parse_sizes("in-shape", in_shape)
         opened = open_model(model, in_shape=shape, num_classes=num_classes)
-        communities = discover(opened.model, opened.example_inputs, residual=residual)
+        communities = discover(
+            opened.model, opened.example_inputs, residual=residual, branches=branches
+        )
         voice.result(as_dict(communities))
         voice.words.print(opened.description, markup=False)
         show(voice, communities)
@@ -63,6 +70,7 @@ def as_dict(communities: Communities) -> dict[str, Any]:
                 "macs_each": c.cost.macs,
                 "gates": [f"{s.tensor}[axis {s.axis}]" for s in c.gates],
                 "removed_with_it": [f"{s.tensor}[axis {s.axis}]" for s in c.slices],
+                **({"branches": [_branch(b) for b in c.branches]} if c.branches else {}),
             }
             for c in communities.values()
         ],
@@ -71,6 +79,17 @@ def as_dict(communities: Communities) -> dict[str, Any]:
             for r in communities.refused
         ],
         "barriers": list(communities.barriers),
+    }
+
+
+def _branch(branch: Branch) -> dict[str, Any]:
+    return {
+        "name": branch.name,
+        "block": branch.block,
+        "parameters": branch.cost.parameters,
+        "macs": branch.cost.macs,
+        "gates": list(branch.gates),
+        "mass_scales": branch.scale,
     }
 
 
@@ -84,8 +103,10 @@ def show(voice: Voice, communities: Communities) -> None:
     table.add_column("mass gates at", overflow="fold")
     table.add_column("goes with it", overflow="fold")
     for c in communities.values():
-        gates = dict.fromkeys(s.tensor for s in c.gates)
-        others = dict.fromkeys(s.tensor for s in c.slices if s.role != "in")
+        whole = [name for b in c.branches for name in b.gates if b.scale]
+        gates = dict.fromkeys([*(s.tensor for s in c.gates), *whole])
+        goes = [name for b in c.branches for name in b.tensors if name not in whole]
+        others = dict.fromkeys([*(s.tensor for s in c.slices if s.role != "in"), *goes])
         table.add_row(
             c.name,
             c.kind,

@@ -102,14 +102,19 @@ def _fitnesses() -> Mapping[str, str]:
 
 def _scorers() -> Mapping[str, str]:
     from natsel.features import CLASSES
+    from natsel.fitness import BRANCH_SCORERS
 
+    of_branches = {
+        name: f"{told_of(scorer.score)} Of branches. Reads data."
+        for name, scorer in BRANCH_SCORERS.items()
+    }
     classes = {
         name: f"Features of the magnitude's rank, complexity {c.kappa}: "
         f"{', '.join(f.name for f in c.features)}."
         for name, c in CLASSES.items()
     }
     adaptive = {"adaptive": "Chooses among all of them by proof, on validation data. Reads data."}
-    return {**_fitnesses(), **classes, **adaptive}
+    return {**_fitnesses(), **of_branches, **classes, **adaptive}
 
 
 def _features() -> Mapping[str, str]:

@@ -36,6 +36,7 @@ KEYS = Keys(
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights", "kinds"),
         **same(truth, "residual", "compensate", "measure", "uniform"),
+        **same(truth, "branches", "blocks"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude"),
@@ -49,6 +50,7 @@ KEYS = Keys(
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --branches --scorer loss --sparsity 0.2 --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -113,6 +115,10 @@ def prune(
         int | None,
         typer.Option(help="Search who gives how much by evolution: N plans are judged on --data."),
     ] = None,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Take out attention and MLP branches, too.")
+    ] = False,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Take out whole blocks, too.")] = False,
     compensate: Annotated[
         bool | None,
         typer.Option(
@@ -149,7 +155,7 @@ def prune(
         say_what_wins(context, voice, more)
         if weights is not None:
             others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
-            more_of = ("compensate", "kinds", "search")
+            more_of = ("branches", "blocks", "compensate", "kinds", "search")
             _check_alone(context, {"weights": weights}, (*others, *more_of))
             _prune_weights(
                 voice,
@@ -185,6 +191,8 @@ def prune(
             residual=residual,
             kinds=tuple(kinds.split(",")) if kinds else (),
             search=search,
+            branches=branches,
+            blocks=blocks,
             compensate=compensate,
             measure=measure,
             seed=seed,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
 from natsel.common.modes import evaluating
 from natsel.common.wrappers import own_forward, unwrapped
+from natsel.communities.branches.blocks import as_blocks
 from natsel.communities.branches.find import find_branches
 from natsel.communities.branches.prove import prove_branches
 from natsel.communities.collect import collect
@@ -38,6 +41,7 @@ from natsel.communities.unfit import check_fit, why_not_exported, without_comple
 
 _LOG = logger_of(__name__)
 
+BLOCKS = "blocks"
 NOTHING = "no layer in it makes what another one reads by a weight"
 
 
@@ -48,7 +52,7 @@ def discover(
     proof: bool = True,
     residual: bool = False,
     lora: bool = False,
-    branches: bool = False,
+    branches: bool | Literal["blocks"] = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -69,19 +73,23 @@ def discover(
             remains is normalised differently. :func:`natsel.verify` states the difference.
         lora: also offer the ranks of low-rank adapters, which are a setting of the fine-tuning.
         branches: also offer what is added to residual streams (attention sublayers, perceptrons,
-            whole blocks), as communities of kind "branch": one for each stream.
+            whole blocks), as communities of kind "branch": one for each stream. With "blocks" all
+            branches of a block of a list are one population.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
 
     Raises:
-        ValueError: if the model does not run on the inputs, or cannot be exported.
+        ValueError: if the model does not run on the inputs, or cannot be exported, or an option is
+            none.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> discover(model, (torch.zeros(1, 4),))
         Communities(0: 8 neurons)
     """
+    if branches not in (False, True, BLOCKS):
+        refuse("branches", branches, f"True, False or {BLOCKS!r}")
     model = unwrapped(model)
     inputs = as_inputs(example_inputs)
     check_fit(model, inputs, proof=proof)
@@ -123,6 +131,9 @@ def discover(
             if proof:
                 streams, unproven = prove_branches(model, streams, few)
                 failed = failed + unproven
+            if branches == BLOCKS:
+                streams, single, costs = as_blocks(streams, found_branches.between)
+                failed, pricing = failed + single, replace(pricing, in_branches=costs)
             communities, refused = [*communities, *streams], refused + failed
     barriers = tuple(f"{name}{where}" for name, where in run.barriers.items())
     if not communities and not refused:

@@ -20,6 +20,7 @@ from natsel.communities.gates.gating import check
 from natsel.dynamics import Dynamic
 from natsel.dynamics import get as get_dynamic
 from natsel.evolution.attachment import Attachment, check_holds
+from natsel.evolution.depth import check_branches
 from natsel.evolution.ecology import Ecology, check_constants
 from natsel.evolution.populations import Populations
 from natsel.evolution.replicas import ALL, Replicas
@@ -90,6 +91,7 @@ class Evolution(Resumable):
         communities.require()
         self.dynamic = get_dynamic(dynamics)
         self.fitness = get_fitness(fitness)
+        check_branches(communities, self.fitness, self.dynamic)
         check_constants(constants)
         self.ecology = Ecology(**{**self.dynamic.constants(), **constants})
         self.communities = communities

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from natsel.extraction.consumers import consumers_of
 from natsel.extraction.entering import inputs_of, num_calls
 from natsel.extraction.in_turn import alone, in_turn
 from natsel.extraction.renormalize import renormalize
+from natsel.extraction.unshortened import GONE, Unshortened
 from natsel.extraction.verify import check_model, communities_of
 
 
@@ -108,26 +110,33 @@ def compensate(
     batches = reread(data)
     if batches is None:
         refuse("data", None, "batches of calibration data")
-    consumers = consumers_of(base, known, checked)
+    twin = Unshortened(base, small, known, checked)
+    consumers = [
+        replace(c, reason=GONE) if twin.gone(c.module) else c
+        for c in consumers_of(base, known, checked)
+    ]
     able = [c for c in consumers if not c.reason]
     with _all_or_nothing(small), _aside(base), evaluating(base):
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)
         if sequential:
-            done = in_turn(base, small, able, batches, ridge)
+            done = in_turn(base, twin.model, able, batches, ridge)
         else:
             calls = num_calls(base, {c.module for c in able}, batches)
             seen = alone(base, [c for c in able if c.module in calls], batches)
-            done = [absorb(small, c, seen[c.module], ridge) for c in able if c.module in seen]
+            done = [absorb(twin.model, c, seen[c.module], ridge) for c in able if c.module in seen]
         lines = {line.consumer: line for line, _ in done}
-        changed = [name for _, names in done for name in names]
+        changed = [twin.renamed(name) for _, names in done for name in names]
         for line in lines.values():
             _warn(line)
         for consumer in consumers:
             reason = consumer.reason or "nothing was seen to enter its module"
             lines.setdefault(consumer.tensor, Absorbed.left(consumer, reason))
-        paths = [c.module for c in consumers] if batch_norm else []
-        again = renormalize(small, paths, lambda: inputs_of(batches, base))
+        paths = [c.module for c in consumers if c.reason != GONE] if batch_norm else []
+        again = [
+            twin.renamed(name)
+            for name in renormalize(twin.model, paths, lambda: inputs_of(batches, base))
+        ]
     return Compensation(
         tuple(lines[c.tensor] for c in consumers), (*changed, *again), len(again) // 2
     )

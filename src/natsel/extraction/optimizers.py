@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.communities import Communities
-from natsel.communities.surgery.surgery import kept_indices
+from natsel.communities.surgery.surgery import kept_indices, shortened_by
 from natsel.extraction.state_cutting import StateCut
 from natsel.extraction.state_history import cut_history
 from natsel.extraction.state_layouts import known_keys, qualified
@@ -30,10 +30,12 @@ def follow(
 ) -> None:
     """Point an optimizer at the small model, in place, with its state cut to the survivors.
 
-    State of the parameter's shape (momentum, first and second moments) loses what the parameter
-    lost. Means over rows or columns lose their entries and become means over what remains, so that
-    the second moment they give a kept weight is what it was. The history of L-BFGS is cut as the
-    one vector that it is. Step counts stay. A wrapped optimizer is followed with what wraps it.
+    Parameters of branches that are gone leave the groups, with their state; those of blocks that
+    have another number now keep theirs. State of the parameter's shape (momentum, first and second
+    moments) loses what the parameter lost. Means over rows or columns lose their entries and become
+    means over what remains, so that the second moment they give a kept weight is what it was. The
+    history of L-BFGS is cut as the one vector that it is. Step counts stay. A wrapped optimizer is
+    followed with what wraps it.
     Gradients are not carried over. Where masses were folded into a weight, state is kept as it was
     for the gated weight.
 
@@ -51,7 +53,13 @@ def follow(
     old = dict(model.named_parameters())
     new = dict(small.named_parameters())
     kept = kept_indices(communities.values(), survivors, {**dict(model.named_buffers()), **old})
-    moves = {id(p): Move(n, p, new.get(n), kept.get(n, {})) for n, p in old.items()}
+    shortening = shortened_by(model, communities.values(), survivors)
+    moves = {}
+    for name, parameter in old.items():
+        # Blocks that follow one that is gone have other names now.
+        after = shortening.renamed(name)
+        mine = None if after is None else new.get(after)
+        moves[id(parameter)] = Move(name, parameter, mine, kept.get(name, {}))
     layers = list(layers_of(optimizer))
     for layer in layers:
         _check(layer, moves)

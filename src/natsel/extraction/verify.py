@@ -53,6 +53,9 @@ def check_model(model: nn.Module, communities: Communities) -> None:
     shapes = {n: t.shape for n, t in tensors_of(communities.model).items()}
     mine = tensors_of(model)
     for community in communities.values():
+        if lost := [n for b in community.branches for n in b.gates if n not in mine]:
+            told = f"{type(model).__name__} without {lost[0]}"
+            refuse("model", told, "the model of the survivors")
         for part in community.slices:
             found = tuple(mine[part.tensor].shape) if part.tensor in mine else None
             if part.tensor in shapes and found != tuple(shapes[part.tensor]):

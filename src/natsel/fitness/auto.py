@@ -19,7 +19,7 @@ from torch import Tensor
 from natsel.communities import Communities
 
 AUTO = "auto"
-BY_KIND: Mapping[str, str] = {"expert": "taylor"}
+BY_KIND: Mapping[str, str] = {"expert": "taylor", "branch": "loss"}
 OTHERS = "joint"
 """Signal of each other kind."""
 SIZES = "fisher"
@@ -83,6 +83,27 @@ def arranged(sizes: Tensor, order: Tensor) -> Tensor:
     found = torch.empty_like(values)
     found[order.argsort(stable=True)] = values
     return found
+
+
+def of_branches(
+    communities: Communities,
+    losses: Mapping[str, Tensor],
+    sizes: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Return scores of branches in the order of the loss per parameter that goes.
+
+    Args:
+        communities: of branches.
+        losses: by how much the loss grows without each.
+        sizes: what is compared between communities; the losses themselves where it is None.
+    """
+    scores = {}
+    for name, community in communities.items():
+        each = torch.tensor([max(b.cost.parameters, 1) for b in community.branches]).double()
+        order = losses[name].double() / each
+        size = order.clamp_min(0) if sizes is None else sizes[name].double() / each
+        scores[name] = arranged(size, order).float()
+    return scores
 
 
 def _about_one(scores: Tensor) -> Tensor:

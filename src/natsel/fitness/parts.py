@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from natsel.common.showing import counted
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
+from natsel.fitness.depth.whole import WholeBranches
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Last, Products, Running
 
 WeightKey = tuple[str, int]
+Gradient = Callable[[nn.Parameter], Tensor | None]
+"""From a parameter to its gradient; None where it is frozen."""
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """A Linear with its weight transposed."""
 
@@ -32,8 +36,11 @@ class PartsReader:
         named = dict(communities.model.named_parameters())
         watched = readers_of(communities)
         self.names = list(communities)
-        self._slices: list[tuple[list[_Place], list[_Place]]] = []
+        self._slices: list[tuple[Sequence[_Reads], Sequence[_Reads]]] = []
         for community in communities.values():
+            if community.branches:
+                self._slices.append(([WholeBranches(community, communities.model)], []))
+                continue
             consumers = gated_slices(community)
             self._slices.append(
                 (
@@ -48,10 +55,11 @@ class PartsReader:
     def weights(self) -> list[nn.Parameter]:
         """Return every parameter that a fitness may look at, once each."""
         found = {
-            id(place.parameter): place.parameter
+            id(parameter): parameter
             for sides in self._slices
             for side in sides
             for place in side
+            for parameter in place.parameters
         }
         return list(found.values())
 
@@ -59,7 +67,7 @@ class PartsReader:
         self,
         position: int,
         mass: Tensor,
-        gradient: Callable[[nn.Parameter], Tensor | None],
+        gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None = None,
     ) -> Parts:
         """Return the numbers of one community now.
@@ -80,9 +88,7 @@ class PartsReader:
             mass,
         )
 
-    def mass_gradient(
-        self, position: int, gradient: Callable[[nn.Parameter], Tensor | None]
-    ) -> Tensor:
+    def mass_gradient(self, position: int, gradient: Gradient) -> Tensor:
         """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
 
         The same numbers as from :meth:`read`, without what only other signals look at: in a small
@@ -96,7 +102,7 @@ class PartsReader:
             ValueError: if a weight is frozen.
         """
         consumers, _ = self._slices[position]
-        return total([place.contract(gradient(place.parameter)) for place in consumers])
+        return total([place.contract(gradient) for place in consumers])
 
 
 def _producers(
@@ -112,6 +118,19 @@ def _producers(
     ]
     # One weight that is read both ways makes what it reads.
     return made or list(consumers)
+
+
+class _Reads(Protocol):
+    """Where the numbers of a community are."""
+
+    watched: bool
+
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+
+    def contract(self, given: Gradient) -> Tensor: ...
+
+    def part(self, gradient: Gradient, statistics: Mapping[WeightKey, Tensor] | None) -> Part: ...
 
 
 class _Place:
@@ -141,8 +160,14 @@ class _Place:
             )
         return found
 
-    def contract(self, gradient: Tensor | None) -> Tensor:
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are there now."""
+        return [self.parameter]
+
+    def contract(self, given: Gradient) -> Tensor:
         """Return the product with a gradient, summed over everything but the population."""
+        gradient = given(self.parameter)
         if gradient is None:
             return gradient_of(self.part(lambda _: None, None))
         value = self.parameter * gradient
@@ -154,7 +179,7 @@ class _Place:
 
     def part(
         self,
-        gradient: Callable[[nn.Parameter], Tensor | None],
+        gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None,
     ) -> Part:
         activation = None

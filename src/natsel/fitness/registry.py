@@ -68,6 +68,7 @@ class Fitness(NamedTuple):
         statistic: what it needs of the activations that enter the consumers: "variance",
             "square" (the mean square), "products" (of all pairs, a matrix) or None.
         signed: whether it may be negative (it is averaged with its sign and then clipped at 0).
+        branches: whether it says something of branches, too: of them it sees m dL/dm alone.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Fitness(NamedTuple):
     needs_gradient: bool = False
     statistic: str | None = None
     signed: bool = False
+    branches: bool = False
 
 
 FITNESS: Registry[Fitness] = Registry("fitness")

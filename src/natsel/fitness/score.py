@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 
 import torch
@@ -14,7 +14,9 @@ from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
-from natsel.fitness.auto import AUTO, combined, signals_for
+from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
+from natsel.fitness.depth.kinds import apart, check_kinds, spoken_of
+from natsel.fitness.depth.registry import BranchScorer
 from natsel.fitness.parts import PartsReader, watchable
 from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
@@ -34,7 +36,7 @@ class Scores(dict[str, Tensor]):
 
 def score(
     communities: Communities,
-    scorer: Scorer,
+    scorer: Scorer | Mapping[str, Scorer],
     *,
     data: Data | None = None,
     criterion: Criterion = cross_entropy,
@@ -48,7 +50,9 @@ def score(
         communities: from :func:`natsel.discover`.
         scorer: a registered fitness, or a function from ``Parts`` to ``[size]``; or "auto":
             the signal that is best for each kind of population, in units of loss per parameter
-            (:mod:`natsel.fitness.auto`).
+            (:mod:`natsel.fitness.auto`); or a mapping from kinds to such, where what is of no kind
+            in it is not scored, and stays whole. Branches are scored by "cosine",
+            "relative-norm", "loss", or signals of m dL/dm such as "taylor".
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
             mappings from names, with ``labels`` among them, as loaders of the transformers library
             yield them. Labels of causal language models are moved by one place (see
@@ -76,6 +80,8 @@ def score(
         >>> natsel.score(communities, "magnitude-in")["0"]
         tensor([5., 1., 0.])
     """
+    if isinstance(scorer, Mapping):
+        return _each_kind(communities, scorer, data, criterion)
     if scorer == AUTO:
         return _by_kind(communities, data, criterion)
     return _scored(communities, [scorer], data, criterion, stacklevel=3)[0]
@@ -132,6 +138,37 @@ def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) 
         refuse("data", None, f"batches of (inputs, labels): scorer {AUTO!r} reads them")
     data = reread(data)
     labelled = all(read_batch(batch).labels is not None for batch in data)
+    streams, others = apart(communities)
+    scores: dict[str, Tensor] = {}
+    if streams is not None:
+        (values,) = _scored(streams, ["loss"], data, criterion, stacklevel=5)
+        scaled = all(b.scale for c in streams.values() for b in c.branches)
+        sizes = _scored(streams, [SIZES], data, criterion, stacklevel=5)[0] if scaled else None
+        scores |= of_branches(streams, values, sizes)
+    if others is not None:
+        scores |= _by_signals_of_kinds(others, data, criterion, labelled=labelled)
+    return Scores({name: scores[name] for name in communities if name in scores}, communities)
+
+
+def _each_kind(
+    communities: Communities,
+    scorers: Mapping[str, Scorer],
+    data: Data | None,
+    criterion: Criterion,
+) -> Scores:
+    """Score each kind by a scorer of its own."""
+    if not isinstance(communities, Communities):
+        refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
+    data = reread(data) if data is not None else None
+    scores: dict[str, Tensor] = {}
+    for kind, scorer in check_kinds(communities.require(), scorers).items():
+        scores |= score(communities.only(kind), scorer, data=data, criterion=criterion)
+    return Scores({name: scores[name] for name in communities if name in scores}, communities)
+
+
+def _by_signals_of_kinds(
+    communities: Communities, data: Data, criterion: Criterion, *, labelled: bool
+) -> dict[str, Tensor]:
     names = signals_for(communities)
     found: dict[str, Scores] = {}
     for gradients in (True, False):
@@ -142,7 +179,7 @@ def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) 
         with suppress(ValueError) if found else nullcontext():
             scores = _scored(communities, together, data, criterion, stacklevel=5)
             found |= zip(together, scores, strict=True)
-    return Scores(combined(communities, found), communities)
+    return combined(communities, found)
 
 
 def _scored(
@@ -152,10 +189,48 @@ def _scored(
     criterion: Criterion,
     stacklevel: int,
 ) -> list[Scores]:
-    fitnesses = [get(scorer, argument="scorer") for scorer in scorers]
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
-    whole = communities.require()
+    communities.require()
+    asked = []
+    for scorer in scorers:
+        asked.append(spoken_of(communities, scorer, stacklevel=stacklevel + 1))
+    names = {tuple(some) for _, some in asked}
+    if len(names) > 1 or any(isinstance(signal, BranchScorer) for signal, _ in asked):
+        data = reread(data) if data is not None else None
+    found: dict[int, Scores] = {}
+    for group in names:
+        mine = [i for i, (_, some) in enumerate(asked) if tuple(some) == group]
+        known = asked[mine[0]][1]
+        signals = [(i, f) for i in mine if isinstance(f := asked[i][0], Fitness)]
+        values = _by_signals(known, [f for _, f in signals], data, criterion) if signals else []
+        found |= {i: v for (i, _), v in zip(signals, values, strict=True)}
+        for i in mine:
+            if isinstance(branch_scorer := asked[i][0], BranchScorer):
+                found[i] = _of_streams(known, branch_scorer, data, criterion)
+    results = []
+    for i, (signal, _) in enumerate(asked):
+        results.append(Scores(found[i], communities))
+        warn_alike(results[-1], what=f"scores by {signal.name!r}", stacklevel=stacklevel)
+    return results
+
+
+def _of_streams(
+    communities: Communities, scorer: BranchScorer, data: Data | None, criterion: Criterion
+) -> Scores:
+    if data is None or check_data(data) is None:
+        refuse("data", None, f"batches of (inputs, labels): scorer {scorer.name!r} reads them")
+    values = scorer.score(communities, data, criterion)
+    return _checked(communities, communities, scorer.name, [values[name] for name in communities])
+
+
+def _by_signals(
+    communities: Communities,
+    fitnesses: Sequence[Fitness],
+    data: Data | None,
+    criterion: Criterion,
+) -> list[Scores]:
+    whole = communities
     data = check_data(data)
     reading = [f for f in fitnesses if f.needs_gradient or f.statistic is not None]
     if reading and data is None:
@@ -170,7 +245,7 @@ def _scored(
 
     def take(asked: Sequence[Fitness], told: Communities, values: Sequence[Values]) -> None:
         for fitness, each in zip(asked, values, strict=True):
-            found[id(fitness)] = _checked(told, whole, fitness, each)
+            found[id(fitness)] = _checked(told, whole, fitness.name, each)
 
     if by_weight or with_gradient:
         reader, masses = PartsReader(whole), list(masses_of(whole).values())
@@ -186,19 +261,16 @@ def _scored(
         told = watchable(whole, asked=f"scorer={with_activation[0].name!r}")
         reader, masses = PartsReader(told), list(masses_of(told).values())
         take(with_activation, told, by_activation(told, with_activation, reader, masses, data))
-    for fitness in fitnesses:
-        what = f"scores by {fitness.name!r}"
-        warn_alike(found[id(fitness)], what=what, stacklevel=stacklevel)
     return [found[id(fitness)] for fitness in fitnesses]
 
 
-def _checked(told: Communities, whole: Communities, fitness: Fitness, values: Values) -> Scores:
+def _checked(told: Communities, whole: Communities, scorer: str, values: Values) -> Scores:
     """Return what a signal said, made sure that it is one finite number per population."""
     scores = {}
     for (name, community), value in zip(told.items(), values, strict=True):
         if not isinstance(value, Tensor) or value.shape != (community.size,):
-            refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
+            refuse("scorer", scorer, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
+            raise NonFiniteError(f"scorer {scorer!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
     return Scores(scores, whole)

@@ -22,11 +22,12 @@ from natsel.extraction import compensation_of, extract, plan_of, preview
 from natsel.extraction import verify as compare
 from natsel.features import FeatureClass, fuse, matrices
 from natsel.features.scorers import ADAPTIVE, default_scorer, find_scorer, reads_data
-from natsel.fitness import Fitness, Parts, score
+from natsel.fitness import BranchScorer, Fitness, Parts, score
+from natsel.fitness.depth.kinds import check_kinds
 from natsel.fitness.score import Criterion
 from natsel.pruning.pruned import Change, Pruned
 from natsel.pruning.texts import check_apart, reading
-from natsel.pruning.ways import way_of
+from natsel.pruning.ways import check_depth, way_of, with_branches
 from natsel.quality import advice, losses, measure_for, quality_of
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import select
@@ -42,7 +43,7 @@ def prune(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     budget: Any,
     *,
-    scorer: Scorer | None = None,
+    scorer: Scorer | Mapping[str, Scorer] | None = None,
     data: Data | None = None,
     held_out: Data | None = None,
     tokenizer: Any = None,
@@ -59,6 +60,7 @@ def prune(
     include: Patterns = None,
     exclude: Patterns = None,
     residual: bool = False,
+    branches: bool | Literal["blocks"] = False,
     verify: bool = True,
     measure: bool = False,
     generator: torch.Generator | None = None,
@@ -78,8 +80,9 @@ def prune(
             keeps 70 % of the multiply-accumulates; anything that :func:`natsel.select` takes.
         scorer: a registered fitness, a function of ``Parts``, a feature class of the magnitude's
             rank, ``module:name`` of one, or "adaptive", which chooses among them by proof
-            (:func:`natsel.adapt`). By default "auto" for a causal language model with data, else
-            "magnitude".
+            (:func:`natsel.adapt`); or a mapping from kinds to such, where other kinds stay whole.
+            By default "auto" for a causal language model with data, else "magnitude"; branches,
+            unless it scores them, by "loss".
         data: batches as :func:`natsel.score` takes them: for scorers that read some, and for
             compensation. None for a scorer that reads none; then nothing is compensated. With a
             tokenizer also texts: a list of strings, or a path or a name as ``--data`` takes it.
@@ -99,6 +102,8 @@ def prune(
         include: patterns of the names that take part.
         exclude: patterns of the names that stay whole.
         residual: also offer widths that a normalisation runs over.
+        branches: also offer branches of residual streams, or with "blocks" whole blocks; needs
+            data. See :func:`natsel.discover`.
         verify: compare the small model with the masked one.
         measure: time both models.
         generator: of "adaptive": shuffles the split and drives its searches; seed 0 by default.
@@ -143,10 +148,12 @@ def prune(
     search = reread(validation, "validation")
     if scorer is None:
         scorer = default_scorer(language=is_causal(model) is True, has_data=batches is not None)
-    _check_scorer(scorer, batches is not None or search is not None)
+    check_depth(scorer, branches, has_data=batches is not None)
+    for each in scorer.values() if isinstance(scorer, Mapping) else (scorer,):
+        _check_scorer(each, batches is not None or search is not None)
     _check_together(scorer, search, generator, scope, normalize, uniform)
     progress("prune: find communities", 0, len(STEPS) + 1)
-    communities = discover(model, inputs, residual=residual)
+    communities = discover(model, inputs, residual=residual, branches=branches)
     communities.require("model", type(model).__name__)
     before = losses(model, kept.batches) if kept is not None else None
     pruned = carry_out(
@@ -187,7 +194,7 @@ def carry_out(
     communities: Communities,
     budget: Any,
     *,
-    scorer: Scorer,
+    scorer: Scorer | Mapping[str, Scorer],
     data: Data | None,
     validation: Data | None = None,
     compensate: bool = True,
@@ -254,6 +261,7 @@ def carry_out(
         survivors = adapted.survivors
         survivors.rounding = rounding
     else:
+        scorer = with_branches(scorer, communities)
         scores = scores_by(communities, scorer, data, criterion)
         step(1)
         scope, normalize = way_of(scorer, budget, scope, normalize)
@@ -285,9 +293,17 @@ def carry_out(
 
 
 def scores_by(
-    communities: Communities, scorer: Scorer, data: Data | None, criterion: Criterion
+    communities: Communities,
+    scorer: Scorer | Mapping[str, Scorer],
+    data: Data | None,
+    criterion: Criterion,
 ) -> Mapping[str, Tensor]:
-    """Score by a fitness, or by features of the magnitude's rank."""
+    """Score by a fitness, by features of the magnitude's rank, or each kind by its own."""
+    if isinstance(scorer, Mapping):
+        scores: dict[str, Tensor] = {}
+        for kind, own in check_kinds(communities, scorer).items():
+            scores |= scores_by(communities.only(kind), own, data, criterion)
+        return scores
     found = find_scorer(scorer) if isinstance(scorer, str) else scorer
     if isinstance(found, FeatureClass):
         return fuse(matrices(score(communities, STATISTIC), found.features))
@@ -299,11 +315,11 @@ def _check_scorer(scorer: object, has_data: bool) -> None:
     if isinstance(scorer, str):
         reads = reads_data(scorer)
     else:
-        reads = isinstance(scorer, Fitness) and (
-            scorer.needs_gradient or scorer.statistic is not None
+        reads = isinstance(scorer, BranchScorer) or (
+            isinstance(scorer, Fitness) and (scorer.needs_gradient or scorer.statistic is not None)
         )
     if reads and not has_data:
-        name = scorer.name if isinstance(scorer, Fitness) else scorer
+        name = scorer.name if isinstance(scorer, Fitness | BranchScorer) else scorer
         refuse("data", None, f"batches of data: the scorer {name!r} reads some")
 
 

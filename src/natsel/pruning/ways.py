@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from natsel.common.errors import refuse, refuse_together
+from natsel.communities import Communities
+from natsel.communities.kinds import BRANCH
+from natsel.features.scorers import ADAPTIVE, knows_branches
+from natsel.fitness import BRANCH_SCORERS
 from natsel.fitness.auto import AUTO
 from natsel.selection.budget import CostBudget, Sparsity
 from natsel.selection.normalize import Normalization
@@ -36,3 +42,37 @@ def way_of(
     if scorer == AUTO and costs and scope == "community":
         return "global", None
     return scope, normalize
+
+
+def with_branches(scorer: Any, communities: Communities) -> Any:
+    """Return the scorer of each kind, where one that knows no branches was asked for.
+
+    Branches are then scored by the loss; a scorer of branches alone leaves the others whole.
+
+    Args:
+        scorer: as :func:`natsel.score` takes it, or a class of features.
+        communities: that are scored.
+    """
+    kinds = {c.kind for c in communities.values()}
+    if BRANCH.name not in kinds or isinstance(scorer, Mapping) or scorer == AUTO:
+        return scorer
+    if isinstance(scorer, str) and scorer in BRANCH_SCORERS:
+        return {BRANCH.name: scorer}
+    own = scorer if knows_branches(scorer) else "loss"
+    return {**dict.fromkeys(sorted(kinds - {BRANCH.name}), scorer), BRANCH.name: own}
+
+
+def check_depth(scorer: object, branches: object, *, has_data: bool) -> None:
+    """Refuse to offer branches where nothing can score them.
+
+    Raises:
+        ValueError: if there are no data, or the scorer is "adaptive".
+    """
+    if not branches:
+        return
+    if scorer == ADAPTIVE:
+        refuse_together(
+            {"scorer": ADAPTIVE, "branches": branches}, "auto, or a scorer of each kind"
+        )
+    if not has_data:
+        refuse("data", None, "batches of data with labels: branches are scored by some")

@@ -35,6 +35,7 @@ from natsel.io.opening import Opened
 from natsel.levels import Levels, evolve_levels
 from natsel.pruning import carry_out
 from natsel.pruning.prune import scores_by
+from natsel.pruning.ways import check_depth
 from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
 from natsel.runs.folder import alone
@@ -92,6 +93,8 @@ class PruneConfig:
         kinds: of the communities that give; empty for all. "branch" offers branches.
         search: how many vectors of levels, between communities, are judged by evolution on the
             data; None to let the scores decide that.
+        branches: also offer branches of residual streams.
+        blocks: also offer whole blocks.
         compensate: let the survivors take over what the others did, over the data; None for
             wherever there are data.
         measure: time the dense and the small model in turn.
@@ -115,6 +118,8 @@ class PruneConfig:
     residual: bool = False
     kinds: tuple[str, ...] = ()
     search: int | None = None
+    branches: bool = False
+    blocks: bool = False
     compensate: bool | None = None
     measure: bool = True
     seed: int = 0
@@ -149,8 +154,16 @@ class PruneConfig:
         if self.scorer == ADAPTIVE:
             refuse_together({"search": self.search, "scorer": ADAPTIVE}, "one of them")
 
+    @property
+    def depth(self) -> bool | Literal["blocks"]:
+        """What :func:`natsel.discover` is asked for as ``branches``."""
+        return "blocks" if self.blocks else self.branches
+
     def _check_together(self) -> None:
         """Refuse options that say nothing beside others."""
+        if self.branches and self.blocks:
+            refuse_together({"branches": True, "blocks": True}, "one of them")
+        check_depth(self.scorer, self.depth, has_data=self.data is not None)
         others = {
             name: value
             for name, value, usual in (
@@ -273,8 +286,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     before = losses(opened.model, held_out.batches) if held_out is not None else None
     step(1)
     inputs = _real_inputs(opened, splits)
-    branches = BRANCH.name in config.kinds
-    communities = discover(opened.model, inputs, residual=config.residual, branches=branches)
+    depth = config.depth or BRANCH.name in config.kinds
+    communities = discover(opened.model, inputs, residual=config.residual, branches=depth)
     communities.require("model", config.model)
     if config.kinds:
         communities = communities.only(*config.kinds)
@@ -423,8 +436,14 @@ def verify_saved(
 
         return verify_sparse(opened.description, opened.model, small, str(folder))
     communities = discover(opened.model, opened.example_inputs)
-    if set(plan.survivors) - set(communities):
-        communities = discover(opened.model, opened.example_inputs, residual=True)
+    if missing := set(plan.survivors) - set(communities):
+        deep = [name for name in missing if ":b" in name]
+        communities = discover(
+            opened.model,
+            opened.example_inputs,
+            residual=len(missing) > len(deep),
+            branches="blocks" if any(":blocks" in name for name in deep) else bool(deep),
+        )
     masks = {}
     for name, kept in plan.survivors.items():
         if name not in communities or communities[name].size != plan.sizes[name]:

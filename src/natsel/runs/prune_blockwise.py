@@ -80,7 +80,11 @@ def prune_blockwise(
 
 def _check(config: PruneConfig) -> None:
     """Refuse what needs the whole model in memory."""
-    whole = {"residual": config.residual, "held_out": config.held_out is not None}
+    whole = {
+        "residual": config.residual,
+        "branches": config.branches or config.blocks,
+        "held_out": config.held_out is not None,
+    }
     if given := {name: "given" for name, there in whole.items() if there}:
         refuse_together({"blockwise": True, **given}, "without: these need the whole model")
     if not Path(config.model.removeprefix("hf:")).is_dir():

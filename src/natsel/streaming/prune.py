@@ -26,7 +26,7 @@ from natsel.extraction import Compensation
 from natsel.extraction.prediction import predicted
 from natsel.features import FeatureClass, fuse, matrices
 from natsel.features.scorers import default_scorer, find_scorer
-from natsel.fitness import Fitness
+from natsel.fitness import BranchScorer, Fitness
 from natsel.fitness.registry import get
 from natsel.fitness.score import Scores
 from natsel.integrations.transformers import example_inputs
@@ -206,6 +206,8 @@ def _scorer(scorer: Any, has_data: bool) -> tuple[Fitness, FeatureClass | None]:
     found = find_scorer(scorer) if isinstance(scorer, str) else scorer
     if found is None:
         refuse("scorer", scorer, "one scorer: what chooses among them needs the whole model")
+    if isinstance(found, BranchScorer):
+        refuse("scorer", scorer, "one of populations in a block: branches need the whole model")
     if isinstance(found, FeatureClass):
         return get(_STATISTIC), found
     fitness = get(found, argument="scorer")

@@ -43,6 +43,19 @@ class Stand:
         return cls(path, zero, arity, tuple(passed))
 
 
+@dataclass(frozen=True)
+class Sight:
+    """Where a value of the graph can be seen while the modules run.
+
+    Attributes:
+        path: of a module that is called once, and that has no other floating-point tensor there.
+        leaves: whether it is what the module returns, in place of what enters it.
+    """
+
+    path: str
+    leaves: bool
+
+
 NO_COST = Cost(0, 0.0)
 
 
@@ -62,6 +75,11 @@ class Branch:
         cost: of all that goes with it.
         block: path of the block of a list that goes as a whole when all branches in it go; empty
             where it stays, for what is left of it does something.
+        before: where the stream before the branch can be seen; None where no module shows it.
+        adds: where what it adds can be seen, likewise.
+        after: where the stream after it can be seen, likewise; None, too, where something else is
+            added in the same place.
+        axis: of the stream, from the end, along which one place of it lies.
     """
 
     name: str
@@ -72,6 +90,10 @@ class Branch:
     stands: tuple[Stand, ...]
     cost: Cost = NO_COST
     block: str = ""
+    before: Sight | None = None
+    adds: Sight | None = None
+    after: Sight | None = None
+    axis: int = -1
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from natsel.common.calls import Inputs, call
 from natsel.communities.branches.branch import Branch, Stand
 from natsel.communities.branches.flow import Flow
 from natsel.communities.branches.gates import gates_of
+from natsel.communities.branches.sights import Sights
 from natsel.communities.branches.sums import Summand, summands_of
 from natsel.communities.community import Community, Refusal
 from natsel.communities.cost import Cost
@@ -61,7 +62,7 @@ def find_branches(
     streams: dict[int, list[Branch]] = defaultdict(list)
     refused: list[Refusal] = []
     found = [s for s in summands_of(flow) if _names(s.inside, flow)]
-    told: list[tuple[int, Branch]] = []
+    told: list[tuple[Summand, Branch]] = []
     between: dict[str, float] = {}
     for summand in found:
         branch = _branch(model, summand, flow, modules)
@@ -69,12 +70,13 @@ def find_branches(
             between[branch.name] = sum(
                 each * x.numel() for x, each, at in run.label_macs if at in summand.inside
             )
-            told.append((summand.stream, _priced(branch, between[branch.name], run)))
+            told.append((summand, _priced(branch, between[branch.name], run)))
         else:
             name = module_of(summand.value) or type(model).__name__
             refused.append(Refusal(name, 1, branch))
     returns = _returns(model, inputs, [s.path for _, b in told for s in b.stands])
-    for stream, branch in told:
+    sights = Sights(model, flow, inputs, [s for s, _ in told])
+    for summand, branch in told:
         stands = tuple(
             replace(s, arity=len(left), passed=left)
             for s in branch.stands
@@ -83,7 +85,7 @@ def find_branches(
         if len(stands) < len(branch.stands):
             refused.append(Refusal(branch.name, 1, "a module of it returns no tensor first"))
             continue
-        streams[stream].append(replace(branch, stands=stands))
+        streams[summand.stream].append(sights.told(summand, replace(branch, stands=stands)))
     communities = []
     names: dict[str, int] = defaultdict(int)
     for branches in streams.values():

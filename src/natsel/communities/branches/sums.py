@@ -28,12 +28,18 @@ class Summand:
         user: the sum.
         inside: the nodes that nothing else needs.
         stream: the number of the stream.
+        before: the node that is the stream before it.
+        total: the whole sum.
+        alone: whether it is all that the sum adds.
     """
 
     value: fx.Node
     user: fx.Node
     inside: frozenset[fx.Node]
     stream: int
+    before: fx.Node
+    total: fx.Node
+    alone: bool
 
 
 def summands_of(flow: Flow) -> list[Summand]:
@@ -54,7 +60,9 @@ def summands_of(flow: Flow) -> list[Summand]:
         before = _same_stream(stream, streams, flow)
         number = streams[before] if before is not None else len(set(streams.values()))
         streams[total] = number
-        result += [Summand(v, user, flow.only_for(v, user), number) for v, user in reversed(rest)]
+        for value, user in reversed(rest):
+            inside = flow.only_for(value, user)
+            result.append(Summand(value, user, inside, number, stream, total, len(rest) == 1))
     order = {node: place for place, node in enumerate(flow.nodes)}
     return sorted(result, key=lambda summand: order[summand.value])
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.gates import modules as gated_modules
-from natsel.communities.gates.gating import check, gated_slices, places_of
+from natsel.communities.gates.gating import (
+    WHOLE,
+    check,
+    gated_slices,
+    places_of,
+    whole_places_of,
+)
 from natsel.communities.gates.observers import taken_off, unhook
 from natsel.communities.gates.ways import Way
 from natsel.communities.gates.weights import Gate, GatedWeight, inverted
@@ -37,7 +43,7 @@ class Gated(NamedTuple):
 
     Attributes:
         tensor: its name in the model.
-        axis: the axis that reads populations.
+        axis: the axis that reads populations; 0 where one mass is that of the whole tensor.
         gate: the gate, whose ``mass`` is broadcast along the other axes.
         places: for each place along the axis, the index of its population among all populations
             of all communities; the number of populations where there is none (its mass is 1).
@@ -70,15 +76,17 @@ def install(communities: Communities) -> list[Gated]:
     try:
         weights: dict[str, GatedWeight] = {}
         gated = []
-        for (name, axis), index in places_of(communities).items():
+        places = places_of(communities)
+        whole = whole_places_of(communities)
+        for (name, axis), index in (*places.items(), *whole.items()):
             weight = parameters[name]
             shape = [1] * weight.dim()
-            shape[axis] = -1
+            shape[axis] = len(index)
             dtype = weight.dtype if weight.is_floating_point() else torch.float32
-            mass = torch.ones(len(index), device=weight.device, dtype=dtype).reshape(shape)
-            gate = Gate(mass)
+            mass = torch.ones(shape, device=weight.device, dtype=dtype)
+            gate = Gate(mass, whole=axis == WHOLE)
             weights.setdefault(name, GatedWeight(weight)).gates.append(gate)
-            gated.append(Gated(name, axis, gate, index.to(weight.device)))
+            gated.append(Gated(name, max(axis, 0), gate, index.to(weight.device)))
         _put(model, {id(w.parameter): w for w in weights.values()}, communities)
         gates = {(g.tensor, g.axis): g.gate for g in gated}
         for community in communities.values():
@@ -135,9 +143,15 @@ def masses_of(communities: Communities) -> dict[str, Tensor]:
             module, attribute = owner(communities.model, part.tensor)
             weight = (gated_modules.weights_of(module) or {}).get(attribute)
             for gate in weight.gates if weight is not None else ():
-                if gate.mass.shape[part.axis] == gate.mass.numel():
+                if not gate.whole and gate.mass.shape[part.axis] == gate.mass.numel():
                     mass = gate.mass.detach().reshape(-1).float()
                     found[community.name] = mass[part.index[:, 0].to(mass.device)]
+        for place, branch in enumerate(community.branches):
+            module, attribute = owner(communities.model, branch.gates[0])
+            weight = (gated_modules.weights_of(module) or {}).get(attribute)
+            for gate in weight.gates if weight is not None else ():
+                if gate.whole:
+                    found[community.name][place] = gate.mass.detach().float().reshape(())
     return found
 
 

@@ -7,11 +7,16 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from natsel.common.errors import refuse
 from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.gates.modules import REPARAMETRIZED, touched
 from natsel.communities.gates.sharded import check_whole
 from natsel.communities.kinds import kind_of
 from natsel.communities.tensors import owner
+
+NUM_NAMED = 3
+WHOLE = -1
+"""In place of an axis: one mass multiplies the whole tensor."""
 
 
 def gated_slices(community: Community) -> tuple[Slice, ...]:
@@ -35,22 +40,42 @@ def check(communities: Communities) -> None:
     check_whole(model)
     parameters = dict(model.named_parameters())
     for community in communities.values():
+        check_scales(community)
         for part in community.slices:
             _check_there(model, part.tensor)
-        for part in gated_slices(community):
-            if part.tensor not in parameters:
+        whole = [name for branch in community.branches for name in branch.gates]
+        for name in whole:
+            _check_there(model, name)
+        for name in (*(part.tensor for part in gated_slices(community)), *whole):
+            if name not in parameters:
                 _refuse(
-                    f"{part.tensor} is a buffer",
+                    f"{name} is a buffer",
                     "make it a torch.nn.Parameter; it may be frozen if the fitness needs no "
                     "gradient",
                 )
-            module, _ = owner(model, part.tensor)
+            module, _ = owner(model, name)
             if isinstance(module._modules.get("parametrizations"), nn.ModuleDict):
                 _refuse(
-                    f"the module of {part.tensor} has a parametrization of its own",
+                    f"the module of {name} has a parametrization of its own",
                     "remove it with torch.nn.utils.parametrize.remove_parametrizations, and find "
                     "the communities again",
                 )
+
+
+def check_scales(community: Community) -> None:
+    """Make sure that masses can multiply what branches add.
+
+    Raises:
+        ValueError: naming the branches for which they cannot.
+    """
+    cannot = [branch.name for branch in community.branches if not branch.scale]
+    if cannot:
+        more = f" and {len(cannot) - NUM_NAMED} more" if len(cannot) > NUM_NAMED else ""
+        refuse(
+            f"communities[{community.name!r}]",
+            f"{', '.join(cannot[:NUM_NAMED])}{more}, under a normalisation of its own",
+            "branches whose last weights scale what they add (scorers loss and cosine need none)",
+        )
 
 
 def _check_there(model: nn.Module, tensor: str) -> None:
@@ -84,6 +109,21 @@ def _check_there(model: nn.Module, tensor: str) -> None:
 
 def _refuse(what: str, remedy: str) -> NoReturn:
     raise ValueError(f"this model is not allowed: {what} (remedy: {remedy})")
+
+
+def whole_places_of(communities: Communities) -> dict[tuple[str, int], Tensor]:
+    """Return which population each tensor belongs to that a branch's mass multiplies as a whole.
+
+    Populations are counted through all communities.
+    """
+    offset = 0
+    places: dict[tuple[str, int], Tensor] = {}
+    for community in communities.values():
+        for place, branch in enumerate(community.branches):
+            for name in branch.gates:
+                places[name, WHOLE] = torch.tensor([offset + place])
+        offset += community.size
+    return places
 
 
 def places_of(communities: Communities) -> dict[tuple[str, int], Tensor]:

@@ -21,10 +21,12 @@ class Gate:
 
     Attributes:
         mass: to be broadcast against the weight.
+        whole: whether it is the one mass of a whole tensor, as those of branches are.
     """
 
-    def __init__(self, mass: Tensor) -> None:
+    def __init__(self, mass: Tensor, *, whole: bool = False) -> None:
         self.mass = mass
+        self.whole = whole
 
 
 class GatedWeight:
