@@ -89,7 +89,7 @@ def compensated(model, survivors, data, **options):
 @pytest.mark.parametrize("make", [llama, gpt2, vit, mixtral])
 def test_block_by_block_is_one_consumer_after_the_other(make, ridge, monkeypatch):
     model, survivors, data = pruned(make)
-    walked, told = compensated(model, survivors, data, ridge=ridge)
+    walked, told = compensated(model, survivors, data, ridge=ridge, stream=False)
     monkeypatch.setattr(in_turn, "shared_chains", lambda *_: [])
     monkeypatch.setattr(in_turn, "compensate_block", None)
     small, expected = compensated(model, survivors, data, ridge=ridge)
@@ -142,17 +142,21 @@ def test_a_block_runs_once_in_the_dense_model_and_three_times_in_the_small_one()
         patch.setattr(in_turn, "along", along)
         natsel.compensate(model, small, survivors, data, ridge=1e-2)
     ((dense, ours),) = dense_counts
-    # Three batches; two consumers, and once to be left; nobody leaves the last one.
-    assert dense == [3, 3, 3]
+    # Three batches; the first of them once more as it is and once for each of two consumers.
+    assert dense == [6, 6, 6]
+    # Two consumers, and once to be left; nobody leaves the last one.
     assert ours == [9, 9, 6]
 
 
-def test_a_router_that_sends_other_rows_is_read_in_the_dense_block_alone(monkeypatch):
+@pytest.mark.parametrize(("stream", "pairing"), [(False, "_paired"), (True, "_summed")])
+def test_a_router_that_sends_other_rows_is_read_in_the_dense_block_alone(
+    stream, pairing, monkeypatch
+):
     import natsel.extraction.block as block
 
     model, survivors, data = pruned(llama)
-    monkeypatch.setattr(block, "_paired", lambda *_: None)
-    small, told = compensated(model, survivors, data, ridge=1e-2)
+    monkeypatch.setattr(block, pairing, lambda *_: None)
+    small, told = compensated(model, survivors, data, ridge=1e-2, stream=stream)
     expected, _ = compensated(model, survivors, data, ridge=1e-2, sequential=False)
     assert told.num_compensated == 6
     for name, tensor in small.state_dict().items():

@@ -34,6 +34,7 @@ def compensate(
     communities: Communities | None = None,
     ridge: float | None = None,
     sequential: bool = True,
+    stream: bool = True,
     batch_norm: bool = False,
 ) -> Compensation:
     """Let the kept populations of a small model take over what the removed ones did, in place.
@@ -51,7 +52,9 @@ def compensate(
     after, that is no proof.
 
     Where a model is a chain of blocks, as transformers are, both models are walked block by block
-    over the hidden states: two or three runs of each block over the data, at any depth.
+    over the hidden states: two or three runs of each block over the data, at any depth. Where the
+    output of a consumer is added to a stream there, what is lacking is what the sum lacks of the
+    dense one: so each makes up for all that was lost before it, not for its own inputs alone.
 
     A convolution mixes channels at each place alike. Without a bias there is no c, nor where a
     convolution pads with zeros or is transposed: at borders it would be wrong.
@@ -70,6 +73,8 @@ def compensate(
         sequential: take consumers in turn, as above. Otherwise read what is
             removed off the dense model alone, all consumers in one pass: faster, and worse where
             one consumer follows another.
+        stream: in chains of blocks, let the sums come out as in the dense model, as above.
+            Otherwise only what each consumer itself puts out.
         batch_norm: afterwards measure the running statistics of those BatchNorm layers again that
             run after something lost inputs. Without ``sequential`` it helps; with it outputs are
             already what the statistics were measured on.
@@ -113,7 +118,7 @@ def compensate(
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)
         if sequential:
-            done = in_turn(base, small, able, batches, ridge)
+            done = in_turn(base, small, able, batches, ridge, stream=stream)
         else:
             calls = num_calls(base, {c.module for c in able}, batches)
             seen = alone(base, [c for c in able if c.module in calls], batches)
