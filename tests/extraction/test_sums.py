@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
+from tests.extraction.test_blocks import batches, gpt2, llama, mixtral, pruned, vit
 from torch import nn
 
 import natsel
 from natsel.blockwise import chains_of, walk
 from natsel.extraction.sums import Sum, sums_of
-from tests.extraction.test_blocks import batches, gpt2, llama, mixtral, pruned, vit
 
 
 def sums_in_first(model, x, paths):
@@ -103,18 +103,14 @@ def test_a_llama_of_two_blocks_is_what_plain_least_squares_gives():
             torch.testing.assert_close(found, down.weight, rtol=1e-3, atol=1e-4)
 
 
-def error_of_stream(model, small, data):
-    """The squared error of what leaves the last block, over batches without padding."""
-    found = 0.0
-    for batch in data:
-        states = []
-        for each in (model, small):
-            handle = each.model.layers[-1].register_forward_hook(lambda _, __, x: states.append(x))
-            with torch.no_grad():
-                each(batch["input_ids"])
-            handle.remove()
-        found += float((states[0] - states[1]).square().sum())
-    return found
+def last_state(model, batch):
+    """What leaves the last block."""
+    states = []
+    handle = model.model.layers[-1].register_forward_hook(lambda _, __, x: states.append(x))
+    with torch.no_grad():
+        model(batch["input_ids"])
+    handle.remove()
+    return states[0]
 
 
 @pytest.mark.parametrize("kinds", [("neuron",), ("neuron", "head")])
@@ -125,7 +121,8 @@ def test_the_stream_comes_out_nearer_to_the_dense_one(kinds):
     for stream in (False, True):
         small = natsel.extract(model, survivors, verify=False)
         natsel.compensate(model, small, survivors, data, ridge=RIDGE, stream=stream)
-        errors[stream] = error_of_stream(model, small, data)
+        apart = [last_state(model, batch) - last_state(small, batch) for batch in data]
+        errors[stream] = float(torch.stack(apart).square().sum())
     assert errors[True] < 0.8 * errors[False]
 
 
