@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from tests.extraction.test_blocks import batches, gpt2, llama, mixtral, pruned, vit
+from chained import batches, gpt2, llama, mixtral, pruned, vit
 from torch import nn
 
 import natsel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -114,7 +114,8 @@ def compensate(
         refuse("data", None, "batches of calibration data")
     consumers = consumers_of(base, known, checked)
     able = [c for c in consumers if not c.reason]
-    with _all_or_nothing(small), _aside(base), evaluating(base):
+    touched = None if batch_norm else {c.module for c in able}
+    with _all_or_nothing(small, touched), _aside(base), evaluating(base):
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)
         if sequential:
@@ -147,15 +148,20 @@ def _warn(line: Absorbed) -> None:
 
 
 @contextmanager
-def _all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Give a model its tensors back as they were if something fails."""
-    before = {name: t.detach().clone() for name, t in tensors_of(model).items()}
+def _all_or_nothing(model: nn.Module, modules: Collection[str] | None) -> Iterator[None]:
+    """Give a model its tensors back as they were if something fails: those of modules, or all."""
+    before = {
+        name: t.detach().clone()
+        for name, t in tensors_of(model).items()
+        if modules is None or name.rpartition(".")[0] in modules
+    }
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for name, tensor in tensors_of(model).items():
-                tensor.copy_(before[name])
+            tensors = tensors_of(model)
+            for name, value in before.items():
+                tensors[name].copy_(value)
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -225,6 +225,10 @@ class Watch:
             )
         return found
 
+    def one_by_one(self) -> Mapping[WeightKey, Tensor]:
+        """Return the same as :meth:`read`, each made when it is asked for: matrices take room."""
+        return _Asked({key: o for key, o in self._observers.items() if o.seen})
+
     @property
     def has_seen(self) -> bool:
         """Whether anything entered any consumer since the last :meth:`reset`."""
@@ -239,6 +243,20 @@ class Watch:
         """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
+
+
+class _Asked(Mapping[WeightKey, Tensor]):
+    def __init__(self, observers: dict[WeightKey, Running]) -> None:
+        self._observers = observers
+
+    def __getitem__(self, key: WeightKey) -> Tensor:
+        return self._observers[key].value()
+
+    def __iter__(self) -> Iterator[WeightKey]:
+        return iter(self._observers)
+
+    def __len__(self) -> int:
+        return len(self._observers)
 
 
 def input_axis(module: nn.Module) -> int | None:

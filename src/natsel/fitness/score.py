@@ -168,7 +168,7 @@ def _by_activation(
             refuse("data", "empty", "at least one batch")
         if not watch.has_seen:
             refuse("data", "no sample in any batch", "at least one sample")
-        statistics = watch.read()
+        statistics = watch.one_by_one()
     finally:
         watch.close()
     device = next(iter(statistics.values())).device
