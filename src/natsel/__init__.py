@@ -25,19 +25,22 @@ if TYPE_CHECKING:
         Compensation,
         Conversion,
         Prediction,
+        Rotation,
         Verification,
         VerificationError,
         compensation_of,
         conversion_of,
         export_onnx,
         masks_of,
+        rotation_of,
         to_semi_structured,
     )
     from natsel.extraction.compensation import compensate
     from natsel.extraction.extract import extract
     from natsel.extraction.prediction import preview
+    from natsel.extraction.rotation import rotate
     from natsel.extraction.verify import verify
-    from natsel.fitness.score import Scores, score
+    from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
@@ -79,6 +82,7 @@ __all__ = [
     "Quality",
     "Recovered",
     "Refusal",
+    "Rotation",
     "Scores",
     "Sparsified",
     "Sparsity",
@@ -105,9 +109,12 @@ __all__ = [
     "prune",
     "prune_folder",
     "recover",
+    "rotate",
+    "rotation_of",
     "rule",
     "save",
     "score",
+    "score_all",
     "select",
     "sparsify",
     "to_semi_structured",
@@ -132,6 +139,7 @@ _HOMES = {
         "Compensation",
         "Conversion",
         "Prediction",
+        "Rotation",
         "Verification",
         "VerificationError",
         "compensate",
@@ -142,9 +150,11 @@ _HOMES = {
         "masks_of",
         "preview",
         "to_semi_structured",
+        "rotate",
+        "rotation_of",
         "verify",
     ),
-    "fitness": ("Scores", "score"),
+    "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
     "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
     "quality": ("Quality",),

@@ -289,3 +289,16 @@ def test_a_reader_that_is_overtaken_by_a_writer_reads_the_new_one(saved, net, dr
     monkeypatch.setattr(store, "locate", locate)
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(natsel.load(folder)(x), other(x))
+
+
+@pytest.mark.parametrize("later", [("branches",), ("branches", "sparse")])
+def test_a_plan_from_before_a_field_was_there_is_read(saved, later):
+    small, folder = saved
+    data = json.loads((folder / "plan.json").read_text())
+    del data["sha256"]
+    for name in later:
+        assert data.pop(name) is None
+    (folder / "plan.json").write_text(json.dumps({**data, "sha256": _checksum(data)}))
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(natsel.load(folder)(x), small(x))

@@ -99,8 +99,10 @@ class Attention(nn.Module):
 def test_a_consumer_that_is_never_called_is_refused_by_the_scorer_that_was_asked():
     x = torch.randn(2, 5, 4)
     communities = natsel.discover(Attention(), x)
+    heads = communities.only("head")
+    assert list(heads) == ["a"]
     with pytest.raises(ValueError, match=r"^scorer='wanda' is not allowed for community 'a'"):
-        natsel.score(communities, "wanda", data=[(x,)])
+        natsel.score(heads, "wanda", data=[(x,)])
     with pytest.raises(ValueError, match=r"^fitness='wanda' is not allowed for community 'a'"):
         natsel.Evolution(communities, fitness="wanda")
 

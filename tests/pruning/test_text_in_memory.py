@@ -26,7 +26,7 @@ def test_held_out_texts_are_measured_and_the_tokenizer_is_kept():
     assert alone.after == pruned.quality.after
     both = natsel.evaluate(pruned.small, [text(2, 300)], against=model, tokenizer=words, **SHORT)
     assert both == pruned.quality
-    by_hand = natsel.prune(model, EXAMPLE, natsel.Parameters(0.9), scorer="joint", **given, **SHORT)
+    by_hand = natsel.prune(model, EXAMPLE, natsel.Parameters(0.9), scorer="auto", **given, **SHORT)
     assert all(torch.equal(by_hand.survivors[n], m) for n, m in pruned.survivors.items())
 
 

@@ -1,16 +1,30 @@
-"""The arena: masked accuracy of many selections on the same samples, and nothing done twice."""
+"""The arena: what many selections are worth on the same samples, and nothing done twice.
+
+Where a sample has one label, what counts is whether it is predicted rightly. Where it has many, as
+a window of a text has, it is the mean loss over them: no window of 512 tokens is all right.
+Without labels it is agreement with what the dense model predicts, of a sample or of its places.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from natsel.common.calls import IGNORED, Inputs, call, logits_of, tensors_of_inputs, with_tensors
+from natsel.common.calls import (
+    IGNORED,
+    LABELLED,
+    Inputs,
+    call,
+    logits_of,
+    tensors_of_inputs,
+    with_tensors,
+    without_cache,
+)
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community
@@ -18,8 +32,11 @@ from natsel.communities.gates.gates import folded
 from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import owner, tensors_of
+from natsel.quality import losses
+from natsel.quality.losses import ROOM
 
 BATCH = 500
+Measure = Literal["accuracy", "loss", "agreement"]
 
 
 def key_of(survivors: Mapping[str, Tensor]) -> str:
@@ -37,7 +54,7 @@ def key_of(survivors: Mapping[str, Tensor]) -> str:
 
 
 class Arena:
-    """Runs selections on one set of samples and remembers which predictions were right.
+    """Runs selections on one set of samples and remembers what each was worth on each sample.
 
     A selection costs one forward pass over the samples it is asked for: the weights of what
     survives are cut out and the model runs on them, without a copy of the model. Where a module
@@ -47,10 +64,15 @@ class Arena:
     Args:
         communities: what selections are of; the model is not changed.
         inputs: ``[N, ...]``, samples; or several such tensors, in a tuple or by their names.
-        labels: ``[N]``, classes; or None, to compare with what the dense model predicts.
-        batch_size: samples at once.
+        labels: ``[N]``, classes, or ``[N, T]`` with one for each place (-100: none), beside the
+            output that predicts it; or None, to compare with what the dense model predicts.
+        batch_size: samples at once, where one has one label; with more, as many as their logits
+            leave room for.
 
     Attributes:
+        measure: what a sample is worth: "accuracy" (1 if it is right, 0 if not; without labels if
+            it agrees), "loss" (minus the mean loss over its labels) or "agreement" (the share of
+            its places that are predicted as the dense model predicts them).
         num_images: how many samples were run, over all selections.
         num_asked: how many would have been run without any memory.
 
@@ -81,11 +103,35 @@ class Arena:
         self._tensors = tensors_of(self._model)
         self._known: dict[str, Tensor] = {}
         self._cuts = all(_runs_cut(self._model, c) for c in communities.values())
-        self.labels = labels if labels is not None else self._predicted()
+        if labels is None:
+            labels, several = self._dense()
+            self.measure: Measure = "agreement" if several else "accuracy"
+        else:
+            self.measure = "loss" if labels.dim() > 1 else "accuracy"
+        self.labels = labels
+        if self.measure != "accuracy" and not bool(_counted(labels).all()):
+            refuse("labels", "samples without a label that counts", LABELLED)
 
     def __len__(self) -> int:
         """Return how many samples there are."""
         return len(tensors_of_inputs(self.inputs)[0])
+
+    @property
+    def least(self) -> int:
+        """How many samples a race needs to see before it stops anyone."""
+        return 1 if self.measure == "accuracy" else 4
+
+    def values(self, survivors: Mapping[str, Tensor], stop: int | None = None) -> Tensor:
+        """Return what the first samples are worth with what survives; see ``measure``.
+
+        Args:
+            survivors: one boolean tensor per community.
+            stop: how many samples; None for all.
+
+        Returns:
+            float64 ``[stop]``, higher is better.
+        """
+        return self._seen(survivors, stop).double()
 
     def correct(self, survivors: Mapping[str, Tensor], stop: int | None = None) -> Tensor:
         """Return which of the first samples are predicted rightly by what survives.
@@ -96,15 +142,23 @@ class Arena:
 
         Returns:
             bool ``[stop]``.
+
+        Raises:
+            ValueError: if samples are worth more than right or wrong.
         """
+        if self.measure != "accuracy":
+            refuse("labels", f"several a sample ({self.measure})", "one a sample; see values()")
+        return self._seen(survivors, stop)
+
+    def _seen(self, survivors: Mapping[str, Tensor], stop: int | None) -> Tensor:
         stop = len(self) if stop is None else min(stop, len(self))
         key = key_of(survivors)
-        known = self._known.get(key, torch.zeros(0, dtype=torch.bool))
+        known = self.known(survivors)
         self.num_asked += stop
         if len(known) < stop:
             start = len(known)
             fresh = self._run(survivors, start, stop)
-            known = torch.cat((known, fresh))
+            known = torch.cat((known, fresh)) if start else fresh
             self._known[key] = known
             self.num_images += stop - start
         return known[:stop]
@@ -117,6 +171,10 @@ class Arena:
         """Return the share of all samples that are predicted rightly by what survives."""
         return float(self.correct(survivors).double().mean())
 
+    def value(self, survivors: Mapping[str, Tensor]) -> float:
+        """Return the mean of :meth:`values` over all samples."""
+        return float(self.values(survivors).mean())
+
     def dense(self) -> Tensor:
         """Return which samples the whole model predicts rightly, bool ``[N]``."""
         return self.correct(self.communities.full())
@@ -126,16 +184,34 @@ class Arena:
         return sorted({int(c) for c in self._predicted().flatten()})
 
     def _predicted(self) -> Tensor:
-        with evaluating(self._model), torch.no_grad():
+        return self._dense()[0]
+
+    def _dense(self) -> tuple[Tensor, bool]:
+        """Return what the whole model predicts, and whether it is more than one class a sample."""
+        with evaluating(self._model), without_cache(self._model), torch.no_grad():
+            one = logits_of(call(self._model, taken(self.inputs, slice(0, 1))))
+            several = one.dim() > 2
+            # Of images the classes come second, of sequences last.
+            axis = 1 if one.dim() > 3 else -1
+            rows = rows_of(one) if several else self.batch_size
             parts = [
-                logits_of(call(self._model, x)).argmax(-1)
-                for x in _batches(self.inputs, self.batch_size)
+                logits_of(call(self._model, x)).argmax(axis) for x in _batches(self.inputs, rows)
             ]
-        return torch.cat(parts)
+        classes = torch.cat(parts)
+        mask = self.inputs.get("attention_mask") if isinstance(self.inputs, dict) else None
+        if several and mask is not None and mask.shape == classes.shape:
+            classes = classes.masked_fill(mask.to(classes.device) == 0, IGNORED)
+        return classes, several
 
     def _run(self, survivors: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
         inputs, labels = taken(self.inputs, slice(start, stop)), self.labels[start:stop]
         model, replaced = self._masked(survivors)
+        if self.measure != "accuracy":
+            given = (inputs,) if isinstance(inputs, dict) else inputs
+            found = losses(model, [(*given, labels)], replaced=replaced)
+            if self.measure == "loss":
+                return -found.means
+            return found.correct.double() / found.counted
         parts = []
         with evaluating(model), torch.no_grad():
             for x, y in zip(
@@ -143,10 +219,9 @@ class Arena:
                 torch.split(labels, self.batch_size),
                 strict=True,
             ):
-                logits = logits_of(_call(model, replaced, x))
-                parts.append(((logits.argmax(-1) == y) | (y == IGNORED)).reshape(len(y), -1))
-        # Of a sequence a sample is right if all of it is: one observation per sample.
-        return torch.cat(parts).all(1).cpu()
+                right = logits_of(_call(model, replaced, x)).argmax(-1) == y
+                parts.append(right | (y == IGNORED))
+        return torch.cat(parts).cpu()
 
     def _masked(self, survivors: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
         found = self.communities.values()
@@ -156,6 +231,16 @@ class Arena:
         if any(p.role == "route" for c in found for p in c.slices):
             return silence(self._model, found, survivors, share=True), {}
         return self._model, _zeroed(found, survivors, self._tensors)
+
+
+def rows_of(logits: Tensor) -> int:
+    """Return how many samples run at once, by the logits of some."""
+    return max(1, ROOM * len(logits) // max(1, logits.element_size() * logits.numel()))
+
+
+def _counted(labels: Tensor) -> Tensor:
+    """Return which samples have a label that counts, bool ``[N]``."""
+    return (labels != IGNORED).flatten(1).any(1)
 
 
 def taken(inputs: Inputs, part: Any) -> Inputs:

@@ -25,11 +25,12 @@ def race(
     rungs: Sequence[float] = RUNGS,
     halving: bool = True,
 ) -> Tensor:
-    """Estimate the accuracy of candidates, spending samples on those that may win.
+    """Estimate what candidates are worth, spending samples on those that may win.
 
     After each rung a candidate stops if its difference to the leader, on the samples that both
     have seen, is more than 1.5 standard errors below 0, and (successive halving) if half of the
-    candidates are better. Equal survivors are run once.
+    candidates are better. Equal survivors are run once. What a sample is worth is what the arena
+    measures: whether it is right, or minus its mean loss.
 
     Args:
         arena: where they run.
@@ -39,28 +40,28 @@ def race(
         halving: stop the worse half after each rung, too.
 
     Returns:
-        ``[m]``: the leader's accuracy plus the paired difference on the samples seen. Of those
-        that went all the way it is their accuracy, and the largest value is one of theirs (unless
+        ``[m]``: the leader's mean plus the paired difference on the samples seen. Of those
+        that went all the way it is their own mean, and the largest value is one of theirs (unless
         none went all the way: then all are behind the leader).
     """
-    best = arena.correct(leader)
+    best = arena.values(leader)
     keys = [key_of(c) for c in candidates]
     running = list(dict(zip(keys, candidates, strict=True)))
     by_key = dict(zip(keys, candidates, strict=True))
     values: dict[str, float] = {}
     for rung in rungs:
-        stop = min(len(arena), max(1, math.ceil(rung * len(arena))))
+        stop = min(len(arena), max(arena.least, math.ceil(rung * len(arena))))
         behind = {}
         for key in running:
-            step = arena.correct(by_key[key], stop).double() - best[:stop].double()
-            values[key] = float(best.double().mean() + step.mean())
+            step = arena.values(by_key[key], stop) - best[:stop]
+            values[key] = float(best.mean() + step.mean())
             behind[key] = float(step.mean()) < -CLEARLY * float(step.std()) / math.sqrt(stop)
         running = sorted((k for k in running if not behind[k]), key=lambda k: -values[k])
         if halving:
             running = running[: math.ceil(len(running) / 2)]
     # A stopped candidate was estimated on few samples: it ranks behind the best that finished.
     finished = [k for k in values if len(arena.known(by_key[k])) == len(arena)]
-    best_value = max((values[k] for k in finished), default=float(best.double().mean()))
+    best_value = max((values[k] for k in finished), default=float(best.mean()))
     for key in set(values) - set(finished):
         values[key] = min(values[key], best_value - BEHIND)
     return torch.tensor([values[key] for key in keys], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Search for the selection that keeps most of the accuracy: fusion weights, layers' shares."""
+"""Search for the selection that is worth most: fusion weights, layers' shares."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Searched(NamedTuple):
     Attributes:
         weights: W, ``[K]``; of an allocation the logarithms w, one per community.
         survivors: the selection that they make.
-        accuracy: of the selection, on the search split.
+        accuracy: of the selection, on the search split; or what else its samples are worth.
         images: how many samples were run for it.
         evaluations: how many candidates were asked for.
         history: the best accuracy after each generation.
@@ -149,7 +149,7 @@ class _Incumbent:
         self.arena = arena
         self.weights = weights
         self.survivors = survivors
-        self.accuracy = arena.accuracy(survivors)
+        self.accuracy = arena.value(survivors)
 
     def meet(self, candidates: Tensor, selections: Sequence[Survivors]) -> Tensor:
         """Race candidates against it; the winner takes its place if it is better on all samples.
@@ -161,7 +161,7 @@ class _Incumbent:
         top = int(values.argmax())
         if float(values[top]) > self.accuracy:
             # Estimated ahead on a part of the samples is not ahead: the whole split decides.
-            accuracy = self.arena.accuracy(selections[top])
+            accuracy = self.arena.value(selections[top])
             if accuracy > self.accuracy:
                 self.weights = candidates[top].clone()
                 self.survivors = selections[top]

@@ -101,7 +101,10 @@ def audit(
             scored[name] = _given(name, scorer, communities, names)
         else:
             all_scores = score(communities, scorer, data=batches, criterion=criterion)
-            scored[name] = {n: all_scores[n] for n in names}
+            scored[name] = {n: all_scores[n] for n in names if n in all_scores}
+    # What one scorer tells nothing of cannot be compared, and has been said.
+    told = [n for n in names if all(n in found for found in scored.values())]
+    scored = {name: {n: found[n] for n in told} for name, found in scored.items()}
     progress("audit: compare", len(named), len(named))
     return _compared(scored, asked, communities)
 

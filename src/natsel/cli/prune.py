@@ -82,7 +82,7 @@ def prune(
         str | None,
         typer.Option(
             help="What decides who survives; adaptive chooses by proof.  "
-            "[default: joint for language models with --data, else magnitude]",
+            "[default: auto for language models with --data, else magnitude]",
             show_default=False,
         ),
     ] = None,

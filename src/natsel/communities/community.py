@@ -259,6 +259,18 @@ class Communities(Mapping[str, Community]):
             there = sorted({c.kind for c in self.require().values()})
             hint = "".join(did_you_mean(kind, there) for kind in kinds)
             refuse("kinds", ",".join(kinds), f"kinds that the model has: {', '.join(there)}{hint}")
+        return self._of(chosen)
+
+    def without(self, names: Iterable[str]) -> Communities:
+        """Return the same without some of them; their populations all stay.
+
+        Args:
+            names: of communities.
+        """
+        gone = set(names)
+        return self._of(tuple(c for c in self.values() if c.name not in gone))
+
+    def _of(self, chosen: tuple[Community, ...]) -> Communities:
         return Communities(
             self.model,
             self.example_inputs,

@@ -9,6 +9,7 @@ from natsel.extraction.onnx import export_onnx
 from natsel.extraction.plan import Plan, compensation_of, conversion_of, has_plan, masks_of, plan_of
 from natsel.extraction.prediction import Prediction, preview
 from natsel.extraction.rebuild import rebuild_small
+from natsel.extraction.rotation import Rotation, rotate, rotation_of
 from natsel.extraction.semi_structured import semi_structured as to_semi_structured
 from natsel.extraction.state_layouts import register_state
 from natsel.extraction.store import Stored, read_folder, write_model
@@ -22,6 +23,7 @@ __all__ = [
     "CsrLinear",
     "Plan",
     "Prediction",
+    "Rotation",
     "Stored",
     "Verification",
     "VerificationError",
@@ -37,6 +39,8 @@ __all__ = [
     "read_folder",
     "rebuild_small",
     "register_state",
+    "rotate",
+    "rotation_of",
     "to_semi_structured",
     "verify",
     "with_masked_values",

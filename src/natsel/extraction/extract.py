@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from natsel.common.batches import Data
+from natsel.common.batches import Data, reread
 from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.logs import logger_of
@@ -19,6 +19,7 @@ from natsel.communities.surgery.surgery import remove
 from natsel.extraction.compensation import compensate as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
+from natsel.extraction.rescaling import rescale
 from natsel.extraction.unstructured import check_masks, convert, masked_weights
 from natsel.extraction.verify import check_model, communities_of, compare, confirm
 
@@ -59,8 +60,9 @@ def extract(
             refused by name and stays as it was.
         compensate: whether the kept populations take over, after the comparison, what the removed
             ones did over ``data``: see :func:`natsel.compensate`, and
-            ``natsel.compensation_of(small)`` for what it did. None does wherever there are data;
-            batches of calibration data may also be given here themselves.
+            ``natsel.compensation_of(small)`` for what it did. RMSNorms that run over fewer places
+            of a residual width are scaled to what they returned there. None does wherever there
+            are data; batches of calibration data may also be given here themselves.
         data: the calibration data, batches as :func:`natsel.score` takes them.
         verify: compare with the masked model on the communities' example inputs.
         format: "dense", or "csr" for masks of single weights, keyed by parameter.
@@ -103,7 +105,10 @@ def extract(
     _LOG.info("extracted %r%s", checked, ", verified" if verify else "")
     plan = Plan.describe(model, small, checked, known)
     if batches is not None:
+        batches = reread(batches)
+        scaled = rescale(base, small, checked, batches, communities=known)
         done = absorb(base, small, checked, batches, communities=known)
+        done = replace(done, tensors=(*scaled, *done.tensors))
         plan = replace(plan, compensation=done.to_dict())
     attach_plan(small, plan)
     if optimizer is not None:

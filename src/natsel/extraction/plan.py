@@ -160,6 +160,7 @@ class Plan:
         data.setdefault("compensation", None)
         data.setdefault("conversion", None)
         data.setdefault("sparse", None)
+        data.setdefault("branches", None)
         try:
             is_plan = set(data) == {f.name for f in fields(cls)} and _well_formed(data)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -262,6 +263,8 @@ def _well_formed(data: Mapping[str, Any]) -> bool:
         Conversion.from_dict(data["conversion"])
     if data["sparse"] is not None:
         check_records(data["sparse"])
+    if data["branches"] is not None:
+        Shortening.from_dict(data["branches"])
     if data["prediction"]:
         Prediction.from_dict(data["prediction"])
     return (

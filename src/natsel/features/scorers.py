@@ -6,10 +6,11 @@ from natsel.common.errors import choose
 from natsel.common.importing import imported, names_own
 from natsel.features.classes import CLASSES, FeatureClass, feature_class
 from natsel.fitness import FITNESS, Fitness, get
+from natsel.fitness.auto import AUTO
 
 ADAPTIVE = "adaptive"
 PLAIN = "magnitude"
-LANGUAGE = "joint"
+LANGUAGE = AUTO
 """What scores language models where there are data: what reads none is worse than chance there."""
 
 
@@ -22,7 +23,7 @@ def default_scorer(*, language: bool, has_data: bool) -> str:
 
     Example:
         >>> default_scorer(language=True, has_data=True)
-        'joint'
+        'auto'
         >>> default_scorer(language=False, has_data=True)
         'magnitude'
     """
@@ -34,7 +35,7 @@ def find_scorer(name: str) -> Fitness | FeatureClass | None:
 
     Args:
         name: of a registered fitness or a feature class, ``module:name`` of one or of a function
-            of the parts of a community, or "adaptive".
+            of the parts of a community, "auto" or "adaptive".
 
     Returns:
         The fitness or the class; None for what chooses among them.
@@ -49,7 +50,7 @@ def find_scorer(name: str) -> Fitness | FeatureClass | None:
     if names_own(name):
         found = imported("scorer", name)
         return found if isinstance(found, FeatureClass) else get(name, argument="scorer")
-    choose("scorer", name, (*FITNESS, *CLASSES, ADAPTIVE))
+    choose("scorer", name, (*FITNESS, *CLASSES, AUTO, ADAPTIVE))
     if name in CLASSES:
         return feature_class(name)
     return FITNESS.get(name)

@@ -2,6 +2,6 @@
 
 from natsel.fitness import activation, gradient, joint, magnitude, obs, taylor  # noqa: F401
 from natsel.fitness.registry import FITNESS, Fitness, Parts, get, register
-from natsel.fitness.score import Scores, score
+from natsel.fitness.score import Scores, score, score_all
 
-__all__ = ["FITNESS", "Fitness", "Parts", "Scores", "get", "register", "score"]
+__all__ = ["FITNESS", "Fitness", "Parts", "Scores", "get", "register", "score", "score_all"]

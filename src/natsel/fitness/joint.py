@@ -10,7 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from natsel.fitness.registry import Fitness, Part, Parts, register, total
+from natsel.fitness.registry import Fitness, Part, Parts, register
+
+PIECE = 1 << 22
+"""Numbers of a weight that are held in float64 at a time."""
 
 
 def interaction(part: Part) -> Tensor:
@@ -19,14 +22,31 @@ def interaction(part: Part) -> Tensor:
     Of a convolution, products of different places of its kernel are left out.
     """
     assert part.activation is not None
-    columns = part.weight.movedim(part.axis, 0).flatten(1).double()
-    pairs = columns @ columns.T
+    pairs = inner_products(part.weight.movedim(part.axis, 0).flatten(1))
     pairs = pairs * part.activation.double() if part.activation.dim() == 2 else 0 * pairs
     if part.whole:
         return pairs
     size, width = part.index.shape
     flat = part.index.reshape(-1)
     return pairs[flat][:, flat].reshape(size, width, size, width).sum((1, 3))
+
+
+def inner_products(rows: Tensor) -> Tensor:
+    """Return the inner products of all pairs of rows, ``[n, n]`` in float64.
+
+    Of long rows, some numbers take their turn at a time: the head of a language model has as many
+    in each as there are words.
+
+    Example:
+        >>> inner_products(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        tensor([[5., 2.],
+                [2., 1.]], dtype=torch.float64)
+    """
+    result = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for piece in torch.split(rows, max(PIECE // len(rows), 1), dim=1):
+        wide = piece.double()
+        result.addmm_(wide, wide.T)
+    return result
 
 
 def elimination(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +83,10 @@ def joint(parts: Parts) -> Tensor:
     The largest root mean square change that any removal up to this one added: a score whose order
     is the order of elimination.
     """
-    g = total([interaction(part) for part in parts.consumers])
-    g = g * parts.mass.double().outer(parts.mass.double())
+    g = interaction(parts.consumers[0])
+    for part in parts.consumers[1:]:
+        g += interaction(part)
+    g *= parts.mass.double().outer(parts.mass.double())
     return descending(*elimination(g))
 
 

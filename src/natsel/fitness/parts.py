@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from natsel.common.showing import counted
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part, Parts, gradient_of, total
-from natsel.fitness.running import Products, Running
+from natsel.fitness.running import Last, Products, Running
 
 WeightKey = tuple[str, int]
 CONV1D = "transformers.pytorch_utils.Conv1D"
@@ -27,14 +30,18 @@ class PartsReader:
 
     def __init__(self, communities: Communities) -> None:
         named = dict(communities.model.named_parameters())
+        watched = readers_of(communities)
         self.names = list(communities)
         self._slices: list[tuple[list[_Place], list[_Place]]] = []
         for community in communities.values():
             consumers = gated_slices(community)
             self._slices.append(
                 (
-                    [_Place(s, communities.model) for s in consumers],
-                    [_Place(s, communities.model) for s in _producers(community, consumers, named)],
+                    [_Place(s, communities.model, watched) for s in consumers],
+                    [
+                        _Place(s, communities.model, watched)
+                        for s in _producers(community, consumers, named)
+                    ],
                 )
             )
 
@@ -61,9 +68,12 @@ class PartsReader:
             position: which community, in the order of ``names``.
             mass: its masses ``[size]``.
             gradient: from a parameter to its gradient.
-            statistics: activation statistics by (tensor, axis).
+            statistics: activation statistics by (tensor, axis). Consumers that cannot be watched
+                are left out then: what the others read is the same populations.
         """
         consumers, producers = self._slices[position]
+        if statistics is not None:
+            consumers = [place for place in consumers if place.watched]
         return Parts(
             tuple(p.part(gradient, statistics) for p in consumers),
             tuple(p.part(gradient, None) for p in producers),
@@ -105,8 +115,11 @@ def _producers(
 
 
 class _Place:
-    def __init__(self, part: Slice, model: nn.Module) -> None:
+    def __init__(
+        self, part: Slice, model: nn.Module, readers: Mapping[WeightKey, list[nn.Module]]
+    ) -> None:
         self.key = (part.tensor, part.axis)
+        self.watched = bool(readers.get(self.key))
         self._module, self._name = owner(model, part.tensor)
         self.axis = part.axis
         self.index = part.index.to(self.parameter.device)
@@ -163,6 +176,9 @@ class _Place:
 class Watch:
     """Averages a statistic of what enters each consumer, batch by batch.
 
+    A weight that several modules hold is watched at those of them that read by it. Consumers that
+    cannot be watched are left out.
+
     Args:
         communities: whose consumers to watch.
         statistic: "variance", "square" (the mean square) or "products" (the mean products of all
@@ -172,7 +188,7 @@ class Watch:
         asked: what the user asked for, for messages: ``scorer='wanda'``, say.
 
     Raises:
-        ValueError: if a consumer's weight does not belong to a module that reads one input.
+        ValueError: if no consumer of a community can be watched.
     """
 
     def __init__(
@@ -184,30 +200,23 @@ class Watch:
         asked: str | None = None,
     ) -> None:
         asked = asked or f"statistic={statistic!r}"
+        readers = readers_of(communities)
+        for name, tensors in _unwatched(communities, readers).items():
+            raise ValueError(_not_allowed(asked, name, tensors))
         self._observers: dict[WeightKey, Running] = {}
-        # It reads the weight of this Linear without calling it: nothing would be seen to enter.
-        unseen = {
-            m.out_proj for m in communities.model.modules() if isinstance(m, nn.MultiheadAttention)
-        }
-        for community in communities.values():
-            for part in gated_slices(community):
-                module, _ = owner(communities.model, part.tensor)
-                axis = None if module in unseen else input_axis(module)
-                if axis is None:
-                    raise ValueError(
-                        f"{asked} is not allowed for community {community.name!r}: "
-                        f"its consumer {part.tensor} is not a Linear or an ungrouped convolution; "
-                        "use taylor or magnitude"
+        self._handles = []
+        last = Last()
+        for key, modules in readers.items():
+            for module in modules:
+                axis = input_axis(module)
+                assert axis is not None
+                if key not in self._observers:
+                    self._observers[key] = (
+                        Products(axis, training, last)
+                        if statistic == "products"
+                        else Running(axis, statistic, training)
                     )
-                self._observers[part.tensor, part.axis] = (
-                    Products(axis, training)
-                    if statistic == "products"
-                    else Running(axis, statistic, training)
-                )
-        self._handles = [
-            owner(communities.model, tensor)[0].register_forward_pre_hook(observer)
-            for (tensor, _), observer in self._observers.items()
-        ]
+                self._handles.append(module.register_forward_pre_hook(self._observers[key]))
 
     def read(self) -> dict[WeightKey, Tensor]:
         """Return the statistic per consumer since the last :meth:`reset`: one number per place.
@@ -225,10 +234,6 @@ class Watch:
             )
         return found
 
-    def one_by_one(self) -> Mapping[WeightKey, Tensor]:
-        """Return the same as :meth:`read`, each made when it is asked for: matrices take room."""
-        return _Asked({key: o for key, o in self._observers.items() if o.seen})
-
     @property
     def has_seen(self) -> bool:
         """Whether anything entered any consumer since the last :meth:`reset`."""
@@ -245,18 +250,94 @@ class Watch:
             handle.remove()
 
 
-class _Asked(Mapping[WeightKey, Tensor]):
-    def __init__(self, observers: dict[WeightKey, Running]) -> None:
-        self._observers = observers
+def watchable(communities: Communities, *, asked: str) -> Communities:
+    """Return the communities of which some consumer can be watched, and say what is left out.
 
-    def __getitem__(self, key: WeightKey) -> Tensor:
-        return self._observers[key].value()
+    Args:
+        communities: some communities.
+        asked: what the user asked for, for messages: ``scorer='wanda'``, say.
 
-    def __iter__(self) -> Iterator[WeightKey]:
-        return iter(self._observers)
+    Raises:
+        ValueError: if none is left.
 
-    def __len__(self) -> int:
-        return len(self._observers)
+    Example:
+        >>> import natsel
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> watchable(natsel.discover(model, torch.zeros(1, 4)), asked="scorer='wanda'")
+        Communities(0: 8 neurons)
+    """
+    left = _unwatched(communities, readers_of(communities))
+    if not left:
+        return communities
+    name, tensors = next(iter(left.items()))
+    if len(left) == len(communities):
+        raise ValueError(_not_allowed(asked, name, tensors))
+    warnings.warn(
+        f"{asked} tells nothing of {counted(len(left), 'community', 'communities')}: "
+        f"{', '.join(left)}. No consumer of {'it' if len(left) == 1 else 'theirs'} is a Linear or "
+        f"an ungrouped convolution that is called ({tensors[0]} is not); a selection by these "
+        "scores leaves them whole (remedy: score them by taylor or magnitude)",
+        stacklevel=3,
+    )
+    return communities.without(left)
+
+
+def readers_of(communities: Communities) -> dict[WeightKey, list[nn.Module]]:
+    """Return, for every consumer that can be watched, the modules that read by its weight.
+
+    A weight may be held by several modules, of which some do not read along its axis: that of a
+    language model's head by the embedding too.
+    """
+    model = communities.model
+    # It reads the weight of this Linear without calling it: nothing would be seen to enter.
+    unseen = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    holders: dict[int, list[nn.Module]] = defaultdict(list)
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and module not in unseen:
+            holders[id(weight)].append(module)
+    found: dict[WeightKey, list[nn.Module]] = {}
+    for community in communities.values():
+        for part in gated_slices(community):
+            module, name = owner(model, part.tensor)
+            held = holders.get(id(module._parameters.get(name)), [])
+            modules = [m for m in held if weight_axis(m) == part.axis]
+            if modules:
+                found[part.tensor, part.axis] = modules
+    return found
+
+
+def _unwatched(
+    communities: Communities, readers: Mapping[WeightKey, list[nn.Module]]
+) -> dict[str, list[str]]:
+    """Return the consumers of communities of which none can be watched, by their names."""
+    left = {}
+    for community in communities.values():
+        consumers = gated_slices(community)
+        if not any((part.tensor, part.axis) in readers for part in consumers):
+            left[community.name] = [part.tensor for part in consumers]
+    return left
+
+
+def _not_allowed(asked: str, name: str, tensors: list[str]) -> str:
+    return (
+        f"{asked} is not allowed for community {name!r}: its consumer {tensors[0]} is not a Linear "
+        "or an ungrouped convolution; use taylor or magnitude"
+    )
+
+
+def weight_axis(module: nn.Module) -> int | None:
+    """Return the axis of a module's weight along which it reads its input, if there is one.
+
+    Example:
+        >>> weight_axis(nn.Linear(2, 3)), weight_axis(nn.ConvTranspose2d(2, 3, 1))
+        (1, 0)
+        >>> weight_axis(nn.Embedding(2, 3))
+    """
+    if input_axis(module) is None:
+        return None
+    is_stored_reversed = bool(getattr(module, "transposed", False)) or _is_conv1d(module)
+    return 0 if is_stored_reversed else 1
 
 
 def input_axis(module: nn.Module) -> int | None:
@@ -265,6 +346,8 @@ def input_axis(module: nn.Module) -> int | None:
         return -1
     if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
         return -1 - len(module.kernel_size)
-    if any(f"{kind.__module__}.{kind.__name__}" == CONV1D for kind in type(module).__mro__):
-        return -1
-    return None
+    return -1 if _is_conv1d(module) else None
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return any(f"{kind.__module__}.{kind.__name__}" == CONV1D for kind in type(module).__mro__)

@@ -7,9 +7,10 @@ those cancel where the mean is large.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from natsel.common.hooks import as_rows
 from natsel.common.padding import without_padding
 from natsel.communities.gates.observers import Observer
+
+Made = TypeVar("Made")
 
 PIECE = 2**18
 """Elements that a processor reads at a time: what it makes of them stays in its cache."""
@@ -87,9 +90,7 @@ class Running(Observer):
             return
         self.seen = True
         with torch.no_grad() if grad else nullcontext():
-            for piece in pieces(x, self.axis):
-                wide = piece.dtype in (torch.float32, torch.float64)
-                self._take(piece if wide else piece.float())
+            self._take(x)
 
     def value(self) -> Tensor:
         """Return the statistic of all batches since the last reset, in their precision."""
@@ -102,9 +103,47 @@ class Running(Observer):
 
     def _take(self, x: Tensor) -> None:
         about_zero = self.statistic == "square"
-        self._parts.append(moments(x, self.axis, about_zero=about_zero))
-        if len(self._parts) > WAITING:
-            self._parts = [merged(self._parts[:-1]), self._parts[-1]]
+        for piece in wide_pieces(x, self.axis):
+            self._parts.append(moments(piece, self.axis, about_zero=about_zero))
+            if len(self._parts) > WAITING:
+                self._parts = [merged(self._parts[:-1]), self._parts[-1]]
+
+
+class Last:
+    """What was last made of a tensor: modules that read the very same one make it once.
+
+    Example:
+        >>> last, x = Last(), torch.ones(2)
+        >>> last.get(x, -1, lambda: "made"), last.get(x, -1, lambda: "made again")
+        ('made', 'made')
+        >>> last.get(x.add_(1), -1, lambda: "of what it is now")
+        'of what it is now'
+    """
+
+    def __init__(self) -> None:
+        self._of: Callable[[], Tensor | None] = lambda: None
+        self._which: tuple[int, int] = (0, 0)
+        self._made: Any = None
+
+    def get(self, x: Tensor, axis: int, make: Callable[[], Made]) -> Made:
+        """Return what was made of this very tensor, unless it was written to; else make it.
+
+        Args:
+            x: that it is made of.
+            axis: of the tensor, along which.
+            make: makes it.
+        """
+        which = (axis, 0 if x.is_inference() else x._version)
+        if self._of() is not x or self._which != which:
+            self._made = make()
+            self._of, self._which = weakref.ref(x), which
+        made: Made = self._made
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Last:
+        """Return one that has seen nothing: the copy of a model reads other tensors."""
+        memo[id(self)] = fresh = Last()
+        return fresh
 
 
 class Products(Running):
@@ -113,6 +152,7 @@ class Products(Running):
     Args:
         axis: of the input, from the end, along which the places lie.
         training: look only at forward passes that record gradients.
+        last: shared with the hooks of other modules that may read the same tensor.
 
     Example:
         >>> products = Products(-1)
@@ -122,8 +162,9 @@ class Products(Running):
                 [1., 2.]])
     """
 
-    def __init__(self, axis: int, training: bool = False) -> None:
+    def __init__(self, axis: int, training: bool = False, last: Last | None = None) -> None:
         super().__init__(axis, "products", training)
+        self._last = Last() if last is None else last
         self.reset()
 
     def reset(self) -> None:
@@ -138,10 +179,24 @@ class Products(Running):
         return (self._sum / self._count).to(self._precision)
 
     def _take(self, x: Tensor) -> None:
-        rows = as_rows(x, self.axis)
-        self._precision = rows.dtype
-        self._count += len(rows)
-        self._sum += in_double(rows.T @ rows)
+        self._precision, products = self._last.get(x, self.axis, lambda: self._made_of(x))
+        self._count += x.numel() // x.shape[self.axis]
+        self._sum = products.clone() if isinstance(self._sum, float) else self._sum.add_(products)
+
+    def _made_of(self, x: Tensor) -> tuple[torch.dtype, Tensor]:
+        products: Tensor | float = 0.0
+        for piece in wide_pieces(x, self.axis):
+            rows = as_rows(piece, self.axis)
+            products = products + in_double(rows.T @ rows)
+        assert isinstance(products, Tensor)
+        return rows.dtype, products
+
+
+def wide_pieces(x: Tensor, axis: int) -> Iterator[Tensor]:
+    """Yield the pieces of a tensor in its precision, float32 at least."""
+    for piece in pieces(x, axis):
+        is_wide = piece.dtype in (torch.float32, torch.float64)
+        yield piece if is_wide else piece.float()
 
 
 def pieces(x: Tensor, axis: int) -> Sequence[Tensor]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from natsel.common.alike import warn_alike
-from natsel.common.batches import Data, check_data, inputs_for, read_batch
-from natsel.common.calls import LABELLED, call, cross_entropy, has_labels
-from natsel.common.errors import NonFiniteError, first_line, refuse
-from natsel.common.modes import evaluating
+from natsel.common.batches import Data, check_data, read_batch, reread
+from natsel.common.calls import cross_entropy
+from natsel.common.errors import NonFiniteError, refuse
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
-from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.auto import AUTO, combined, signals_for
+from natsel.fitness.parts import PartsReader, watchable
+from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
 
-Criterion = Callable[[Any, Tensor], Tensor]
+__all__ = ["Criterion", "Scorer", "Scores", "score", "score_all"]
+
+Scorer = str | Fitness | Callable[[Parts], Tensor]
 
 
 class Scores(dict[str, Tensor]):
@@ -33,7 +34,7 @@ class Scores(dict[str, Tensor]):
 
 def score(
     communities: Communities,
-    scorer: str | Fitness | Callable[[Parts], Tensor],
+    scorer: Scorer,
     *,
     data: Data | None = None,
     criterion: Criterion = cross_entropy,
@@ -45,7 +46,9 @@ def score(
 
     Args:
         communities: from :func:`natsel.discover`.
-        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``.
+        scorer: a registered fitness, or a function from ``Parts`` to ``[size]``; or "auto":
+            the signal that is best for each kind of population, in units of loss per parameter
+            (:mod:`natsel.fitness.auto`).
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
             mappings from names, with ``labels`` among them, as loaders of the transformers library
             yield them. Labels of causal language models are moved by one place (see
@@ -55,7 +58,9 @@ def score(
             beside the output that predicts it; by default cross-entropy of the logits in it.
 
     Returns:
-        ``{community: float tensor [size]}``.
+        ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
+        community that nothing reads where it can be watched (an ``nn.MultiheadAttention``, a
+        grouped convolution, a bare parameter), with a warning: a selection leaves it whole.
 
     Raises:
         ValueError: if the scorer is unknown or needs data that is missing.
@@ -63,6 +68,7 @@ def score(
 
     Example:
         >>> import natsel
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
         >>> with torch.no_grad():
         ...     _ = model[0].weight.copy_(torch.tensor([[3., 4.], [0., 1.], [0., 0.]]))
@@ -70,123 +76,129 @@ def score(
         >>> natsel.score(communities, "magnitude-in")["0"]
         tensor([5., 1., 0.])
     """
-    fitness = get(scorer, argument="scorer")
+    if scorer == AUTO:
+        return _by_kind(communities, data, criterion)
+    return _scored(communities, [scorer], data, criterion, stacklevel=3)[0]
+
+
+def score_all(
+    communities: Communities,
+    scorers: Sequence[Scorer],
+    *,
+    data: Data | None = None,
+    criterion: Criterion = cross_entropy,
+) -> dict[str, Scores]:
+    """Give each population one number per scorer, in as few passes over the data as can be.
+
+    All scorers that read gradients share one forward and backward pass, all that read activations
+    one forward pass. The numbers are those of :func:`score`, bit for bit.
+
+    Args:
+        communities: from :func:`natsel.discover`.
+        scorers: as :func:`score` takes them, each with a name of its own.
+        data: as :func:`score` takes it; what can be read only once is held in memory.
+        criterion: as :func:`score` takes it.
+
+    Returns:
+        Scores by the scorers' names.
+
+    Raises:
+        ValueError: as of :func:`score`, or if two scorers have one name.
+        NonFiniteError: if a score is NaN or infinite; scorer and community are named.
+
+    Example:
+        >>> import natsel
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> communities = natsel.discover(model, (torch.ones(1, 2),))
+        >>> list(natsel.score_all(communities, ["magnitude", "l1"]))
+        ['magnitude', 'l1']
+    """
+    if isinstance(scorers, str) or not isinstance(scorers, Sequence) or not scorers:
+        refuse("scorers", scorers, "a list of scorers")
+    names = [scorer if isinstance(scorer, str) else get(scorer).name for scorer in scorers]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        refuse("scorers", f"{twice[0]!r} twice", "each name once")
+    found = _scored(communities, scorers, data, criterion, stacklevel=3)
+    return dict(zip(names, found, strict=True))
+
+
+def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) -> Scores:
+    """Score each kind by its own signal."""
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
     communities.require()
-    reader = PartsReader(communities)
-    masses = list(masses_of(communities).values())
-    needs_data = fitness.needs_gradient or fitness.statistic is not None
+    if data is None:
+        refuse("data", None, f"batches of (inputs, labels): scorer {AUTO!r} reads them")
+    data = reread(data)
+    labelled = all(read_batch(batch).labels is not None for batch in data)
+    names = signals_for(communities)
+    found: dict[str, Scores] = {}
+    for gradients in (True, False):
+        together = [n for n in names if get(n).needs_gradient is gradients]
+        if not together or (gradients and not labelled):
+            continue
+        # Some consumers cannot be watched: then the loss orders their populations, too.
+        with suppress(ValueError) if found else nullcontext():
+            scores = _scored(communities, together, data, criterion, stacklevel=5)
+            found |= zip(together, scores, strict=True)
+    return Scores(combined(communities, found), communities)
+
+
+def _scored(
+    communities: Communities,
+    scorers: Sequence[Scorer],
+    data: Data | None,
+    criterion: Criterion,
+    stacklevel: int,
+) -> list[Scores]:
+    fitnesses = [get(scorer, argument="scorer") for scorer in scorers]
+    if not isinstance(communities, Communities):
+        refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
+    whole = communities.require()
     data = check_data(data)
-    if needs_data and data is None:
-        refuse("data", None, f"batches of (inputs, labels): scorer {fitness.name!r} reads them")
-    if not needs_data or data is None:
-        with torch.no_grad():
-            values = [
-                fitness.signal(reader.read(i, m, lambda _: None)) for i, m in enumerate(masses)
-            ]
-    elif fitness.needs_gradient:
-        values = _by_gradient(communities, fitness, reader, masses, data, criterion)
-    else:
-        values = _by_activation(communities, fitness, reader, masses, data)
+    reading = [f for f in fitnesses if f.needs_gradient or f.statistic is not None]
+    if reading and data is None:
+        name = reading[0].name
+        refuse("data", None, f"batches of (inputs, labels): scorer {name!r} reads them")
+    by_weight = [f for f in fitnesses if f not in reading]
+    with_gradient = [f for f in reading if f.needs_gradient]
+    with_activation = [f for f in reading if not f.needs_gradient]
+    if with_gradient and with_activation:
+        data = reread(data)
+    found: dict[int, Scores] = {}
+
+    def take(asked: Sequence[Fitness], told: Communities, values: Sequence[Values]) -> None:
+        for fitness, each in zip(asked, values, strict=True):
+            found[id(fitness)] = _checked(told, whole, fitness, each)
+
+    if by_weight or with_gradient:
+        reader, masses = PartsReader(whole), list(masses_of(whole).values())
+        if by_weight:
+            take(by_weight, whole, without_data(by_weight, reader, masses))
+        if with_gradient and data is not None:
+            take(
+                with_gradient,
+                whole,
+                by_gradient(whole, with_gradient, reader, masses, data, criterion),
+            )
+    if with_activation and data is not None:
+        told = watchable(whole, asked=f"scorer={with_activation[0].name!r}")
+        reader, masses = PartsReader(told), list(masses_of(told).values())
+        take(with_activation, told, by_activation(told, with_activation, reader, masses, data))
+    for fitness in fitnesses:
+        what = f"scores by {fitness.name!r}"
+        warn_alike(found[id(fitness)], what=what, stacklevel=stacklevel)
+    return [found[id(fitness)] for fitness in fitnesses]
+
+
+def _checked(told: Communities, whole: Communities, fitness: Fitness, values: Values) -> Scores:
+    """Return what a signal said, made sure that it is one finite number per population."""
     scores = {}
-    for (name, community), value in zip(communities.items(), values, strict=True):
+    for (name, community), value in zip(told.items(), values, strict=True):
         if not isinstance(value, Tensor) or value.shape != (community.size,):
             refuse("scorer", fitness.name, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"scorer {fitness.name!r} gave NaN or infinity in {name!r}")
         scores[name] = value.detach().float().cpu()
-    warn_alike(scores, what=f"scores by {fitness.name!r}", stacklevel=2)
-    return Scores(scores, communities)
-
-
-def _by_gradient(
-    communities: Communities,
-    fitness: Fitness,
-    reader: PartsReader,
-    masses: list[Tensor],
-    data: Data,
-    criterion: Criterion,
-) -> list[Tensor]:
-    weights = reader.weights()
-    sums: list[Tensor] | None = None
-    count, num_batches = 0, 0
-    with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
-        for batch in data:
-            held = read_batch(batch)
-            labels = held.targets(communities.model)
-            num_batches += 1
-            if not has_labels(labels, criterion):
-                continue
-            output = call(communities.model, held.given(communities.model))
-            try:
-                loss = criterion(output, labels)
-            except IndexError as error:
-                refuse("data", labels, f"labels that the loss takes ({first_line(error)})")
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            by_id = {
-                id(w): g if g is not None else torch.zeros_like(w)
-                for w, g in zip(weights, gradients, strict=True)
-            }
-            with torch.no_grad():
-                parts = [
-                    reader.read(i, mass.to(loss.device), partial(_look_up, by_id))
-                    for i, mass in enumerate(masses)
-                ]
-                values = [fitness.signal(p) for p in parts]
-                sums = (
-                    values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
-                )
-            count += 1
-    if sums is None:
-        if not num_batches:
-            refuse("data", "empty", "at least one batch")
-        refuse("data", "no sample with a label", LABELLED)
-    return [s / count for s in sums]
-
-
-def _look_up(found: dict[int, Tensor], parameter: nn.Parameter) -> Tensor:
-    return found[id(parameter)]
-
-
-def _by_activation(
-    communities: Communities,
-    fitness: Fitness,
-    reader: PartsReader,
-    masses: list[Tensor],
-    data: Data,
-) -> list[Tensor]:
-    assert fitness.statistic is not None
-    watch = Watch(communities, fitness.statistic, asked=f"scorer={fitness.name!r}")
-    count = 0
-    try:
-        with evaluating(communities.model), torch.no_grad():
-            for batch in data:
-                call(communities.model, inputs_for(communities.model, batch))
-                count += 1
-        if not count:
-            refuse("data", "empty", "at least one batch")
-        if not watch.has_seen:
-            refuse("data", "no sample in any batch", "at least one sample")
-        statistics = watch.one_by_one()
-    finally:
-        watch.close()
-    device = next(iter(statistics.values())).device
-    with torch.no_grad():
-        return [
-            fitness.signal(reader.read(i, mass.to(device), lambda _: None, statistics))
-            for i, mass in enumerate(masses)
-        ]
-
-
-@contextmanager
-def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
-    """Let weights require a gradient for a while, frozen ones too."""
-    frozen = [w for w in weights if not w.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
+    return Scores(scores, whole)

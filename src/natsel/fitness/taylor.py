@@ -42,6 +42,16 @@ def taylor(parts: Parts) -> Tensor:
     return mass_gradient(parts).abs()
 
 
+def fisher(parts: Parts) -> Tensor:
+    """Return (m dL/dm)^2: averaged over batches, the loss at stake to second order.
+
+    The mean square of the gradient is the diagonal of the empirical Fisher information, which
+    stands for that of the Hessian (Theis et al., 1801.05787). It is sharper the fewer samples a
+    batch holds.
+    """
+    return mass_gradient(parts).square()
+
+
 def alignment(parts: Parts) -> Tensor:
     """Return -m dL/dm: positive where more of the population lowers the loss."""
     return -mass_gradient(parts)
@@ -50,8 +60,10 @@ def alignment(parts: Parts) -> Tensor:
 OF_MASS_GRADIENT: Mapping[Callable[[Parts], Tensor], Callable[[Tensor], Tensor]] = {
     taylor: torch.abs,
     alignment: torch.neg,
+    fisher: torch.square,
 }
 """Signals that look at m dL/dm and nothing else, with what they make of it, element by element."""
 
 register(Fitness("taylor", taylor, needs_gradient=True))
+register(Fitness("fisher", fisher, needs_gradient=True))
 register(Fitness("alignment", alignment, needs_gradient=True, signed=True))

@@ -26,6 +26,7 @@ from natsel.fitness import Fitness, Parts, score
 from natsel.fitness.score import Criterion
 from natsel.pruning.pruned import Change, Pruned
 from natsel.pruning.texts import check_apart, reading
+from natsel.pruning.ways import way_of
 from natsel.quality import advice, losses, measure_for, quality_of
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import select
@@ -76,7 +77,7 @@ def prune(
             keeps 70 % of the multiply-accumulates; anything that :func:`natsel.select` takes.
         scorer: a registered fitness, a function of ``Parts``, a feature class of the magnitude's
             rank, ``module:name`` of one, or "adaptive", which chooses among them by proof
-            (:func:`natsel.adapt`). By default "joint" for a causal language model with data, else
+            (:func:`natsel.adapt`). By default "auto" for a causal language model with data, else
             "magnitude".
         data: batches as :func:`natsel.score` takes them: for scorers that read some, and for
             compensation. None for a scorer that reads none; then nothing is compensated. With a
@@ -249,6 +250,7 @@ def carry_out(
     else:
         scores = scores_by(communities, scorer, data, criterion)
         step(1)
+        scope, normalize = way_of(scorer, budget, scope, normalize)
         survivors = select(
             scores, budget, communities=communities, scope=scope, normalize=normalize, **options
         )

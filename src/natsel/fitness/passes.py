@@ -1,0 +1,183 @@
+"""Passes over the data for several signals at once: one with gradients, one without.
+
+They are two and not one because a forward pass that records gradients may take other kernels than
+one that does not: what enters a consumer would then differ in its last digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from natsel.common.batches import Data, inputs_for, read_batch
+from natsel.common.calls import LABELLED, call, has_labels
+from natsel.common.errors import first_line, refuse
+from natsel.common.modes import evaluating
+from natsel.communities import Communities
+from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.registry import Fitness
+
+Criterion = Callable[[Any, Tensor], Tensor]
+Values = list[Tensor]
+"""One tensor per community, in order."""
+
+
+def without_data(
+    fitnesses: Sequence[Fitness], reader: PartsReader, masses: Sequence[Tensor]
+) -> list[Values]:
+    """Return what signals of weights alone say.
+
+    Args:
+        fitnesses: signals that read no data.
+        reader: of the communities.
+        masses: of each community.
+    """
+    with torch.no_grad():
+        parts = [reader.read(i, m, lambda _: None) for i, m in enumerate(masses)]
+        return [[f.signal(p) for p in parts] for f in fitnesses]
+
+
+def by_gradient(
+    communities: Communities,
+    fitnesses: Sequence[Fitness],
+    reader: PartsReader,
+    masses: Sequence[Tensor],
+    data: Data,
+    criterion: Criterion,
+) -> list[Values]:
+    """Return what signals of gradients say, averaged over batches: one pass for all.
+
+    Args:
+        communities: their model runs in evaluation mode; its ``.grad`` fields stay as they are.
+        fitnesses: signals that read gradients.
+        reader: of the communities.
+        masses: of each community.
+        data: batches with labels.
+        criterion: the loss.
+
+    Raises:
+        ValueError: if there is no batch with a label that counts.
+    """
+    weights = reader.weights()
+    sums: list[Values] = []
+    count, num_batches = 0, 0
+    with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
+        for batch in data:
+            held = read_batch(batch)
+            labels = held.targets(communities.model)
+            num_batches += 1
+            if not has_labels(labels, criterion):
+                continue
+            output = call(communities.model, held.given(communities.model))
+            try:
+                loss = criterion(output, labels)
+            except IndexError as error:
+                refuse("data", labels, f"labels that the loss takes ({first_line(error)})")
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            by_id = {
+                id(w): g if g is not None else torch.zeros_like(w)
+                for w, g in zip(weights, gradients, strict=True)
+            }
+            with torch.no_grad():
+                parts = [
+                    reader.read(i, mass.to(loss.device), partial(_look_up, by_id))
+                    for i, mass in enumerate(masses)
+                ]
+                found = [[fitness.signal(p) for p in parts] for fitness in fitnesses]
+                sums = [_added(*pair) for pair in zip(sums, found, strict=True)] if sums else found
+            count += 1
+    if not sums:
+        if not num_batches:
+            refuse("data", "empty", "at least one batch")
+        refuse("data", "no sample with a label", LABELLED)
+    return [[s / count for s in values] for values in sums]
+
+
+def by_activation(
+    communities: Communities,
+    fitnesses: Sequence[Fitness],
+    reader: PartsReader,
+    masses: Sequence[Tensor],
+    data: Data,
+) -> list[Values]:
+    """Return what signals of activations say: one forward pass for all of their statistics.
+
+    Args:
+        communities: their model runs in evaluation mode, without gradients.
+        fitnesses: signals that read a statistic of activations.
+        reader: of the communities.
+        masses: of each community.
+        data: batches.
+
+    Raises:
+        ValueError: if a consumer cannot be watched, or there is no batch.
+    """
+    asked: dict[str, list[int]] = {}
+    for i, fitness in enumerate(fitnesses):
+        assert fitness.statistic is not None
+        asked.setdefault(fitness.statistic, []).append(i)
+    watches: dict[str, Watch] = {}
+    count = 0
+    try:
+        for statistic, places in asked.items():
+            name = fitnesses[places[0]].name
+            watches[statistic] = Watch(communities, statistic, asked=f"scorer={name!r}")
+        with evaluating(communities.model), torch.no_grad():
+            for batch in data:
+                call(communities.model, inputs_for(communities.model, batch))
+                count += 1
+        if not count:
+            refuse("data", "empty", "at least one batch")
+        if not all(watch.has_seen for watch in watches.values()):
+            refuse("data", "no sample in any batch", "at least one sample")
+        found: dict[int, Values] = {}
+        for statistic, places in asked.items():
+            watch, wanted = watches.pop(statistic), [fitnesses[i] for i in places]
+            found |= zip(places, _of_statistics(watch, wanted, reader, masses), strict=True)
+        return [found[i] for i in range(len(fitnesses))]
+    finally:
+        for watch in watches.values():
+            watch.close()
+
+
+def _of_statistics(
+    watch: Watch, fitnesses: Sequence[Fitness], reader: PartsReader, masses: Sequence[Tensor]
+) -> list[Values]:
+    """Read a watch, close it, and return what the signals say; its numbers are let go after."""
+    try:
+        statistics: Mapping[tuple[str, int], Tensor] = watch.read()
+    finally:
+        watch.close()
+    device = next(iter(statistics.values())).device
+    with torch.no_grad():
+        parts = [
+            reader.read(i, mass.to(device), lambda _: None, statistics)
+            for i, mass in enumerate(masses)
+        ]
+        return [[f.signal(p) for p in parts] for f in fitnesses]
+
+
+def _added(one: Values, other: Values) -> Values:
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+def _look_up(found: dict[int, Tensor], parameter: nn.Parameter) -> Tensor:
+    return found[id(parameter)]
+
+
+@contextmanager
+def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
+    """Let weights require a gradient for a while, frozen ones too."""
+    frozen = [w for w in weights if not w.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)

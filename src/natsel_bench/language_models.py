@@ -1,0 +1,118 @@
+"""A small language model of a second family, trained in minutes on a text that is at hand.
+
+Nothing should be tuned to one model: what a default gives is measured on this one, too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WORDS = 256
+"""Tokens are the bytes of the text."""
+
+
+def byte_tokens(text: str) -> Tensor:
+    """Return the bytes of a text as tokens.
+
+    Example:
+        >>> byte_tokens("ab")
+        tensor([97, 98])
+    """
+    return torch.tensor(list(text.encode()), dtype=torch.int64)
+
+
+def windows(tokens: Tensor, length: int, count: int, *, from_end: bool = False) -> Tensor:
+    """Return windows of tokens that follow each other, ``[count, length]``.
+
+    Args:
+        tokens: ``[n]``.
+        length: of a window.
+        count: how many.
+        from_end: take the last ones of the text, not the first.
+
+    Example:
+        >>> windows(torch.arange(7), 2, 2), windows(torch.arange(7), 2, 2, from_end=True)
+        (tensor([[0, 1],
+                [2, 3]]), tensor([[3, 4],
+                [5, 6]]))
+    """
+    part = tokens[len(tokens) - length * count :] if from_end else tokens[: length * count]
+    return part.reshape(count, length)
+
+
+def small_gpt2(
+    *, layers: int = 4, width: int = 128, heads: int = 4, length: int = 128, seed: int = 0
+) -> nn.Module:
+    """Return an untrained GPT-2 of the transformers library that reads bytes."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=WORDS,
+        n_positions=length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def train(
+    model: nn.Module,
+    tokens: Tensor,
+    *,
+    steps: int = 1200,
+    batch_size: int = 8,
+    length: int = 128,
+    rate: float = 2e-3,
+    seed: int = 0,
+) -> list[float]:
+    """Train a causal language model on random windows of some tokens.
+
+    AdamW with a cosine from the full rate to nothing, after a warm-up of a twentieth of the steps.
+
+    Args:
+        model: takes tokens ``[B, T]`` and returns logits.
+        tokens: ``[n]``.
+        steps: how many batches.
+        batch_size: windows in each.
+        length: of a window.
+        rate: the largest learning rate.
+        seed: of the windows.
+
+    Returns:
+        The loss of each step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+    warm = max(1, steps // 20)
+
+    def share(step: int) -> float:
+        return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    model.train()
+    found = []
+    for _ in range(steps):
+        starts = torch.randint(len(tokens) - length, (batch_size,), generator=generator)
+        x = torch.stack([tokens[s : s + length + 1] for s in starts.tolist()])
+        logits = model(x[:, :-1]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        found.append(float(loss.detach()))
+    model.eval()
+    return found
