@@ -61,10 +61,10 @@ def test_a_block_runs_once_in_the_dense_model_and_three_times_in_the_small_one()
     dense_counts = []
     folded = in_turn.along
 
-    def along(dense, ours, *rest):
+    def along(dense, ours, *rest, **options):
         counts = count_runs(dense.model.layers), count_runs(ours.model.layers)
         dense_counts.append(counts)
-        return folded(dense, ours, *rest)
+        return folded(dense, ours, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_turn, "along", along)
