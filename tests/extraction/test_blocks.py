@@ -3,93 +3,21 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
+from chained import compensated, gpt2, llama, mixtral, pruned, vit
 from torch import nn
 
 import natsel
 import natsel.extraction.in_turn as in_turn
-
-transformers = pytest.importorskip("transformers")
-
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
-ENDS = {"bos_token_id": 0, "eos_token_id": 0}
-
-
-def llama():
-    config = transformers.LlamaConfig(
-        **SIZES, intermediate_size=24, num_key_value_heads=2, vocab_size=50
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def gpt2():
-    config = transformers.GPT2Config(n_embd=16, n_layer=3, n_head=4, vocab_size=50, **ENDS)
-    return transformers.GPT2LMHeadModel(config)
-
-
-def mixtral():
-    config = transformers.MixtralConfig(
-        **SIZES,
-        intermediate_size=24,
-        num_key_value_heads=2,
-        vocab_size=50,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-    )
-    return transformers.MixtralForCausalLM(config)
-
-
-def vit():
-    config = transformers.ViTConfig(
-        **SIZES, intermediate_size=24, image_size=16, patch_size=4, num_labels=5
-    )
-    return transformers.ViTForImageClassification(config)
-
-
-def batches(model):
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(model, transformers.ViTForImageClassification):
-        return [{"pixel_values": torch.randn(3, 3, 16, 16, generator=generator)} for _ in range(3)]
-    found = []
-    for padding in (0, 3, 0):
-        tokens = torch.randint(50, (2, 12), generator=generator)
-        mask = torch.ones_like(tokens)
-        mask[0, 12 - padding :] = 0
-        found.append({"input_ids": tokens, "attention_mask": mask})
-    return found
-
-
-def pruned(make, kinds=("neuron", "head")):
-    torch.manual_seed(0)
-    model = make().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
-    data = batches(model)
-    communities = natsel.discover(model, data[0])
-    masks = {
-        name: torch.arange(c.size) % 2 == 0
-        for name, c in communities.items()
-        if c.kind in kinds and c.size > 1
-    }
-    return model, natsel.Survivors(masks, communities), data
-
-
-def compensated(model, survivors, data, **options):
-    small = natsel.extract(model, survivors, verify=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return small, natsel.compensate(model, small, survivors, data, **options)
 
 
 @pytest.mark.parametrize("ridge", [1e-2, None])
 @pytest.mark.parametrize("make", [llama, gpt2, vit, mixtral])
 def test_block_by_block_is_one_consumer_after_the_other(make, ridge, monkeypatch):
     model, survivors, data = pruned(make)
-    walked, told = compensated(model, survivors, data, ridge=ridge)
+    walked, told = compensated(model, survivors, data, ridge=ridge, stream=False)
     monkeypatch.setattr(in_turn, "shared_chains", lambda *_: [])
     monkeypatch.setattr(in_turn, "compensate_block", None)
     small, expected = compensated(model, survivors, data, ridge=ridge)
@@ -133,26 +61,30 @@ def test_a_block_runs_once_in_the_dense_model_and_three_times_in_the_small_one()
     dense_counts = []
     folded = in_turn.along
 
-    def along(dense, ours, *rest):
+    def along(dense, ours, *rest, **options):
         counts = count_runs(dense.model.layers), count_runs(ours.model.layers)
         dense_counts.append(counts)
-        return folded(dense, ours, *rest)
+        return folded(dense, ours, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_turn, "along", along)
         natsel.compensate(model, small, survivors, data, ridge=1e-2)
     ((dense, ours),) = dense_counts
-    # Three batches; two consumers, and once to be left; nobody leaves the last one.
-    assert dense == [3, 3, 3]
+    # Three batches; the first of them once more as it is and once for each of two consumers.
+    assert dense == [6, 6, 6]
+    # Two consumers, and once to be left; nobody leaves the last one.
     assert ours == [9, 9, 6]
 
 
-def test_a_router_that_sends_other_rows_is_read_in_the_dense_block_alone(monkeypatch):
+@pytest.mark.parametrize(("stream", "pairing"), [(False, "_paired"), (True, "_summed")])
+def test_a_router_that_sends_other_rows_is_read_in_the_dense_block_alone(
+    stream, pairing, monkeypatch
+):
     import natsel.extraction.block as block
 
     model, survivors, data = pruned(llama)
-    monkeypatch.setattr(block, "_paired", lambda *_: None)
-    small, told = compensated(model, survivors, data, ridge=1e-2)
+    monkeypatch.setattr(block, pairing, lambda *_: None)
+    small, told = compensated(model, survivors, data, ridge=1e-2, stream=stream)
     expected, _ = compensated(model, survivors, data, ridge=1e-2, sequential=False)
     assert told.num_compensated == 6
     for name, tensor in small.state_dict().items():

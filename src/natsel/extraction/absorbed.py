@@ -28,7 +28,8 @@ class Absorbed:
         unexplained: the share of what its output lacks that the kept inputs do not give, in the
             sample: 1 before compensation.
         error_before: squared error that removing leaves in its output over the calibration data,
-            relative to the output without its bias; of a kernel, each tap alone.
+            relative to the output without its bias; of a kernel, each tap alone. Where the output
+            is added to a stream, the error of the sum: what was lost before it counts, too.
         error_after: the same after compensation, over samples that were held out: each is
             predicted from others. None where nothing could be held out, or of a file from before
             anything was.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -37,6 +37,7 @@ def compensate(
     communities: Communities | None = None,
     ridge: float | None = None,
     sequential: bool = True,
+    stream: bool = True,
     batch_norm: bool = False,
 ) -> Compensation:
     """Let the kept populations of a small model take over what the removed ones did, in place.
@@ -54,7 +55,9 @@ def compensate(
     after, that is no proof.
 
     Where a model is a chain of blocks, as transformers are, both models are walked block by block
-    over the hidden states: two or three runs of each block over the data, at any depth.
+    over the hidden states: two or three runs of each block over the data, at any depth. Where the
+    output of a consumer is added to a stream there, what is lacking is what the sum lacks of the
+    dense one: so each makes up for all that was lost before it, not for its own inputs alone.
 
     A convolution mixes channels at each place alike. Without a bias there is no c, nor where a
     convolution pads with zeros or is transposed: at borders it would be wrong.
@@ -73,6 +76,8 @@ def compensate(
         sequential: take consumers in turn, as above. Otherwise read what is
             removed off the dense model alone, all consumers in one pass: faster, and worse where
             one consumer follows another.
+        stream: in chains of blocks, let the sums come out as in the dense model, as above.
+            Otherwise only what each consumer itself puts out.
         batch_norm: afterwards measure the running statistics of those BatchNorm layers again that
             run after something lost inputs. Without ``sequential`` it helps; with it outputs are
             already what the statistics were measured on.
@@ -116,11 +121,12 @@ def compensate(
         for c in consumers_of(base, known, checked)
     ]
     able = [c for c in consumers if not c.reason]
-    with _all_or_nothing(small), _aside(base), evaluating(base):
+    touched = None if batch_norm else {c.module for c in able}
+    with _all_or_nothing(twin.model, touched), _aside(base), evaluating(base):
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)
         if sequential:
-            done = in_turn(base, twin.model, able, batches, ridge)
+            done = in_turn(base, twin.model, able, batches, ridge, stream=stream)
         else:
             calls = num_calls(base, {c.module for c in able}, batches)
             seen = alone(base, [c for c in able if c.module in calls], batches)
@@ -152,15 +158,20 @@ def _warn(line: Absorbed) -> None:
 
 
 @contextmanager
-def _all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Give a model its tensors back as they were if something fails."""
-    before = {name: t.detach().clone() for name, t in tensors_of(model).items()}
+def _all_or_nothing(model: nn.Module, modules: Collection[str] | None) -> Iterator[None]:
+    """Give a model its tensors back as they were if something fails: those of modules, or all."""
+    before = {
+        name: t.detach().clone()
+        for name, t in tensors_of(model).items()
+        if modules is None or name.rpartition(".")[0] in modules
+    }
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for name, tensor in tensors_of(model).items():
-                tensor.copy_(before[name])
+            tensors = tensors_of(model)
+            for name, value in before.items():
+                tensors[name].copy_(value)
         raise
 
 

@@ -27,6 +27,8 @@ def in_turn(
     consumers: Sequence[Consumer],
     data: Data,
     ridge: float | None,
+    *,
+    stream: bool = True,
 ) -> list[Done]:
     """Compensate consumers in the order of their calls, each after those before it.
 
@@ -40,6 +42,7 @@ def in_turn(
         consumers: without a reason.
         data: can be read again, with the same batches each time.
         ridge: the penalty; None chooses it.
+        stream: let those of a block make up for what was lost before it.
 
     Returns:
         What became of those that something enters.
@@ -58,7 +61,7 @@ def in_turn(
         if chain is not None and chain in chains:
             chains.remove(chain)
             members = [c for c in consumers if inside[c.module] is chain]
-            done += along(model, small, chain, members, data, ridge)
+            done += along(model, small, chain, members, data, ridge, stream=stream)
         elif chain is None and path in calls:
             with evaluating(small):
                 seen = _paired(model, small, by_path[path], data, calls[path])
@@ -76,6 +79,8 @@ def along(
     consumers: Sequence[Consumer],
     data: Data,
     ridge: float | None,
+    *,
+    stream: bool = True,
 ) -> list[Done]:
     """Compensate the consumers inside a chain, both models walked side by side."""
     done: list[Done] = []
@@ -83,7 +88,8 @@ def along(
     with evaluating(small):
         walks = walk(model, chain, data), walk(small, chain, data)
         for dense, ours in islice(_side_by_side(*walks, data), last + 1):
-            done += compensate_block(dense, ours, _within(consumers, dense.path), ridge=ridge)
+            inside = _within(consumers, dense.path)
+            done += compensate_block(dense, ours, inside, ridge=ridge, stream=stream)
     return done
 
 

@@ -24,16 +24,17 @@ class Reading:
     Args:
         model: the dense model.
         consumer: of it.
+        short: whether P may be R; else it is W, so that what is lacking may be anything.
     """
 
-    def __init__(self, model: nn.Module, consumer: Consumer) -> None:
+    def __init__(self, model: nn.Module, consumer: Consumer, *, short: bool = True) -> None:
         weight = tensors_of(model)[consumer.tensor].detach()
         home = "cpu" if weight.device.type == "mps" else weight.device
         last = cut(weight, consumer.others).to(home).double().movedim(consumer.axis, -1)
         self.shape = last.shape[:-1]
         rows = last.reshape(-1, last.shape[-1])
         self._q: Tensor | None = None
-        if len(rows) > rows.shape[1]:
+        if short and len(rows) > rows.shape[1]:
             self._q, rows = torch.linalg.qr(rows)
         self.rows = rows
         self.kept = consumer.kept.to(rows.device)
@@ -42,12 +43,12 @@ class Reading:
 
     def dense(self, h: Tensor) -> Tensor:
         """Return P h of rows h that enter the dense consumer, in float32 at least."""
-        h = _float(h)
+        h = as_float(h)
         return h @ self._in(h)[0].T
 
     def small(self, k: Tensor) -> Tensor:
         """Return P k of rows k that enter the small one, 0 for what is removed."""
-        k = _float(k)
+        k = as_float(k)
         return k @ self._in(k)[1].T
 
     def whole(self, found: Tensor) -> Tensor:
@@ -85,11 +86,13 @@ class Seen:
 
     def add(self, k: Tensor, y: Tensor, folds: Tensor) -> None:
         """Take what entered the small consumer, beside P h of the same rows in the dense one."""
-        k = _float(k).to(y.dtype)
-        missing = y - self.reading.small(k)
-        self.square += float(
-            y.double().square().sum() if y.device.type != "mps" else y.square().sum()
-        )
+        k = as_float(k).to(y.dtype)
+        self.square += square(y)
+        self.lacks(k, y - self.reading.small(k), folds)
+
+    def lacks(self, k: Tensor, missing: Tensor, folds: Tensor) -> None:
+        """Take what entered the small consumer, beside what its output lacks of the same rows."""
+        k = as_float(k).to(missing.dtype)
         where = folds.to(k.device)
         for number, each in enumerate(self.folds):
             here = where == number
@@ -127,5 +130,11 @@ class Seen:
         return sum(f.count for f in self.folds)
 
 
-def _float(x: Tensor) -> Tensor:
+def square(x: Tensor) -> float:
+    """Return the sum of squares, in float64 where there is such."""
+    return float(x.double().square().sum() if x.device.type != "mps" else x.square().sum())
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Return a tensor in float32 at least."""
     return x if x.dtype == torch.float64 else x.float()

@@ -275,6 +275,7 @@ def carry_out(
     verification = compare(model, small, survivors, inputs).require() if verify else None
     if absorbs:
         step(3)
+        del small  # Two of them need not be there at a time.
         small = extract(model, survivors, verify=False, data=data)
     return Pruned(
         small=small,
