@@ -102,7 +102,7 @@ def test_another_model_is_not_the_one_that_was_cut(natsel, tmp_path):
     told = natsel("verify", "mlp", out, "--seed", "1")
     assert told.exit_code == 1
     assert "random inputs: NOT EQUAL" in told.stdout
-    assert "differs from the masked mlp" in told.stderr
+    assert told.stderr == f"natsel: {out} differs from the masked mlp\n"
     told = natsel("verify", "cnn", out)
     assert told.exit_code == 2
     assert told.stderr.startswith("natsel: model='CNN' is not allowed")

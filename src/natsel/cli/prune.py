@@ -28,6 +28,10 @@ from natsel.common.errors import refuse_together
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
+NOT_BESIDE_WEIGHTS = (
+    *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
+    *("compensate", "blockwise", "cache"),
+)
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
 KEYS = Keys(
@@ -141,8 +145,7 @@ def prune(
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         say_what_wins(context, voice, more)
         if weights is not None:
-            others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
-            _check_alone(context, {"weights": weights}, (*others, "compensate"))
+            _check_alone(context, {"weights": weights}, NOT_BESIDE_WEIGHTS)
             _prune_weights(
                 voice,
                 out,
@@ -300,10 +303,15 @@ def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
 
 def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
     worst = result["verification"]
-    found = f" by {worst['error']:.1e} at most (allowed {worst['tolerance']:.0e})" if worst else ""
+    found = (
+        f"by at most {worst['error']:.1e} of what the removal changes "
+        f"(allowed {worst['tolerance']:.0e})"
+        if worst
+        else "by nothing"
+    )
     text = (
         f"{len(result['blocks'])} blocks cut, each equal to the masked block: in float64 they "
-        f"differ of what the removal changes{found}; what was written was read back, bit for bit; "
+        f"differ {found}; what was written was read back, bit for bit; "
         f"peak memory {result['peak_memory'] / 2**30:.2f} GiB"
     )
     voice.words.print(text, markup=False)

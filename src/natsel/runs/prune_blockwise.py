@@ -80,8 +80,12 @@ def prune_blockwise(
 
 def _check(config: PruneConfig) -> None:
     """Refuse what needs the whole model in memory."""
-    whole = {"residual": config.residual, "held_out": config.held_out is not None}
-    if given := {name: "given" for name, there in whole.items() if there}:
+    whole = {
+        "residual": config.residual,
+        "uniform": config.uniform,
+        "held_out": config.held_out,
+    }
+    if given := {name: value for name, value in whole.items() if value}:
         refuse_together({"blockwise": True, **given}, "without: these need the whole model")
     if not Path(config.model.removeprefix("hf:")).is_dir():
         refuse("model", config.model, "a folder: only one can be pruned block by block")
