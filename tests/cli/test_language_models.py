@@ -63,7 +63,7 @@ def test_prune_and_evaluate_say_the_perplexity_of_the_models_own_loss(
     assert found["after"]["mean"] == pytest.approx(brute_force(small, documents), rel=1e-5)
     assert found["ratio"] == pytest.approx(found["after"]["mean"] / found["before"]["mean"])
     assert found["after"]["n"] == found["paired"]["n"] == 6
-    assert result["config"]["scorer"] == "joint"
+    assert result["config"]["scorer"] == "auto"
     assert result["accuracy"] is None
     assert result["compensation"] is not None
     assert result["text"]["data"] == {
@@ -225,6 +225,7 @@ def test_texts_of_a_list_of_ones_own(natsel, here, loaders, tmp_path):
         (("--data", "calibration.txt", "--held-out", "copy.txt"), "another text than data"),
         (("--data", "calibration.txt", "--held-out", "link.txt"), "another text than data"),
         (("--data", "calibration.txt", "--held-out", "more.txt"), "share 16 tokens in a row"),
+        (("--data", "calibration.txt", "--held-out", "part.txt"), "% of it are in"),
         (("--data", "short.txt"), "it has 4, enough for 0 (samples, length)"),
         (("--data", "empty.txt"), "data='empty.txt' is not allowed: expected a text that is not"),
         (("--data", "latin.txt"), "data='latin.txt' is not allowed: expected text in UTF-8"),
@@ -251,6 +252,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(natsel, here, loaders, tmp_p
     (tmp_path / "link.txt").symlink_to("calibration.txt")
     whole = (tmp_path / "copy.txt").read_text()
     (tmp_path / "more.txt").write_text(whole + " w1")
+    (tmp_path / "part.txt").write_text(" ".join(whole.split()[133:]) + " " + text(9, 100))
     (tmp_path / "short.txt").write_text("w1 w2 w3")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "notes.md").write_text("w1")

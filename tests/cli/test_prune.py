@@ -60,7 +60,7 @@ def test_survivors_take_over_on_request_or_where_there_are_data(natsel, trained,
     assert set(told["plain"]["accuracy"]) == {"dense", "small"}
     assert told["asked"]["compensation"] == told["by"]["compensation"]
     done = told["by"]["compensation"]
-    assert done["summary"].startswith("compensated 2 of 2 consumers: squared error")
+    assert done["summary"].startswith("compensated 2 of 2 consumers: held-out squared error")
     assert told["by"]["accuracy"]["uncompensated"] == told["plain"]["accuracy"]["small"]
     said = natsel("prune", trained, "--out", tmp_path / "without", "--no-measure")
     assert "compensated" not in said.stdout

@@ -255,3 +255,10 @@ def test_what_was_recovered_is_not_compared_with_a_masked_model(folders, tmp_pat
     assert run(folders, tmp_path / "out", "--tokens", "60").exit_code == 0
     said = CliRunner().invoke(app, ["verify", str(folders / "teacher"), str(tmp_path / "out")])
     assert "was trained since" in refused(said)
+
+
+def test_images_of_another_shape_are_refused_by_name(tmp_path):
+    words = ("recover", "mlp", "--teacher", "mlp", "--data", "digits", "--out", tmp_path / "out")
+    said = CliRunner().invoke(app, [str(word) for word in words])
+    assert "data='digits'" in refused(said)
+    assert not (tmp_path / "out").exists()

@@ -52,7 +52,7 @@ KEYS = Keys(
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
-    "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --weights 2:4 --out sparse",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )

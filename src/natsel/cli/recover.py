@@ -12,9 +12,8 @@ from natsel.cli.console import Quiet, Verbose, Voice, clear_errors
 
 
 @with_examples(
-    "natsel recover small --teacher ./dense --data training.txt --tokens 200000 --out recovered",
-    "natsel recover small --teacher ./dense --data training.txt --held-out evaluation.txt "
-    "--control --out recovered",
+    "natsel recover small --teacher ./dense --data a.txt --out recovered",
+    "natsel recover small --teacher ./dense --data a.txt --control --out both",
     "natsel recover small --teacher run --data digits --out recovered",
 )
 def recover(

@@ -223,6 +223,8 @@ def _own(argument: str, name: str, limit: int) -> Corpus:
     taken = made(argument, name, lambda: _some(call(), limit))
     if taken is None:
         refuse(argument, name, OWN)
+    if not taken:
+        refuse(argument, name, f"{OWN}, at least one")
     texts = [isinstance(each, str) for each in taken]
     if any(texts) and not all(texts):
         refuse(argument, name, "strings alone, or batches alone")

@@ -273,11 +273,16 @@ def open_for(
         num_classes = len(splits.classes)
         opened = open_model(name, in_shape=splits.in_shape, num_classes=num_classes, seed=seed)
     if splits is not None:
-        _check_fit(opened, splits)
+        check_fit(opened, splits)
     return opened, splits
 
 
-def _check_fit(opened: Opened, splits: Splits) -> None:
+def check_fit(opened: Opened, splits: Splits) -> None:
+    """Make sure that a model runs on a data set.
+
+    Raises:
+        ValueError: if it does not.
+    """
     wanted = tuple(tensors_of_inputs(opened.example_inputs)[0].shape[1:])
     if len(wanted) == len(splits.in_shape) == 3 and wanted != splits.in_shape:
         allowed = f"images of shape {wanted}, as the model reads; these have {splits.in_shape}"

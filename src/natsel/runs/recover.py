@@ -22,13 +22,14 @@ from natsel.data.windows import check_windows, token_batches
 from natsel.extraction.store import check_room
 from natsel.integrations.transformers.tokenizers import has_tokenizer
 from natsel.io import open_model, save
+from natsel.io.opening import Opened
 from natsel.pruning.texts import Reading, check_apart, read_text
 from natsel.quality import Losses, measure_for, quality_of
 from natsel.recovery import Recovered
 from natsel.recovery import recover as recover_in_memory
 from natsel.runs import environment
 from natsel.runs.folder import alone, differing, plain
-from natsel.runs.material import check_labels, check_source, cuts_of, found_tokenizer
+from natsel.runs.material import check_fit, check_labels, check_source, cuts_of, found_tokenizer
 from natsel.runs.splits import Splits, load_splits
 
 KIND = "recover"
@@ -142,7 +143,7 @@ def _recover(config: RecoverConfig, folder: Path, progress: Progress) -> dict[st
     for opened in (small, teacher):
         opened.model.to(config.device)
     data, measured, tokenizer = (
-        _text(config, teacher.model) if config.of_text else (*_images(config), None)
+        _text(config, teacher.model) if config.of_text else (*_images(config, small, teacher), None)
     )
     if config.tokenizer is None and has_tokenizer(config.small):
         tokenizer = None  # its own goes along
@@ -248,8 +249,10 @@ def _shortened(learned: Reading, tokens: int) -> Reading:
     )
 
 
-def _images(config: RecoverConfig) -> tuple[Reading, Reading]:
+def _images(config: RecoverConfig, *models: Opened) -> tuple[Reading, Reading]:
     splits: Splits = load_splits(config.data)
+    for opened in models:
+        check_fit(opened, splits)
     return Reading([splits.train]), Reading([splits.test])
 
 
