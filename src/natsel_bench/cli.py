@@ -174,6 +174,47 @@ def _whole(argument: str, value: float) -> int:
     return int(value)
 
 
+@app.command(
+    "language",
+    epilog=examples(
+        "natsel bench language ./smollm2 --text input.txt --out language",
+        "natsel bench language ./smollm2 --text input.txt --only neurons-30,wanda --out language",
+    ),
+)
+def language(
+    model: Annotated[str, typer.Argument(help="A folder with a language model and tokenizer.")],
+    text: Annotated[Path, typer.Option(help="A text: its start calibrates, its end evaluates.")],
+    out: Annotated[Path, typer.Option(help="Folder for the small models and language.json.")],
+    only: Annotated[str | None, typer.Option(help="Rows, such as neurons-30,wanda.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    samples: Annotated[int, typer.Option(help="Windows to calibrate, and to evaluate.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens that recovery reads.")] = 150_000,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A language model pruned by one command each: perplexity, seconds, peak memory."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
+        from natsel_bench.language import bench_language
+
+        with voice.progress() as progress:
+            result = bench_language(
+                model,
+                text,
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                length=length,
+                samples=samples,
+                tokens=tokens,
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
 @app.command("score", epilog=examples("natsel bench score --repeats 5"))
 def score(
     repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,

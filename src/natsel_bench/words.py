@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -179,6 +180,38 @@ def _peers(result: Result) -> Words:
     return Words(title, tuple(head), [list(line) for line in body], sentences)
 
 
+def _language(result: Result) -> Words:
+    rows, sentences = [], []
+    for r in result["rows"]:
+        if "missing" in r:
+            sentences.append(f"{r['title']}: not run, {r['missing']}")
+            continue
+        quality = r["quality"]
+        paired = quality["paired"]
+        low, high = (math.exp(paired[end]) for end in ("low", "high"))
+        limits = " / ".join("" if r[k] is None else f"{r[k]:.2f}" for k in ("floor", "aim"))
+        peak = r["peak_bytes"]
+        rows.append(
+            [
+                r["title"],
+                f"{quality['before']['mean']:.2f}",
+                f"{quality['after']['mean']:.2f}",
+                f"{quality['ratio']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                limits.strip(" /"),
+                f"{r['seconds']:.0f} s",
+                "" if peak is None else f"{peak / 2**20:,.0f} MiB",
+            ]
+        )
+    config = result["config"]
+    sentences.append(
+        f"Windows of {config['length']} tokens, {config['samples']} to calibrate and as many to "
+        "evaluate; intervals of the ratio are paired, over windows. Seconds of the clock."
+    )
+    head = ("what", "before", "after", "ratio", "interval", "floor / aim", "time", "peak memory")
+    return Words(f"Perplexity of {config['model']}", head, rows, sentences)
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -186,4 +219,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "extract": _extract,
     "search": _search,
     "peers": _peers,
+    "language": _language,
 }

@@ -37,7 +37,7 @@ def test_two_of_four_saved_loaded_and_verified(natsel, here, tmp_path, scorer):
     assert said.exit_code == 0, said.output
     result = json.loads(said.stdout)
     assert result["kind"] == "prune"
-    assert result["config"]["scorer"] == (scorer or "obs")
+    assert result["config"]["scorer"] == (scorer or "admm")
     assert result["weights"]["sparsity"] == 0.5
     assert result["quality"]["measure"] == "perplexity"
     small = library.load(tmp_path / "sparse")

@@ -27,6 +27,11 @@ PRINTED = {
         r"\(0\): Linear\(in_features=64, out_features=\d\d, bias=True\)",
         r"(\d\d\.\d%) before, \1 after the removal",
     ),
+    "language_model": (
+        r"parameters 64,320 -> 1\d,\d{3}",
+        r"pruned: perplexity .*paired t-test over windows, 40 windows",
+        r"recovered: perplexity .*paired t-test over windows, 40 windows",
+    ),
     "own_law": (r"differ by \de-0\d", r"extinct of 96: \{'gompertz': \d+, 'logistic': \d+\}"),
     "own_operator_rule": (
         r"without the rule: 0 communities",

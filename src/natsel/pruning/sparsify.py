@@ -43,7 +43,7 @@ def sparsify(
     budget: WeightBudget | Mapping[str, WeightBudget] | Mapping[str, Tensor],
     *,
     data: Data | None = None,
-    scorer: Scorer = "obs",
+    scorer: Scorer = "admm",
     scope: Literal["row", "community"] = "row",
     shares: Literal["uniform", "owl"] = "uniform",
     refit: bool | None = None,

@@ -39,7 +39,7 @@ class WeightsConfig:
     Attributes:
         model: what ``natsel.open_model`` opens.
         weights: the share of each row that goes, "0.5", or N:M, "2:4".
-        scorer: "obs", "admm", "wanda" or "magnitude"; None for "obs" with data, else "magnitude".
+        scorer: "obs", "admm", "wanda" or "magnitude"; None for "admm" with data, else "magnitude".
         data: a data set, a text or ``module:name`` of a loader, which second moments are read
             over; or None.
         held_out: a text or ``module:name`` to measure the dense and the sparse model on.
@@ -136,7 +136,7 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
     if held_out is not None:
         measured = held_out.batches
     before = losses(opened.model, measured) if measured is not None else None
-    scorer = config.scorer or ("obs" if data is not None else "magnitude")
+    scorer = config.scorer or ("admm" if data is not None else "magnitude")
     found = sparsify(
         opened.model,
         parse_weights(config.weights),
