@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import natsel
 
 torch.manual_seed(0)
-draw = random.Random(0)
+draw = random.Random(0)  # noqa: S311
 people, deeds, things = ("ann", "bob", "eve", "tom"), ("sees", "has", "likes"), ("cats", "tea")
 lines = [f"{draw.choice(people)} {draw.choice(deeds)} {draw.choice(things)}." for _ in range(4000)]
 tokens = torch.tensor(list(" ".join(lines).encode()))
@@ -35,7 +35,7 @@ config = GPT2Config(
 )
 model = GPT2LMHeadModel(config)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for step in range(150):
+for _ in range(150):
     batch = training[torch.randint(len(training), (32,))]
     model(input_ids=batch, labels=batch).loss.backward()
     optimizer.step()

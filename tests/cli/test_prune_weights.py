@@ -113,7 +113,7 @@ def test_the_card_says_what_became_zero_and_that_it_is_no_faster(natsel, here, t
     assert "A sparse model, made from a LlamaForCausalLM" in card
     assert summary.partition(";")[0] in card
     assert "nothing is faster" in card
-    assert "natsel prune dense --weights 2:4 --scorer obs" in card
+    assert "natsel prune dense --weights 2:4 --scorer admm" in card
     assert "| before |" in card
     assert "| after |" in card
 
