@@ -63,6 +63,7 @@ def test_a_text_prunes_a_folder_block_by_block(natsel, here, tmp_path):
     [
         (("--blockwise", "--residual"), "need the whole model"),
         (("--blockwise", "--held-out", "HERE/calibration.txt"), "need the whole model"),
+        (("--blockwise", "--uniform"), "uniform=True"),
         (("--cache", "cache"), "--blockwise beside it"),
         (("--blockwise", "--budget", "latency=0.5"), "nothing is timed"),
     ],

@@ -63,7 +63,7 @@ def test_prune_and_evaluate_say_the_perplexity_of_the_models_own_loss(
     assert found["after"]["mean"] == pytest.approx(brute_force(small, documents), rel=1e-5)
     assert found["ratio"] == pytest.approx(found["after"]["mean"] / found["before"]["mean"])
     assert found["after"]["n"] == found["paired"]["n"] == 6
-    assert result["config"]["scorer"] == "joint"
+    assert result["config"]["scorer"] == "auto"
     assert result["accuracy"] is None
     assert result["compensation"] is not None
     assert result["text"]["data"] == {
@@ -225,6 +225,7 @@ def test_texts_of_a_list_of_ones_own(natsel, here, loaders, tmp_path):
         (("--data", "calibration.txt", "--held-out", "copy.txt"), "another text than data"),
         (("--data", "calibration.txt", "--held-out", "link.txt"), "another text than data"),
         (("--data", "calibration.txt", "--held-out", "more.txt"), "share 16 tokens in a row"),
+        (("--data", "calibration.txt", "--held-out", "part.txt"), "% of it are in"),
         (("--data", "short.txt"), "it has 4, enough for 0 (samples, length)"),
         (("--data", "empty.txt"), "data='empty.txt' is not allowed: expected a text that is not"),
         (("--data", "latin.txt"), "data='latin.txt' is not allowed: expected text in UTF-8"),
@@ -240,7 +241,7 @@ def test_texts_of_a_list_of_ones_own(natsel, here, loaders, tmp_path):
         (("--data", "calibration.txt", "--length", "1"), "length=1 is not allowed"),
         (("--data", "calibration.txt", "--samples", "0"), "samples=0 is not allowed"),
         (("--data", "calibration.txt", "--tokenizer", "."), "tokenizer='.' is not allowed"),
-        (("--held-out", "own_loaders:padding"), "no sample with a label"),
+        (("--held-out", "own_loaders:padding"), "held_out='own_loaders:padding' is not allowed"),
         (("--held-out", "own_loaders:unlabelled"), "batches without labels"),
         (("--data", "own_loaders:held_out", "--held-out", "own_loaders:held_out"), "held_out="),
     ],
@@ -251,6 +252,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(natsel, here, loaders, tmp_p
     (tmp_path / "link.txt").symlink_to("calibration.txt")
     whole = (tmp_path / "copy.txt").read_text()
     (tmp_path / "more.txt").write_text(whole + " w1")
+    (tmp_path / "part.txt").write_text(" ".join(whole.split()[133:]) + " " + text(9, 100))
     (tmp_path / "short.txt").write_text("w1 w2 w3")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "notes.md").write_text("w1")
@@ -287,3 +289,76 @@ def test_a_saved_small_model_is_verified_on_a_text(natsel, here, tmp_path):
         "random inputs",
         str(here / "evaluation.jsonl"),
     }
+
+
+def one_line(said, code=2):
+    """Return what a command said when it refused: one line, on standard error alone."""
+    assert said.exit_code == code, said.output
+    assert said.stdout == ""
+    assert len(said.stderr.strip().splitlines()) == 1, said.stderr
+    return said.stderr
+
+
+def test_own_batches_of_padding_alone_are_refused_by_name(natsel, here, tmp_path, monkeypatch):
+    (tmp_path / "padding.py").write_text(
+        "import torch\n"
+        "ids = torch.arange(32).reshape(4, 8)\n"
+        "batches = [{'input_ids': ids, 'labels': torch.full_like(ids, -100)}]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = here / "dense"
+    calls = [
+        ("prune", model, "--data", "padding:batches", "--out", tmp_path / "small"),
+        ("prune", model, "--held-out", "padding:batches", "--out", tmp_path / "small"),
+        ("evaluate", model, "--data", "padding:batches"),
+        (
+            "recover",
+            model,
+            "--teacher",
+            model,
+            "--data",
+            "padding:batches",
+            "--out",
+            tmp_path / "r",
+        ),
+    ]
+    for call in calls:
+        name = "held_out" if "--held-out" in call else "data"
+        assert f"{name}='padding:batches'" in one_line(natsel(*call))
+    assert not (tmp_path / "small").exists()
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("argument", ["data", "held_out"])
+def test_a_folder_as_a_text_is_told_what_a_text_is(natsel, here, tmp_path, argument):
+    option = "--" + argument.replace("_", "-")
+    told = one_line(natsel("prune", here / "dense", option, here, "--out", tmp_path / "small"))
+    assert f"{argument}=" in told
+    assert ".txt, .jsonl or .parquet" in told
+
+
+def test_an_unknown_set_is_told_of_files_too(natsel, here, tmp_path):
+    told = one_line(natsel("prune", here / "dense", "--data", "digit", "--out", tmp_path / "s"))
+    assert ".txt, .jsonl or .parquet" in told
+    assert "did you mean 'digits'?" in told
+
+
+def test_a_tokenizer_is_a_folder_or_asked_of_the_hub(natsel, here, tmp_path):
+    asked = ("--data", here / "calibration.txt", "--tokenizer", "gpt2", "--out", tmp_path / "small")
+    told = one_line(natsel("prune", here / "dense", *asked, *SHORT))
+    assert "tokenizer='gpt2'" in told
+    assert "hf:NAME" in told
+
+
+def test_too_few_windows_to_race_on_are_named_by_their_option(natsel, here, tmp_path):
+    told = one_line(prune(natsel, here, tmp_path / "small", "--scorer", "adaptive"))
+    assert "samples=6" in told
+    assert "at least 10" in told
+
+
+def test_a_line_that_is_no_json_is_told_by_its_own_number(natsel, here, tmp_path):
+    (tmp_path / "broken.jsonl").write_text('{"text": "w1"}\n{"text": "w2\n')
+    asked = ("--data", tmp_path / "broken.jsonl", "--out", tmp_path / "small")
+    told = one_line(natsel("prune", here / "dense", *asked, *SHORT))
+    assert "(line 2: " in told
+    assert "line 1" not in told

@@ -310,7 +310,7 @@ def test_what_is_wrong_with_a_law_is_one_line_and_nothing_is_written(
         (("PKG.net:bare",), "without inputs, data (--data) have to tell them"),
         (("PKG.net:factory", "--data", "PKG.data:unlabelled"), "batches (inputs, labels)"),
         (("PKG.net:factory", "--data", "PKG.data:floats"), "whole-number labels"),
-        (("PKG.net:factory", "--data", "PKG.data:nothing"), "at least 5 samples"),
+        (("PKG.net:factory", "--data", "PKG.data:nothing"), "data='PKG.data:nothing'"),
         (("PKG.net:factory", "--data", "PKG.data:number"), "a function of ()"),
         (("PKG.net:factory", "--data", "PKG.data:lodaer"), "did you mean 'loader'?"),
         (("PKG.net:digits", "--data", "PKG.data:loader"), "inputs that Sequential from PKG.net"),

@@ -67,7 +67,7 @@ def test_a_sparse_model_that_was_changed_is_not_what_it_says(natsel, here, tmp_p
     ("more", "told"),
     [
         (("--weights", "half"), "weights="),
-        (("--weights", "4:2"), "num_kept=4"),
+        (("--weights", "4:2"), "weights='4:2'"),
         (("--weights", "1.5"), "weights="),
         (("--weights", "0.5", "--scorer", "taylor"), "scorer="),
         (("--weights", "0.5", "--budget", "macs=0.5"), "budget="),
@@ -79,3 +79,57 @@ def test_what_is_wrong_is_told_in_one_line(natsel, here, tmp_path, more, told):
     assert said.exit_code == 2
     assert told in said.stderr
     assert not (tmp_path / "sparse" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--uniform",), "uniform=True"),
+        (("--blockwise",), "blockwise=True"),
+        (("--cache", "cache"), "cache="),
+        (("--multiple-of", "32"), "multiple_of='32'"),
+        (("--budget", "parameters=0.8"), "budget='parameters=0.8'"),
+    ],
+)
+def test_what_says_nothing_of_single_weights_is_refused(natsel, here, tmp_path, more, told):
+    said = prune(natsel, here, tmp_path / "sparse", "--weights", "0.5", *more)
+    assert said.exit_code == 2
+    assert told in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "sparse").exists()
+
+
+@pytest.mark.parametrize("weights", ["4:2", "0:4", "1.5", "half", "2:4:8"])
+def test_a_pattern_that_is_none_is_named_as_it_was_given(natsel, here, tmp_path, weights):
+    said = prune(natsel, here, tmp_path / "sparse", "--weights", weights)
+    assert said.exit_code == 2
+    assert f"weights={weights!r}" in said.stderr
+
+
+def test_the_card_says_what_became_zero_and_that_it_is_no_faster(natsel, here, tmp_path):
+    said = prune(natsel, here, tmp_path / "sparse", "--weights", "2:4", "--json")
+    summary = json.loads(said.stdout)["weights"]["summary"]
+    card = (tmp_path / "sparse" / "README.md").read_text()
+    assert "A sparse model, made from a LlamaForCausalLM" in card
+    assert summary.partition(";")[0] in card
+    assert "nothing is faster" in card
+    assert "natsel prune dense --weights 2:4 --scorer admm" in card
+    assert "| before |" in card
+    assert "| after |" in card
+
+
+def test_a_tokenizer_from_elsewhere_lies_beside_the_sparse_model(natsel, here, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (bare / file).write_bytes((here / "dense" / file).read_bytes())
+    said = natsel(
+        *("prune", bare, "--data", here / "calibration.txt", "--tokenizer", here / "dense"),
+        *("--length", "16", "--samples", "6", "--weights", "0.5", "--out", tmp_path / "sparse"),
+    )
+    assert said.exit_code == 0, said.output
+    again = natsel(
+        *("evaluate", tmp_path / "sparse", "--data", here / "evaluation.txt"),
+        *("--length", "16", "--samples", "6"),
+    )
+    assert again.exit_code == 0, again.output

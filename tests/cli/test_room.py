@@ -158,7 +158,7 @@ def test_prune_clears_up_after_one_that_was_killed(natsel, tmp_path):
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / ".mine.tmp").write_bytes(b"mine")
     assert natsel("prune", "mlp", "--no-measure", "--quiet", "--out", tmp_path).exit_code == 0
-    names = [".mine.tmp", "model.safetensors", "plan.json", "result.json"]
+    names = [".mine.tmp", "README.md", "model.safetensors", "plan.json", "result.json"]
     assert sorted(os.listdir(tmp_path)) == names
 
 

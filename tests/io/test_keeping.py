@@ -250,26 +250,22 @@ def test_shards_and_what_is_sent_to_the_hub(tmp_path, monkeypatch):
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     assert equal(read(tmp_path / "shards", type(model)), small, inputs)
 
+    sent = {}
+
     class Hub:
         repo_id = "someone/small"
 
         def create_repo(self, *_, **__):
             return self
 
-    sent = {}
+        def file_exists(self, *_, **__):
+            return False
 
-    def upload(self, folder, repo_id, **_):
-        from pathlib import Path
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            assert equal(read(folder_path, type(model)), small, inputs)
+            sent[repo_id] = sorted(p.name for p in folder_path.iterdir())
 
-        assert equal(read(Path(folder), type(model)), small, inputs)
-        sent[repo_id] = sorted(p.name for p in Path(folder).iterdir())
-
-    hub = transformers.utils.hub
-    monkeypatch.setattr(hub, "hf_api", Hub)
-    monkeypatch.setattr(
-        hub, "create_and_tag_model_card", lambda *_, **__: type("", (), {"save": lambda *_: None})()
-    )
-    monkeypatch.setattr(type(small), "_upload_modified_files", upload)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     small.push_to_hub("small")
     assert "modeling_natsel.py" in sent.pop("someone/small")
     small.save_pretrained(tmp_path / "pushed", push_to_hub=True, repo_id="small")

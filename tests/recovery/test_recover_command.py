@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import string
 
 import pytest
@@ -52,7 +53,7 @@ def run(folders, out, *more):
     arguments = [
         *("recover", str(folders / "small"), "--teacher", str(folders / "teacher")),
         *("--data", str(folders / "training.txt"), "--held-out", str(folders / "evaluation.txt")),
-        *("--length", str(LENGTH), "--held-out-windows", "8", "--batch", "4", "--lr", "0.005"),
+        *("--length", str(LENGTH), "--samples", "8", "--batch", "4", "--lr", "0.005"),
         *("--out", str(out), *more),
     ]
     return CliRunner().invoke(app, arguments)
@@ -140,7 +141,7 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bits(folders, tmp_path, monk
     ("more", "told"),
     [
         (("--tokens", "3"), "tokens=3 is not allowed: expected at least one window, 15"),
-        (("--length", "9999"), "a text of at least"),
+        (("--length", "999"), "a text of at least"),
         (("--data", "nothing.txt"), "data='nothing.txt' is not allowed"),
         (("--teacher", "no/where"), "no/where"),
         (("--device", "nowhere"), "device='nowhere' is not allowed"),
@@ -158,7 +159,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(folders, tmp_path, more, tol
 def test_learning_from_what_is_measured_is_refused(folders, tmp_path):
     done = run(folders, tmp_path / "out", "--held-out", str(folders / "training.txt"))
     assert done.exit_code == 2
-    assert "a text that is not learned from" in done.stderr
+    assert "another text than data" in done.stderr
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(folders, tmp_path):
@@ -168,3 +169,96 @@ def test_a_folder_that_holds_something_else_is_left_alone(folders, tmp_path):
         assert done.exit_code == 2
         assert "expected a new folder, or one of natsel recover" in done.stderr
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def refused(said):
+    assert said.exit_code == 2, said.output
+    assert len(said.stderr.strip().splitlines()) == 1
+    return said.stderr
+
+
+def test_it_is_measured_on_the_windows_that_evaluate_and_prune_measure_on(folders, tmp_path):
+    said = run(folders, tmp_path / "out", "--tokens", "60", "--json")
+    found = json.loads(said.stdout)
+    alone = CliRunner().invoke(
+        app,
+        [
+            *("evaluate", str(folders / "small"), "--against", str(folders / "teacher")),
+            *("--data", str(folders / "evaluation.txt"), "--length", str(LENGTH)),
+            *("--samples", "8", "--json"),
+        ],
+    )
+    other = json.loads(alone.stdout)
+    assert found["quality"]["before"] == pytest.approx(other["quality"]["after"], rel=1e-6)
+    assert found["quality"]["teacher"] == pytest.approx(other["quality"]["before"], rel=1e-6)
+    assert found["text"]["held_out"] == {**other["text"]["data"]}
+    assert found["text"]["data"]["windows"] == 60 // (LENGTH - 1)
+
+
+def test_the_card_says_what_it_learned_from_and_its_command_runs(folders, tmp_path):
+    out = tmp_path / "out"
+    assert run(folders, out, "--tokens", "60", "--control").exit_code == 0
+    card = (out / "README.md").read_text()
+    assert "It was recovered since" in card
+    for name in ("before", "after", "teacher", "control"):
+        assert f"| {name} |" in card
+    command = next(line for line in card.splitlines() if line.startswith("natsel recover small "))
+    words = [*shlex.split(command)[1:], "--out", str(tmp_path / "again")]
+    where = {"small", "teacher", "training.txt", "evaluation.txt"}
+    words = [str(folders / word) if word in where else word for word in words]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    same = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "again")]
+    assert same[0] == same[1]
+
+
+def test_the_tokenizer_of_the_teacher_goes_along_where_the_small_model_has_none(folders, tmp_path):
+    assert not (folders / "small" / "tokenizer.json").exists()
+    assert run(folders, tmp_path / "out", "--tokens", "60").exit_code == 0
+    said = CliRunner().invoke(
+        app,
+        [
+            *("evaluate", str(tmp_path / "out"), "--data", str(folders / "evaluation.txt")),
+            *("--length", str(LENGTH)),
+        ],
+    )
+    assert said.exit_code == 0, said.output
+
+
+def test_what_cannot_be_learned_from_or_measured_on_is_one_line(folders, tmp_path):
+    def told(*more):
+        return refused(run(folders, tmp_path / "out", *more))
+
+    assert "is the same" in told("--held-out", str(folders / "training.txt"))
+    assert "length=4096" in told("--length", "4096", "--tokens", "9000")
+    assert "samples=0" in told("--samples", "0")
+    assert "tokens=3" in told("--tokens", "3")
+    assert ".txt, .jsonl or .parquet" in told("--data", "nosuch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_held_out_text_it_is_said_that_nothing_was_measured(folders, tmp_path):
+    said = CliRunner().invoke(
+        app,
+        [
+            *("recover", str(folders / "small"), "--teacher", str(folders / "teacher")),
+            *("--data", str(folders / "training.txt"), "--length", str(LENGTH)),
+            *("--tokens", "60", "--out", str(tmp_path / "out")),
+        ],
+    )
+    assert said.exit_code == 0, said.output
+    assert "--held-out FILE" in said.stdout
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["quality"] is None
+
+
+def test_what_was_recovered_is_not_compared_with_a_masked_model(folders, tmp_path):
+    assert run(folders, tmp_path / "out", "--tokens", "60").exit_code == 0
+    said = CliRunner().invoke(app, ["verify", str(folders / "teacher"), str(tmp_path / "out")])
+    assert "was trained since" in refused(said)
+
+
+def test_images_of_another_shape_are_refused_by_name(tmp_path):
+    words = ("recover", "mlp", "--teacher", "mlp", "--data", "digits", "--out", tmp_path / "out")
+    said = CliRunner().invoke(app, [str(word) for word in words])
+    assert "data='digits'" in refused(said)
+    assert not (tmp_path / "out").exists()

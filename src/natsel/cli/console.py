@@ -170,6 +170,8 @@ def clear_errors(*, resumable: bool = False, voice: Voice | None = None) -> Iter
         with warnings.catch_warnings(), voice.hearing() if voice is not None else nullcontext():
             warnings.showwarning = _warn
             yield
+    except typer.Exit:  # a RuntimeError, whose reason was told before it
+        raise
     except (ValueError, FileNotFoundError, MissingExtraError) as error:
         _end(error, WRONG_INPUT)
     except (ArithmeticError, OSError, MemoryError, RuntimeError) as error:

@@ -28,6 +28,10 @@ from natsel.common.errors import refuse_together
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
+NOT_BESIDE_WEIGHTS = (
+    *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
+    *("compensate", "blockwise", "cache", "branches", "blocks", "kinds", "search"),
+)
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
 KEYS = Keys(
@@ -49,7 +53,7 @@ KEYS = Keys(
     "natsel prune run --scorer taylor --data digits --sparsity 0.7 --out small",
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
-    "natsel prune ./smollm2 --data a.txt --held-out b.txt --weights 2:4 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --weights 2:4 --out sparse",
     "natsel prune ./smollm2 --data a.txt --branches --scorer loss --sparsity 0.2 --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
@@ -154,9 +158,7 @@ def prune(
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         say_what_wins(context, voice, more)
         if weights is not None:
-            others = ("budget", "sparsity", "scope", "normalize", "multiple_of", "residual")
-            more_of = ("branches", "blocks", "compensate", "kinds", "search")
-            _check_alone(context, {"weights": weights}, (*others, *more_of))
+            _check_alone(context, {"weights": weights}, NOT_BESIDE_WEIGHTS)
             _prune_weights(
                 voice,
                 out,
@@ -322,10 +324,15 @@ def _say_verified(voice: Voice, what: str, found: dict[str, Any]) -> None:
 
 def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
     worst = result["verification"]
-    found = f" by {worst['error']:.1e} at most (allowed {worst['tolerance']:.0e})" if worst else ""
+    found = (
+        f"by at most {worst['error']:.1e} of what the removal changes "
+        f"(allowed {worst['tolerance']:.0e})"
+        if worst
+        else "by nothing"
+    )
     text = (
         f"{len(result['blocks'])} blocks cut, each equal to the masked block: in float64 they "
-        f"differ of what the removal changes{found}; what was written was read back, bit for bit; "
+        f"differ {found}; what was written was read back, bit for bit; "
         f"peak memory {result['peak_memory'] / 2**30:.2f} GiB"
     )
     voice.words.print(text, markup=False)

@@ -12,9 +12,8 @@ from natsel.cli.console import Quiet, Verbose, Voice, clear_errors
 
 
 @with_examples(
-    "natsel recover small --teacher ./dense --data training.txt --tokens 200000 --out recovered",
-    "natsel recover small --teacher ./dense --data training.txt --held-out evaluation.txt "
-    "--control --out recovered",
+    "natsel recover small --teacher ./dense --data a.txt --out recovered",
+    "natsel recover small --teacher ./dense --data a.txt --control --out both",
     "natsel recover small --teacher run --data digits --out recovered",
 )
 def recover(
@@ -26,13 +25,18 @@ def recover(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the recovered model.")],
     held_out: Annotated[
-        str | None, typer.Option(help="A text to measure on; its last windows.")
+        str | None, typer.Option(help="Another text, to measure the perplexity on.")
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(help="How many to read; all data once by default.")
     ] = None,
-    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
-    held_out_windows: Annotated[int, typer.Option(help="Windows to measure on.")] = 16,
+    length: Annotated[int, typer.Option(help="Tokens in a window of a text.")] = 512,
+    samples: Annotated[
+        int, typer.Option(help="Windows of the held-out text, spread over it.")
+    ] = 16,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A folder with the tokenizer, if the models have none.")
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(help="Windows, or images, of a step; one window of 512 tokens by default."),
@@ -77,7 +81,8 @@ def recover(
             held_out=held_out,
             tokens=tokens,
             length=length,
-            held_out_windows=held_out_windows,
+            samples=samples,
+            tokenizer=tokenizer,
             batch=batch,
             learning_rate=lr,
             kl=kl,
@@ -106,6 +111,8 @@ def _tell(voice: Voice, result: dict[str, Any]) -> None:
             if (each := found[name]) is not None:
                 ends = f"{each['low']:.4g} to {each['high']:.4g}"
                 words.append(f"{name}: {found['measure']} {each['mean']:.4g} ({ends})")
-    words += [*result["summary"].splitlines(), f"Saved: {result['out']}"]
+    words += result["summary"].splitlines()
+    words += [note for note in result["notes"] if note not in words]
+    words.append(f"Saved: {result['out']}")
     for line in words:
         voice.words.print(line, markup=False)

@@ -30,7 +30,8 @@ OWN = "a function of no arguments that returns an iterable of batches, or of tex
 TENTHS = 10
 """A named set without splits keeps the last of so many equal parts as its held-out one."""
 
-FORMS = f".txt, .jsonl or .parquet file, one of {', '.join(TEXTS)}, {HUB}NAME or module:name"
+FILES = ".txt, .jsonl or .parquet file"
+FORMS = f"{FILES}, one of {', '.join(TEXTS)}, {HUB}NAME or module:name"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,8 @@ def _lines(argument: str, path: Path, limit: int) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                told = first_line(error)
+                # The library's message counts lines of its own.
+                told = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
                 refuse(argument, str(path), f"one JSON object a line (line {number}: {told})")
             yield _field(argument, str(path), row, f"line {number}")
 
@@ -221,6 +223,8 @@ def _own(argument: str, name: str, limit: int) -> Corpus:
     taken = made(argument, name, lambda: _some(call(), limit))
     if taken is None:
         refuse(argument, name, OWN)
+    if not taken:
+        refuse(argument, name, f"{OWN}, at least one")
     texts = [isinstance(each, str) for each in taken]
     if any(texts) and not all(texts):
         refuse(argument, name, "strings alone, or batches alone")

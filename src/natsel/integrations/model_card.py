@@ -16,6 +16,26 @@ CARD_FILE = "README.md"
 _SEAL = re.compile(r"\n<!-- written by natsel; sha256 ([0-9a-f]{64}) -->\n\Z")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
 _CAUSAL = "ForCausalLM"
+RECOVERED = "recover"
+ZEROS = (
+    "The zeros are in dense tensors: the folder is as large as that of the dense model, and "
+    "nothing is faster by them alone."
+)
+WITHOUT_CONTROL = (
+    "Before is the small model before recovery, teacher the dense model that it learned from."
+)
+WITH_CONTROL = (
+    f"{WITHOUT_CONTROL} The control has the same shape and was trained from scratch in the same "
+    "way."
+)
+_POSITIONAL = ("model", "small")
+_OPTIONS = {"learning_rate": "lr"}
+_SWITCHES = {
+    "compensate": ("--compensate", "--no-compensate"),
+    "measure": ("--measure", "--no-measure"),
+    "keep_zeros": ("--keep-zeros", "--fill-zeros"),
+}
+"""Options of which no is said, too; of all others it is the default."""
 STATED = ("base_model", "license", "license_name", "license_link", "language")
 """What the head of a card has from the model that was cut."""
 
@@ -52,7 +72,7 @@ def card(
         A smaller model, cut from [a/b](https://huggingface.co/a/b) by natsel.
     """
     origin = origin or {}
-    parts = [_head(origin), _title(origin), *_sections(result, origin, plain)]
+    parts = [_head(origin), _title(result, origin), *_sections(result, origin, plain)]
     return _sealed("\n\n".join(parts) + "\n")
 
 
@@ -106,23 +126,27 @@ def _head(origin: Mapping[str, Any]) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _title(origin: Mapping[str, Any]) -> str:
-    base = origin.get("base_model")
+def _title(result: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    base, recovered = origin.get("base_model"), result.get("kind") == RECOVERED
     if base is not None:
         name = str(base).rpartition("/")[2]
         whence = f"[{said(base)}](https://huggingface.co/{quote(str(base))})"
     else:
         name = str(origin.get("class") or "A model")
         whence = f"a {said(name)}" if origin.get("class") else "a larger one"
-        if "sha256" in origin:
+        if "sha256" in origin and not recovered:  # which is of what was recovered
             whence += f" (SHA-256 of its weights: `{origin['sha256']}`)"
-    return f"# {said(name)}, pruned\n\nA smaller model, cut from {whence} by natsel."
+    made = "A sparse model, made" if result.get("weights") else "A smaller model, cut"
+    more = " It was recovered since: trained to say what the dense model says."
+    return f"# {said(name)}, pruned\n\n{made} from {whence} by natsel.{more if recovered else ''}"
 
 
 def _sections(result: Mapping[str, Any], origin: Mapping[str, Any], plain: bool) -> Iterator[str]:
     if rows := list(_cut(result.get("communities") or ())):
         head = ("kind", "communities", "kept", "of", "share kept", "in each")
         yield "## What was cut\n\n" + table(head, rows)
+    if weights := result.get("weights"):
+        yield f"## What was set to zero\n\n{said(weights.get('summary', ''))}\n\n{ZEROS}"
     if rows := list(_costs(result)):
         yield "## What it costs\n\n" + table(("", "before", "after", "after / before"), rows)
     if quality := list(_quality(result)):
@@ -173,12 +197,14 @@ def _quality(result: Mapping[str, Any]) -> Iterator[str]:
     if found and found.get("after"):
         rows = [
             (when, _number(found, one["mean"]), _interval(found, one), one["n"])
-            for when in ("before", "after")
+            for when in ("before", "after", "teacher", "control")
             if (one := found.get(when))
         ]
         yield table(("", str(found["measure"]), "95 % interval", "n"), rows)
         if found.get("summary"):
             yield said(found["summary"])
+        if result.get("kind") == RECOVERED:
+            yield WITH_CONTROL if found.get("control") else WITHOUT_CONTROL
     for name, one in (result.get("accuracy") or {}).items() if not found else ():
         yield (
             f"{said(name)}: test accuracy {one['accuracy']:.2%} "
@@ -222,12 +248,13 @@ def command_of(result: Mapping[str, Any]) -> str:
         return ""
     words = ["natsel", kind]
     for key, value in config.items():
-        if key == "model":
+        if key in _POSITIONAL:
             words.append(unlocated(value))
             continue
-        name = f"--{str(key).replace('_', '-')}"
+        name = f"--{_OPTIONS.get(key, str(key)).replace('_', '-')}"
         if isinstance(value, bool):
-            words += [name] if value else []
+            on, off = _SWITCHES.get(key, (name, ""))
+            words += [word for word in (on if value else off,) if word]
             continue
         values = value if isinstance(value, list | tuple) else [value]
         for one in values:

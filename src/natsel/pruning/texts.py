@@ -149,6 +149,7 @@ def check_apart(data: Reading | None, held_out: Reading | None) -> None:
     if data is None or held_out is None:
         return
     from natsel.data.corpus import same_text
+    from natsel.data.overlap import OVERLAPPING, shared_share
     from natsel.data.windows import shared_run
 
     name: object = held_out.corpus.source if held_out.corpus is not None else "batches"
@@ -157,6 +158,11 @@ def check_apart(data: Reading | None, held_out: Reading | None) -> None:
     texts = (data.corpus, held_out.corpus)
     if texts[0] is not None and texts[1] is not None and same_text(texts[0], texts[1]):
         refuse("held_out", name, f"another text than data: {texts[0].source} is the same")
+    if texts[0] is not None and texts[1] is not None:
+        share = shared_share(texts[0].documents, texts[1].documents)
+        if share >= OVERLAPPING:
+            told = f"{share:.0%} of it are in {texts[0].source}, too"
+            refuse("held_out", name, f"a text apart from data: {told}")
     one, other_rows = _rows(data.batches), _rows(held_out.batches)
     if shared := shared_run(one, other_rows):
         allowed = f"a text apart from data: they share {shared} tokens in a row"

@@ -234,7 +234,7 @@ def advice(found: Quality, *, data_aware: bool, compensated: bool) -> str | None
         return None
     helps = []
     if not data_aware:
-        helps.append("a scorer that reads data (--scorer joint, with --data)")
+        helps.append("a scorer that reads data (joint, with --data)")
     if not compensated:
         helps.append("compensation (--compensate, with --data)")
     helps += ["a smaller cut", "recovery (natsel recover)"]

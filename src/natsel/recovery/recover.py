@@ -75,7 +75,8 @@ class Recovered:
 
     def summary(self) -> str:
         """Return what was done and what came of it, as text."""
-        lines = [f"{self.settings.steps} steps over {self.places:,} places"]
+        steps = self.settings.steps
+        lines = [f"{steps:,} step{'' if steps == 1 else 's'} over {self.places:,} places"]
         if self.losses:
             each = ", ".join(f"{name} {_mean(x):.4f}" for name, x in self.losses.items())
             lines.append(f"held-out loss: {each}")

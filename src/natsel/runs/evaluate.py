@@ -31,8 +31,8 @@ class EvaluateConfig:
         model: what ``natsel.open_model`` opens.
         data: a text, the name of a data set (its test split), or ``module:name`` of a loader.
         against: another model, to compare with; or None.
-        tokenizer: folder or name of the tokenizer of a text; None for that of the model, or else
-            of the other one.
+        tokenizer: folder of the tokenizer of a text, or ``hf:NAME``; None for that of the model,
+            or else of the other one.
         length: tokens in a window of a text.
         samples: how many windows of it, spread evenly.
         seed: of a reference network's weights.

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.batches import is_causal, read_batch
-from natsel.common.calls import Inputs, tensors_of_inputs, with_tensors
-from natsel.common.errors import choose, first_line, refuse
+from natsel.common.calls import IGNORED, Inputs, tensors_of_inputs, with_tensors
+from natsel.common.errors import did_you_mean, first_line, refuse
 from natsel.common.importing import names_own
 from natsel.data import TEXTS, names
-from natsel.data.corpus import FORMS, Corpus, names_text, read_corpus
+from natsel.data.corpus import FILES, FORMS, HUB, Corpus, names_text, read_corpus
 from natsel.integrations.transformers.tokenizers import tokenizer_of
 from natsel.io import open_model
 from natsel.io.opening import Opened, open_own
@@ -50,9 +50,13 @@ class Material:
 
     def plain(self) -> dict[str, Any] | None:
         """Return what was taken of which text, as plain data; None without texts."""
-        found = {"data": self.calibration, "held_out": self.held_out}
-        cuts = {name: read.plain() for name, read in found.items() if read is not None}
-        return cuts or None
+        return cuts_of({"data": self.calibration, "held_out": self.held_out})
+
+
+def cuts_of(found: Mapping[str, Reading | None]) -> dict[str, Any] | None:
+    """Return what was taken of which text, as plain data; None without texts."""
+    cuts = {name: read.plain() for name, read in found.items() if read is not None}
+    return cuts or None
 
 
 def check_source(name: str, *, argument: str = "data") -> None:
@@ -65,9 +69,14 @@ def check_source(name: str, *, argument: str = "data") -> None:
         if not name.startswith("hub:") and not Path(name).exists():
             refuse(argument, name, "a file that is there")
     elif not names_own(name):
-        if "/" in name or Path(name).suffix:
+        if argument == "held_out" and name in TEXTS:
+            return
+        if argument == "held_out" or "/" in name or Path(name).suffix or Path(name).is_dir():
             refuse(argument, name, f"a {FORMS}")
-        choose(argument, name, (*names(), *TEXTS))
+        known = (*names(), *TEXTS)
+        if name not in known:
+            others = f", or a {FILES}, {HUB}NAME or module:name"
+            refuse(argument, name, f"one of {', '.join(known)}{others}{did_you_mean(name, known)}")
 
 
 def open_material(
@@ -130,7 +139,7 @@ def open_material(
     reader = None
     # Of a model that reads no text that is told first, whether or not it has a tokenizer.
     if is_causal(opened.model) and any(c is not None and c.documents for c in read.values()):
-        reader = _tokenizer(tokenizer, (model, *tokenizers), opened.model)
+        reader = found_tokenizer(tokenizer, (model, *tokenizers), opened.model)
     ready = {
         name: read_text(opened.model, corpus, reader, argument=name, length=length, samples=samples)
         for name, corpus in read.items()
@@ -138,6 +147,7 @@ def open_material(
     }
     for name, reading in ready.items():
         _check_runs(name, reading, opened)
+        check_labels(name, reading)
     check_apart(ready.get("data"), ready.get("held_out"))
     return Material(opened, None, ready.get("data"), ready.get("held_out"), reader)
 
@@ -164,7 +174,17 @@ def _task_of(opened: Opened) -> str | None:
     return TASKS.get(held) if held is not None else None
 
 
-def _tokenizer(given: str | None, models: tuple[str, ...], model: nn.Module) -> Any:
+def found_tokenizer(given: str | None, models: tuple[str, ...], model: nn.Module) -> Any:
+    """Return the tokenizer that is asked for, or that of the first model that has one.
+
+    Args:
+        given: a folder or ``hf:NAME``; or None.
+        models: what ``natsel.open_model`` opens.
+        model: the first of them, for messages.
+
+    Raises:
+        ValueError: if there is none.
+    """
     if given is not None:
         return tokenizer_of(given)
     found = [name for name in models if name not in MODELS and not names_own(name)]
@@ -205,6 +225,23 @@ def _check_runs(argument: str, reading: Reading, opened: Opened) -> None:
         return
 
 
+def check_labels(argument: str, reading: Reading) -> None:
+    """Make sure that some label of a user's own batches counts, where there are any.
+
+    Raises:
+        ValueError: if all labels are padding.
+    """
+    if reading.cut is not None:
+        return
+    assert reading.corpus is not None
+    labels = [read_batch(batch).labels for batch in reading.batches]
+    if all(
+        isinstance(x, Tensor) and not x.is_floating_point() and bool((x == IGNORED).all())
+        for x in labels
+    ):
+        refuse(argument, reading.corpus.source, f"labels that are not all padding, {IGNORED}")
+
+
 def open_for(
     name: str, data: str | None, seed: int, *, batches: Any = None
 ) -> tuple[Opened, Splits | None]:
@@ -236,11 +273,16 @@ def open_for(
         num_classes = len(splits.classes)
         opened = open_model(name, in_shape=splits.in_shape, num_classes=num_classes, seed=seed)
     if splits is not None:
-        _check_fit(opened, splits)
+        check_fit(opened, splits)
     return opened, splits
 
 
-def _check_fit(opened: Opened, splits: Splits) -> None:
+def check_fit(opened: Opened, splits: Splits) -> None:
+    """Make sure that a model runs on a data set.
+
+    Raises:
+        ValueError: if it does not.
+    """
     wanted = tuple(tensors_of_inputs(opened.example_inputs)[0].shape[1:])
     if len(wanted) == len(splits.in_shape) == 3 and wanted != splits.in_shape:
         allowed = f"images of shape {wanted}, as the model reads; these have {splits.in_shape}"

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from natsel.adaptive.adaptive import LEAST
 from natsel.common.batches import Data, inputs_for
 from natsel.common.calls import Inputs, cross_entropy, first_samples
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
@@ -27,7 +28,7 @@ from natsel.communities import Communities, discover
 from natsel.communities.kinds import BRANCH
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
-from natsel.extraction.store import check_room
+from natsel.extraction.store import PLAN_FILE, check_room
 from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
@@ -35,6 +36,7 @@ from natsel.io.opening import Opened
 from natsel.levels import Levels, evolve_levels
 from natsel.pruning import carry_out
 from natsel.pruning.prune import scores_by
+from natsel.pruning.texts import Reading
 from natsel.pruning.ways import check_depth
 from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
@@ -51,6 +53,7 @@ from natsel.selection.sequence import Scope
 _LOG = logger_of(__name__)
 
 KIND = "prune"
+RECOVERED = "recover"
 RESULT = "result.json"
 NOT_PLAIN = (
     "layers have one width, but no plain configuration of this class says it: whatever reads the "
@@ -80,7 +83,7 @@ class PruneConfig:
             of a loader, for scorers that read one, for compensation, and to measure accuracy; or
             None.
         held_out: another text, or ``module:name``, to measure the dense and the small model on.
-        tokenizer: folder or name of the tokenizer; None for that of the model.
+        tokenizer: folder of the tokenizer, or ``hf:NAME``; None for that of the model.
         length: tokens in a window of a text.
         samples: how many windows of each text, spread evenly over it.
         scope: "community" or "global".
@@ -283,6 +286,9 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     scorer = config.scorer
     if scorer is None:
         scorer = default_scorer(language=material.language, has_data=data is not None)
+    adaptive = scorer == ADAPTIVE
+    if adaptive and material.calibration is not None:
+        _check_samples(material.calibration)
     before = losses(opened.model, held_out.batches) if held_out is not None else None
     step(1)
     inputs = _real_inputs(opened, splits)
@@ -309,7 +315,6 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         )
         return levels.survivors
 
-    adaptive = scorer == ADAPTIVE
     pruned = carry_out(
         communities,
         parse_budget(config.budget),
@@ -380,6 +385,15 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     return result
 
 
+def _check_samples(calibration: Reading) -> None:
+    """Refuse fewer windows than can be raced on and confirmed with, before any of them is read."""
+    cut = calibration.cut
+    least = LEAST["loss"]
+    if cut is not None and cut.windows < least:
+        allowed = f"at least {least} for the scorer {ADAPTIVE!r}, which races and confirms apart"
+        refuse("samples", cut.windows, allowed)
+
+
 def _check_out(folder: Path) -> None:
     """Make sure that nothing but an earlier small model is written over."""
     check_room(folder)
@@ -409,7 +423,7 @@ def verify_saved(
         model: the dense model, as ``natsel.open_model`` opens it.
         folder: what :func:`prune` or ``natsel.save`` wrote.
         data: name of a data set or a text to compare on, too; or None for random inputs alone.
-        tokenizer: folder or name of the tokenizer of a text; None for that of the model.
+        tokenizer: folder of the tokenizer, or ``hf:NAME`` of a text; None for that of the model.
         length: tokens in a window of a text.
         samples: how many windows of it.
         seed: of a reference network's weights, and of random inputs.
@@ -429,6 +443,14 @@ def verify_saved(
         seed=seed,
     )
     opened, splits = material.opened, material.splits
+    earlier = Path(folder) / RESULT
+    told = read_json(earlier) if earlier.is_file() else None
+    if isinstance(told, dict) and told.get("kind") == RECOVERED:
+        allowed = "what natsel prune wrote: this one was trained since, and equals no masked model"
+        refuse("folder", str(folder), allowed)
+    if isinstance(told, dict) and told.get("blocks") and not (Path(folder) / PLAN_FILE).is_file():
+        allowed = "a folder with plan.json: what is cut block by block is proven while it is cut"
+        refuse("folder", str(folder), allowed)
     small = load(folder, model=opened.model)
     plan = plan_of(small)
     if plan.sparse is not None and not plan.survivors:

@@ -83,9 +83,10 @@ def _check(config: PruneConfig) -> None:
     whole = {
         "residual": config.residual,
         "branches": config.branches or config.blocks,
-        "held_out": config.held_out is not None,
+        "uniform": config.uniform,
+        "held_out": config.held_out,
     }
-    if given := {name: "given" for name, there in whole.items() if there}:
+    if given := {name: value for name, value in whole.items() if value}:
         refuse_together({"blockwise": True, **given}, "without: these need the whole model")
     if not Path(config.model.removeprefix("hf:")).is_dir():
         refuse("model", config.model, "a folder: only one can be pruned block by block")

@@ -43,7 +43,7 @@ class WeightsConfig:
         data: a data set, a text or ``module:name`` of a loader, which second moments are read
             over; or None.
         held_out: a text or ``module:name`` to measure the dense and the sparse model on.
-        tokenizer: folder or name of the tokenizer; None for that of the model.
+        tokenizer: folder of the tokenizer, or ``hf:NAME``; None for that of the model.
         length: tokens in a window of a text.
         samples: how many windows of each text.
         include: patterns of the weights' names that take part; empty for all but embeddings and
@@ -86,9 +86,9 @@ def parse_weights(text: str) -> WeightBudget:
         >>> parse_weights("2:4"), parse_weights("0.5").count(8)
         (NM(num_kept=2, num_all=4), 4)
     """
-    if (found := re.fullmatch(r"(\d+):(\d+)", text)) is not None:
-        return NM(int(found[1]), int(found[2]))
     try:
+        if (found := re.fullmatch(r"(\d+):(\d+)", text)) is not None:
+            return NM(int(found[1]), int(found[2]))
         return Sparsity(float(text))
     except ValueError:
         refuse("weights", text, "a share in [0, 1) that goes, such as 0.5, or N:M, such as 2:4")
@@ -167,7 +167,8 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):
-        save(found.model, folder)
+        tokenizer = config.tokenizer and material.tokenizer
+        save(found.model, folder, tokenizer=tokenizer, card=result)
     progress("prune: done", 1, 1)
     return result
 

@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from natsel.common.errors import first_line, refuse
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.progress import Progress, silent
-from natsel.common.texts import LENGTH
+from natsel.common.texts import LENGTH, SAMPLES
 from natsel.data import TEXTS
 from natsel.data.corpus import names_text, read_corpus
-from natsel.data.windows import shared_run, token_batches, windows
+from natsel.data.windows import check_windows, token_batches
 from natsel.extraction.store import check_room
-from natsel.integrations.transformers.tokenizers import tokenizer_of
+from natsel.integrations.transformers.tokenizers import has_tokenizer
 from natsel.io import open_model, save
+from natsel.io.opening import Opened
+from natsel.pruning.texts import Reading, check_apart, read_text
 from natsel.quality import Losses, measure_for, quality_of
 from natsel.recovery import Recovered
 from natsel.recovery import recover as recover_in_memory
 from natsel.runs import environment
 from natsel.runs.folder import alone, differing, plain
-from natsel.runs.splits import Splits, check_data, load_splits
+from natsel.runs.material import check_fit, check_labels, check_source, cuts_of, found_tokenizer
+from natsel.runs.splits import Splits, load_splits
 
 KIND = "recover"
 RESULT = "result.json"
 CHECKPOINT = "checkpoint"
-HELD_OUT = 16
-"""Windows of text that are measured on."""
+UNMEASURED = "nothing was measured: --held-out FILE names another text for that"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,11 @@ class RecoverConfig:
             an image set, or ``module:name`` of a loader.
         held_out: a text to measure on; None for the end of a named one, or the test split of an
             image set.
+        tokenizer: folder of the tokenizer, or ``hf:NAME``; None for that of the teacher, or else
+            of the small model.
         tokens: places to read, see :func:`natsel.recover`; None for all data once.
         length: tokens of a window.
-        held_out_windows: how many windows are measured on, from the end of the held-out text.
+        samples: how many windows of the held-out text are measured on, spread evenly over it.
         batch: see :func:`natsel.recover`, as for all that follows.
         learning_rate: at its highest.
         kl: weight of the divergence.
@@ -68,9 +72,10 @@ class RecoverConfig:
     teacher: str
     data: str
     held_out: str | None = None
+    tokenizer: str | None = None
     tokens: int | None = None
     length: int = LENGTH
-    held_out_windows: int = HELD_OUT
+    samples: int = SAMPLES
     batch: int | None = None
     learning_rate: float = 3e-4
     kl: float = 1.0
@@ -85,13 +90,12 @@ class RecoverConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.of_text:
-            check_data(self.data)
-            if self.held_out is not None:
+        check_source(self.data)
+        if self.held_out is not None:
+            if not self.of_text:
                 refuse("held_out", self.held_out, "None: an image set has a test split")
-        elif self.tokens is not None and self.tokens < self.length - 1:
-            allowed = f"at least one window, {self.length - 1}, or a shorter length"
-            refuse("tokens", self.tokens, allowed)
+            check_source(self.held_out, argument="held_out")
+        check_windows(self.length, self.samples)
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -138,11 +142,16 @@ def _recover(config: RecoverConfig, folder: Path, progress: Progress) -> dict[st
     small, teacher = (open_model(name, seed=config.seed) for name in (config.small, config.teacher))
     for opened in (small, teacher):
         opened.model.to(config.device)
-    data, held_out = _text(config) if config.of_text else _images(config)
+    data, measured, tokenizer = (
+        _text(config, teacher.model) if config.of_text else (*_images(config, small, teacher), None)
+    )
+    if config.tokenizer is None and has_tokenizer(config.small):
+        tokenizer = None  # its own goes along
+    held_out = None if measured is None else measured.batches
     done = recover_in_memory(
         small.model,
         teacher.model,
-        data=data,
+        data=data.batches,
         tokens=config.tokens,
         batch=config.batch,
         learning_rate=config.learning_rate,
@@ -167,16 +176,17 @@ def _recover(config: RecoverConfig, folder: Path, progress: Progress) -> dict[st
         "settings": {**asdict(done.settings), "clip": repr(done.settings.clip)},
         "places": done.places,
         "quality": _quality(small.model, done, held_out),
+        "text": cuts_of({"data": data, "held_out": measured}),
         "curve": done.curve,
         "control": done.control,
-        "notes": list(done.notes),
+        "notes": [*done.notes, *(() if held_out is not None else (UNMEASURED,))],
         "summary": done.summary(),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "out": str(folder),
     }
     with json_last(folder / RESULT, result):
-        save(done.model.cpu(), folder)
+        save(done.model.cpu(), folder, tokenizer=tokenizer, card=result)
     shutil.rmtree(folder / CHECKPOINT)
     return result
 
@@ -200,47 +210,50 @@ def _quality(model: nn.Module, done: Recovered, held_out: Any) -> dict[str, Any]
     }
 
 
-def _text(config: RecoverConfig) -> tuple[list[Any], list[Any] | None]:
-    """Return windows of a text to learn from, and those to measure on."""
+def _text(config: RecoverConfig, teacher: nn.Module) -> tuple[Reading, Reading | None, Any]:
+    """Return windows of a text to learn from, those to measure on, and what cut them."""
     corpus = read_corpus(config.data)
-    named = config.held_out if config.held_out is not None else None
+    named = config.held_out
     if named is None and config.data in TEXTS:
         named = config.data
     held = None if named is None else read_corpus(named, argument="held_out", held_out=True)
     tokenizer: Any = None
     if corpus.documents or (held is not None and held.documents):
-        tokenizer = tokenizer_of(config.teacher)
-    learned = list(corpus.batches)
-    rows: Tensor | None = None
-    if corpus.documents:
-        rows = windows(
-            corpus.documents, tokenizer, length=config.length, samples=None, source=config.data
-        )
-        if config.tokens is not None:
-            rows = rows[: math.ceil(config.tokens / (config.length - 1))]
-        learned = token_batches(rows)
+        tokenizer = found_tokenizer(config.tokenizer, (config.teacher, config.small), teacher)
+    length, samples = config.length, config.samples
+    learned = read_text(teacher, corpus, tokenizer, length=length, samples=None)
+    check_labels("data", learned)
+    if learned.cut is not None and config.tokens is not None:
+        learned = _shortened(learned, config.tokens)
     if held is None:
-        return learned, None
-    if not held.documents:
-        return learned, list(held.batches)
-    measured = windows(
-        held.documents,
-        tokenizer,
-        length=config.length,
-        samples=config.held_out_windows,
-        place="end",
-        argument="held_out",
-        source=named,
+        return learned, None, tokenizer
+    measured = read_text(
+        teacher, held, tokenizer, argument="held_out", length=length, samples=samples
     )
-    if rows is not None and (count := shared_run(rows.tolist(), measured.tolist())):
-        allowed = f"a text that is not learned from: {count} tokens in a row are in both"
-        refuse("held_out", named, allowed)
-    return learned, token_batches(measured)
+    check_labels("held_out", measured)
+    check_apart(learned, measured)
+    return learned, measured, tokenizer
 
 
-def _images(config: RecoverConfig) -> tuple[list[Any], list[Any]]:
+def _shortened(learned: Reading, tokens: int) -> Reading:
+    """Return the first windows of a text, no more than are read."""
+    assert learned.cut is not None
+    least = learned.cut.length - 1
+    if tokens < least:
+        refuse("tokens", tokens, f"at least one window, {least}, or a shorter length")
+    rows = torch.cat([batch["input_ids"] for batch in learned.batches])[: math.ceil(tokens / least)]
+    return replace(
+        learned,
+        batches=token_batches(rows),
+        cut=replace(learned.cut, windows=len(rows), place="start"),
+    )
+
+
+def _images(config: RecoverConfig, *models: Opened) -> tuple[Reading, Reading]:
     splits: Splits = load_splits(config.data)
-    return [splits.train], [splits.test]
+    for opened in models:
+        check_fit(opened, splits)
+    return Reading([splits.train]), Reading([splits.test])
 
 
 def _check_out(folder: Path, config: RecoverConfig, resume: bool) -> dict[str, Any] | None:

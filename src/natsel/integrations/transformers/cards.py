@@ -62,6 +62,10 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         found["communities"] = predicted["lines"]
         found["macs"] = [predicted[which]["macs"] for which in ("dense", "small")]
         found["prediction"] = predicted
+    if plan.sparse:
+        size, kept = (sum(one[key] for one in plan.sparse.values()) for key in ("size", "kept"))
+        told = f"{size - kept:,} of {size:,} weights of {len(plan.sparse)} tensors are 0"
+        found["weights"] = {"summary": f"{told} ({1 - kept / size:.1%})"}
     return found
 
 

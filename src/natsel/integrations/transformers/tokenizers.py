@@ -11,11 +11,24 @@ from natsel.integrations.transformers.library import library, without_bars
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
+def has_tokenizer(name: str | Path) -> bool:
+    """Tell whether a folder has a tokenizer; of what is no folder that is not known: True.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     has_tokenizer(folder)
+        False
+    """
+    folder = Path(name)
+    return not folder.is_dir() or any((folder / file).is_file() for file in FILES)
+
+
 def tokenizer_of(name: str | Path, *, argument: str = "tokenizer") -> Any:
     """Read the tokenizer of a model.
 
     Args:
-        name: a folder; or, where there is none, ``hf:NAME`` or a name on the Hugging Face Hub.
+        name: a folder, or ``hf:NAME`` for a name on the Hugging Face Hub.
         argument: the name the caller used, for messages.
 
     Returns:
@@ -28,7 +41,9 @@ def tokenizer_of(name: str | Path, *, argument: str = "tokenizer") -> Any:
     transformers: Any = library()
     wanted = str(name).removeprefix("hf:")
     here = Path(wanted).is_dir()
-    if here and not any((Path(wanted) / file).is_file() for file in FILES):
+    if not here and not str(name).startswith("hf:"):
+        refuse(argument, str(name), "a folder that is there, or hf:NAME for a name on the Hub")
+    if not has_tokenizer(wanted):
         allowed = (
             "a folder with a tokenizer: copy tokenizer.json and tokenizer_config.json from the "
             "model it was cut from into it, or name that with --tokenizer"
