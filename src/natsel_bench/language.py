@@ -65,7 +65,7 @@ class Folders:
             *("recover", str(self.out / small), "--teacher", self.model),
             *("--data", str(self.out / "training.txt")),
             *("--held-out", str(self.out / "evaluation.txt")),
-            *("--held-out-windows", str(self.samples), "--length", str(self.length)),
+            *("--samples", str(self.samples), "--length", str(self.length)),
             *("--tokens", str(self.tokens), "--out", str(self.out / name)),
         ]
 
@@ -106,6 +106,18 @@ ROWS: dict[str, Row] = {
     "neurons-50": Row(
         "50 % of the MLP neurons",
         lambda f: f.prune("neurons-50", "--sparsity", "0.5", *MLP),
+        1.60,
+        1.45,
+    ),
+    "neurons-30-obs": Row(
+        "30 % of the MLP neurons, by obs",
+        lambda f: f.prune("neurons-30-obs", "--sparsity", "0.3", "--scorer", "obs", *MLP),
+        1.28,
+        1.20,
+    ),
+    "neurons-50-obs": Row(
+        "50 % of the MLP neurons, by obs",
+        lambda f: f.prune("neurons-50-obs", "--sparsity", "0.5", "--scorer", "obs", *MLP),
         1.60,
         1.45,
     ),
