@@ -1,9 +1,7 @@
 """Prune a language model and let it recover: perplexity before and after, with intervals.
 
-Prints what pruning cost on text that nothing was chosen or learned on, and how much of that
-recovery won back. The model is a small GPT-2 that learns a made-up language here, byte by byte, so
-that the script needs no download; ``natsel.open_model("./folder")`` opens one of your own, and
-with ``tokenizer=`` texts can be given in place of batches.
+Prints what pruning cost on text that nothing was chosen or learned on, and what recovery won back.
+The model is a small GPT-2 that learns a made-up language here, byte by byte.
 """
 
 import random
@@ -21,18 +19,9 @@ tokens = torch.tensor(list(" ".join(lines).encode()))
 windows = tokens[: len(tokens) // 32 * 32].view(-1, 32)
 training, calibration, held_out = windows[:-80], windows[-80:-40], windows[-40:]
 
-config = GPT2Config(
-    vocab_size=128,
-    n_positions=32,
-    n_embd=48,
-    n_layer=2,
-    n_head=4,
-    resid_pdrop=0.0,
-    embd_pdrop=0.0,
-    attn_pdrop=0.0,
-    bos_token_id=0,
-    eos_token_id=0,
-)
+sizes = {"vocab_size": 128, "n_positions": 32, "n_embd": 48, "n_layer": 2, "n_head": 4}
+dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+config = GPT2Config(**sizes, **dropout, bos_token_id=0, eos_token_id=0)
 model = GPT2LMHeadModel(config)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 for _ in range(150):

@@ -177,8 +177,8 @@ def _whole(argument: str, value: float) -> int:
 @app.command(
     "language",
     epilog=examples(
-        "natsel bench language ./smollm2 --text input.txt --out language",
-        "natsel bench language ./smollm2 --text input.txt --only neurons-30,wanda --out language",
+        "natsel bench language ./smollm2 --text input.txt --out bench",
+        "natsel bench language ./smollm2 --text a.txt --only wanda --out b",
     ),
 )
 def language(

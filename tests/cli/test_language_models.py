@@ -121,7 +121,7 @@ def test_what_was_cut_too_far_is_warned_of(natsel, here, tmp_path, monkeypatch, 
         assert said.stderr == ""
         return
     assert said.stderr.count("natsel: warning: the perplexity is") == 1
-    assert "--scorer joint" in said.stderr
+    assert "a scorer that reads data (joint, with --data)" in said.stderr
     assert "recovery (natsel recover)" in said.stderr
 
 
@@ -224,7 +224,10 @@ def test_texts_of_a_list_of_ones_own(natsel, here, loaders, tmp_path):
         (("--data", "calibration.txt", "--held-out", "calibration.txt"), "calibration.txt is the"),
         (("--data", "calibration.txt", "--held-out", "copy.txt"), "another text than data"),
         (("--data", "calibration.txt", "--held-out", "link.txt"), "another text than data"),
-        (("--data", "calibration.txt", "--held-out", "more.txt"), "share 16 tokens in a row"),
+        (
+            ("--data", "calibration.txt", "--held-out", "more.txt"),
+            "100% of it are in calibration.txt",
+        ),
         (("--data", "calibration.txt", "--held-out", "part.txt"), "% of it are in"),
         (("--data", "short.txt"), "it has 4, enough for 0 (samples, length)"),
         (("--data", "empty.txt"), "data='empty.txt' is not allowed: expected a text that is not"),

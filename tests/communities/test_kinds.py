@@ -19,15 +19,19 @@ def column(attribute):
 
 
 def test_the_table():
-    assert list(KINDS) == ["neuron", "channel", "head", "expert", "filter", "weight"]
+    assert list(KINDS) == ["neuron", "channel", "head", "expert", "filter", "branch", "weight"]
     assert [n for n, marked in column("marked").items() if marked] == ["head", "expert", "filter"]
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
-    assert [n for n, rounded in column("rounded").items() if not rounded] == ["head", "expert"]
+    assert [n for n, rounded in column("rounded").items() if not rounded] == [
+        "head",
+        "expert",
+        "branch",
+    ]
     assert [n for n, plain in column("plain").items() if plain] == ["neuron", "filter"]
     assert [n for n, named in column("named").items() if named == "holder"] == ["head", "expert"]
     assert [n for n, gated in column("gated").items() if gated == "last"] == ["expert"]
     assert [n for n, role in column("produced").items() if role == "route"] == ["expert"]
-    assert [n for n, why in column("unabsorbed").items() if why] == ["channel", "expert"]
+    assert [n for n, why in column("unabsorbed").items() if why] == ["channel", "expert", "branch"]
 
 
 def community(kind, slices=()):

@@ -139,3 +139,30 @@ def test_what_does_not_hold_on_samples_held_out_is_left_alone():
     for line in left:
         assert "held-out error would not fall" in line.reason
         assert torch.equal(small.state_dict()[line.consumer], before[line.consumer])
+
+
+def test_a_stream_whose_width_was_cut_is_made_up_for_at_the_places_that_are_left():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+        def forward(self, h):
+            return h + self.down(torch.relu(self.up(h)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), Block(), Block(), nn.Linear(6, 3)).eval()
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(64, 4, generator=generator),) for _ in range(4)]
+    communities = natsel.discover(model, data[0][0][:2])
+    width = next(n for n, c in communities.items() if c.size == 6)
+    masks = {n: torch.arange(c.size) < c.size * 2 // 3 for n, c in communities.items()}
+    survivors = natsel.Survivors(masks, communities)
+    small = natsel.extract(model, survivors)
+    assert small[1].down.out_features == int(masks[width].sum()) == 4
+    done = natsel.compensate(model, small, survivors, data, ridge=1e-3)
+    assert all(not c.reason for c in done.consumers)
+    plain = natsel.extract(model, survivors)
+    with torch.no_grad():
+        wanted, before, after = (m(data[0][0]) for m in (model, plain, small))
+    assert float((after - wanted).square().mean()) < float((before - wanted).square().mean())

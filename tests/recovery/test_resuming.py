@@ -122,6 +122,7 @@ def test_an_interrupt_in_the_middle_of_a_step_keeps_the_one_before(tmp_path):
 PROGRAM = """
 import sys, torch, natsel
 from test_resuming import noisy
+torch.set_num_threads(int(sys.argv[3]))
 teacher, small, data = noisy()
 def progress(what, done, total):
     print(done, flush=True)
@@ -135,7 +136,10 @@ def test_a_process_that_is_ended_leaves_a_checkpoint_that_goes_on(tmp_path, how)
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), str(Path(natsel.__file__).parents[1])])
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), "3" if how == signal.SIGKILL else "6000"],
+        [
+            *(sys.executable, "-c", PROGRAM, str(tmp_path)),
+            *("3" if how == signal.SIGKILL else "6000", str(torch.get_num_threads())),
+        ],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -145,7 +149,7 @@ def test_a_process_that_is_ended_leaves_a_checkpoint_that_goes_on(tmp_path, how)
     while done < 7:
         done = int(process.stdout.readline())
     process.send_signal(how)
-    process.wait(60)
+    process.wait(300)
     from natsel.common.files import load_tree
 
     held = load_tree(tmp_path / "recovered.safetensors")

@@ -38,12 +38,12 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer", "weights", "kinds"),
+        **same(word, "held_out", "tokenizer", "weights"),
         **same(truth, "residual", "compensate", "measure", "uniform"),
         **same(truth, "branches", "blocks"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
-        **same(several, "include", "exclude"),
+        **same(several, "include", "exclude", "kinds"),
     },
 )
 
@@ -54,7 +54,7 @@ KEYS = Keys(
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel prune ./smollm2 --data a.txt --weights 2:4 --out sparse",
-    "natsel prune ./smollm2 --data a.txt --branches --scorer loss --sparsity 0.2 --out short",
+    "natsel prune ./smollm2 --data a.txt --branches --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
 )
@@ -113,7 +113,7 @@ def prune(
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
     kinds: Annotated[
-        str | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
+        list[str] | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
     ] = None,
     search: Annotated[
         int | None,
@@ -191,7 +191,7 @@ def prune(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
-            kinds=tuple(kinds.split(",")) if kinds else (),
+            kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             search=search,
             branches=branches,
             blocks=blocks,

@@ -64,7 +64,8 @@ def compensate_block(
     samples = Samples([feed.inputs for feed in dense.feeds])
     for path, outputs in calls.items():
         if path in sums:
-            seen = _summed(small, path, sums[path], readings[path], outputs, samples)
+            left = next(iter(able[path].others.values()), None)
+            seen = _summed(small, path, sums[path], readings[path], outputs, samples, left)
         else:
             seen = _paired(small, path, readings[path], outputs, samples)
         if seen is not None:
@@ -119,10 +120,12 @@ def _summed(
     reading: Reading,
     sums: list[list[Tensor]],
     samples: Samples,
+    left: Tensor | None,
 ) -> Seen | None:
     """Return what enters a consumer of a small block, beside what the sum lacks of the dense one.
 
-    None where the dense rows are others.
+    Of a stream whose width was cut too, at the places that are left. None where the dense rows are
+    others.
     """
     seen = Seen.nothing(reading)
     entered: list[Tensor] = []
@@ -140,9 +143,12 @@ def _summed(
                 place.one(number)
             if not len(entered) == len(ours) == len(theirs) == 1:
                 return None
-            k, lacking = entered.pop(), as_float(theirs[0]) - as_float(ours.pop())
-            if len(k) != len(lacking):
+            k, mine, whole = entered.pop(), ours.pop(), theirs[0]
+            if left is not None and mine.shape[1] == len(left) < whole.shape[1]:
+                whole = whole[:, left.to(whole.device)]
+            if mine.shape != whole.shape or len(k) != len(whole):
                 return None
+            lacking = as_float(whole) - as_float(mine)
             seen.lacks(k, lacking, samples.folds(number, len(k), len(seen.folds)))
     return seen
 

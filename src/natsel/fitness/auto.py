@@ -79,7 +79,8 @@ def arranged(sizes: Tensor, order: Tensor) -> Tensor:
     """
     n = len(sizes)
     hair = HAIR * torch.arange(n, dtype=sizes.dtype) / n
-    values = sizes.sort().values * (1 + hair) + HAIR * sizes.mean() * hair
+    scale = sizes.mean() if bool(sizes.any()) else torch.ones((), dtype=sizes.dtype)
+    values = sizes.sort().values * (1 + hair) + HAIR * scale * hair
     found = torch.empty_like(values)
     found[order.argsort(stable=True)] = values
     return found

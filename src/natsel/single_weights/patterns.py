@@ -73,6 +73,7 @@ def keep(scores: Tensor, pattern: Pattern) -> Tensor:
         ValueError: if M does not divide the columns.
 
     Example:
+        >>> import torch
         >>> scores = torch.tensor([[4.0, 3.0, 2.0, 1.0], [8.0, 7.0, 6.0, 5.0]])
         >>> keep(scores, OfRows(2))
         tensor([[ True,  True, False, False],
