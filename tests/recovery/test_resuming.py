@@ -123,6 +123,8 @@ PROGRAM = """
 import sys, torch, natsel
 from test_resuming import noisy
 torch.set_num_threads(int(sys.argv[3]))
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # wherever this was started from
 teacher, small, data = noisy()
 def progress(what, done, total):
     print(done, flush=True)
