@@ -15,11 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natsel.adaptive.arena import Arena, Measure, key_of, rows_of, taken
+from natsel.adaptive.arena import Arena, Measure, key_of, rows_of
 from natsel.adaptive.race import race
 from natsel.adaptive.searching import search_allocation, search_weights
 from natsel.common.batches import Data, gathered, reread
-from natsel.common.calls import IGNORED, LABELLED, Inputs, call, logits_of, tensors_of_inputs
+from natsel.common.calls import (
+    IGNORED,
+    LABELLED,
+    Inputs,
+    call,
+    logits_of,
+    taken,
+    tensors_of_inputs,
+)
 from natsel.common.errors import refuse, refuse_together, shortened
 from natsel.common.logs import logger_of
 from natsel.common.modes import evaluating

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from natsel.common.calls import (
     IGNORED,
@@ -21,6 +20,7 @@ from natsel.common.calls import (
     Inputs,
     call,
     logits_of,
+    taken,
     tensors_of_inputs,
     with_tensors,
     without_cache,
@@ -33,7 +33,7 @@ from natsel.communities.kinds import kind_of
 from natsel.communities.surgery.surgery import cut, kept_indices, silence
 from natsel.communities.tensors import owner, tensors_of
 from natsel.quality import losses
-from natsel.quality.losses import ROOM
+from natsel.quality.losses import ROOM, run_model
 
 BATCH = 500
 Measure = Literal["accuracy", "loss", "agreement"]
@@ -219,7 +219,7 @@ class Arena:
                 torch.split(labels, self.batch_size),
                 strict=True,
             ):
-                right = logits_of(_call(model, replaced, x)).argmax(-1) == y
+                right = logits_of(run_model(model, x, replaced)).argmax(-1) == y
                 parts.append(right | (y == IGNORED))
         return torch.cat(parts).cpu()
 
@@ -243,26 +243,9 @@ def _counted(labels: Tensor) -> Tensor:
     return (labels != IGNORED).flatten(1).any(1)
 
 
-def taken(inputs: Inputs, part: Any) -> Inputs:
-    """Return some samples of inputs: a slice of them, or their indices.
-
-    Example:
-        >>> taken((torch.arange(4),), slice(1, 3))
-        (tensor([1, 2]),)
-    """
-    return with_tensors(inputs, [x[part] for x in tensors_of_inputs(inputs)])
-
-
 def _batches(inputs: Inputs, size: int) -> list[Inputs]:
     parts = [torch.split(x, size) for x in tensors_of_inputs(inputs)]
     return [with_tensors(inputs, each) for each in zip(*parts, strict=True)]
-
-
-def _call(model: nn.Module, replaced: dict[str, Tensor], x: Inputs) -> Any:
-    if not replaced:
-        return call(model, x)
-    args, named = ((), x) if isinstance(x, dict) else (x, {})
-    return functional_call(model, replaced, args, named)
 
 
 def _zeroed(

@@ -94,6 +94,17 @@ def first_samples(inputs: Inputs, count: int) -> Inputs:
     return inputs
 
 
+def taken(inputs: Inputs, part: Any) -> Inputs:
+    """Return some samples of inputs: a slice of them, or their indices.
+
+    Example:
+        >>> import torch
+        >>> taken((torch.arange(4),), slice(1, 3))
+        (tensor([1, 2]),)
+    """
+    return with_tensors(inputs, [x[part] for x in tensors_of_inputs(inputs)])
+
+
 def shapes_of(inputs: Inputs) -> str:
     """Return the shapes of inputs, for messages."""
     return ", ".join(str(tuple(x.shape)) for x in tensors_of_inputs(inputs))

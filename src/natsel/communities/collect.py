@@ -14,6 +14,7 @@ from natsel.communities.cost import Cost
 from natsel.communities.kinds import CHANNEL, NEURON, kind_of, marked
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
+from natsel.communities.tensors import common_path
 
 Key = tuple[str, int]
 Group = tuple[np.ndarray, list[Key]]
@@ -236,15 +237,10 @@ def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
 
 def _name(maker: str, tensors: list[str], kind: str) -> str:
     """Name a community after the module that makes it; heads after what holds all their parts."""
-    paths = [t.rpartition(".")[0].split(".") for t in tensors]
     if kind_of(kind).named == "maker":
         return maker.rpartition(".")[0] or maker
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common) or maker.rpartition(".")[0] or maker
+    common = common_path(t.rpartition(".")[0] for t in tensors)
+    return common or maker.rpartition(".")[0] or maker
 
 
 def _refusals(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -40,3 +42,18 @@ def owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
     """Return the module that holds a tensor, and the tensor's name there."""
     path, _, name = tensor.rpartition(".")
     return model.get_submodule(path), name
+
+
+def common_path(paths: Iterable[str]) -> str:
+    """Return the longest path of modules that some paths begin with.
+
+    Example:
+        >>> common_path(["layers.0.mlp.up", "layers.0.mlp.down"]), common_path(["a.b", "c"])
+        ('layers.0.mlp', '')
+    """
+    parts = []
+    for each in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(each)) > 1:
+            break
+        parts.append(each[0])
+    return ".".join(parts)

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from natsel.adaptive.arena import taken
 from natsel.common.batches import Data, gathered, reread
-from natsel.common.calls import Inputs, tensors_of_inputs
+from natsel.common.calls import Inputs, taken, tensors_of_inputs
 from natsel.common.errors import choose, refuse
 from natsel.common.logs import logger_of
 from natsel.common.numbers import check_whole

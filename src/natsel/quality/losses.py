@@ -16,8 +16,7 @@ from natsel.common.calls import (
     Inputs,
     call,
     logits_of,
-    tensors_of_inputs,
-    with_tensors,
+    taken,
     without_cache,
 )
 from natsel.common.errors import refuse
@@ -84,7 +83,9 @@ def losses(
             start = 0
             while start < len(labels):
                 part = labels[start : start + rows]
-                logits = logits_of(run_model(model, _rows(inputs, start, start + rows), replaced))
+                logits = logits_of(
+                    run_model(model, taken(inputs, slice(start, start + rows)), replaced)
+                )
                 parts.append(_compared(logits, part.to(logits.device)))
                 start += rows
                 rows = max(1, room // max(1, 4 * logits.numel() // len(part)))
@@ -104,10 +105,6 @@ def run_model(model: nn.Module, inputs: Inputs, replaced: dict[str, Tensor] | No
     args, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     with padded(model, inputs):
         return functional_call(model, replaced, args, named)
-
-
-def _rows(inputs: Inputs, start: int, stop: int) -> Inputs:
-    return with_tensors(inputs, [x[start:stop] for x in tensors_of_inputs(inputs)])
 
 
 def _compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,16 @@ from natsel.auditing.audit import audit
 from natsel.auditing.overlap import check_sparsities
 from natsel.common.batches import Data
 from natsel.common.errors import refuse
-from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import discover
 from natsel.fitness import get
 from natsel.runs import environment
-from natsel.runs.folder import alone, check
+from natsel.runs.folder import in_folder
 from natsel.runs.material import check_source, open_material
 from natsel.runs.oneshot import calibration
 
 KIND = "audit"
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,7 @@ def audit_model(
     """
     if out is None:
         return _audited(config, progress)
-    folder = Path(out)
-    _check_out(folder)
-    with alone(folder):
-        _check_out(folder, held=True)
-        sweep(folder)
-        result = _audited(config, progress)
-        write_json(folder / RESULT, result)
-    return result
+    return in_folder(Path(out), KIND, partial(_audited, config, progress))
 
 
 def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
@@ -121,13 +113,3 @@ def _audited(config: AuditConfig, progress: Progress) -> dict[str, Any]:
         **found.as_dict(),
         **environment.record(),
     }
-
-
-def _check_out(folder: Path, *, held: bool = False) -> None:
-    """Make sure that nothing but an earlier audit is written over."""
-    earlier = folder / RESULT
-    if earlier.is_file():
-        found = read_json(earlier)
-        if isinstance(found, dict) and found.get("kind") == KIND:
-            return
-    check(folder, {}, resume=False, held=held)

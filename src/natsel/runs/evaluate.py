@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from natsel.common.errors import refuse
-from natsel.common.files import read_json, sweep, write_json
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.data.windows import check_windows
@@ -15,12 +14,11 @@ from natsel.io import open_model
 from natsel.pruning import evaluate as quality_on
 from natsel.quality import Quality
 from natsel.runs import environment
-from natsel.runs.folder import alone, check
+from natsel.runs.folder import RESULT, in_folder
 from natsel.runs.material import Material, check_source, open_material
 from natsel.runs.measure import accuracy_quality, outcomes
 
 KIND = "evaluate"
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,8 @@ def evaluate(
     """
     if out is None:
         return _evaluated(config, progress)
-    folder = Path(out)
-    _check_out(folder)
-    with alone(folder):
-        _check_out(folder, held=True)
-        sweep(folder)
-        result = _evaluated(config, progress)
-        write_json(folder / RESULT, result)
-    return result
+    allowed = f"a folder whose {RESULT} is none, or one of natsel evaluate"
+    return in_folder(Path(out), KIND, partial(_evaluated, config, progress), allowed=allowed)
 
 
 def _evaluated(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
@@ -126,14 +118,3 @@ def _quality(config: EvaluateConfig, material: Material) -> tuple[Quality, str |
         return accuracy_quality(outcomes(model, *splits.test), before), described
     assert material.calibration is not None
     return quality_on(model, material.calibration.batches, against=other), described
-
-
-def _check_out(folder: Path, *, held: bool = False) -> None:
-    """Make sure that nothing but an earlier evaluation is written over."""
-    earlier = folder / RESULT
-    if earlier.is_file():
-        found = read_json(earlier)
-        if isinstance(found, dict) and found.get("kind") == KIND:
-            return
-        refuse("out", str(folder), f"a folder whose {RESULT} is none, or one of natsel evaluate")
-    check(folder, {}, resume=False, held=held)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from natsel.common.locks import LOCK, OWNER, hold, holder
 from natsel.common.writing import UnwrittenError, writing
 
 CONFIG = "config.json"
+RESULT = "result.json"
 _NO_FAULT_OF_THE_INPUT = {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
@@ -162,3 +163,46 @@ def _writable(folder: Path) -> Iterator[None]:
 
 def _is_ours(path: Path) -> bool:
     return is_temporary(path) or path.name in (LOCK, OWNER)
+
+
+def in_folder(
+    folder: Path,
+    kind: str,
+    made: Callable[[], dict[str, Any]],
+    *,
+    allowed: str | None = None,
+) -> dict[str, Any]:
+    """Make a result while holding its folder, and write it there.
+
+    Args:
+        folder: new, empty, or one that holds an earlier result of this kind.
+        kind: of the result, as it says itself.
+        made: makes the result.
+        allowed: what to say where there is a result of another kind; what :func:`check` says if
+            not given.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: as :func:`check`; nothing is written then.
+    """
+    _check_kind(folder, kind, allowed)
+    with alone(folder):
+        _check_kind(folder, kind, allowed, held=True)
+        sweep(folder)
+        result = made()
+        write_json(folder / RESULT, result)
+    return result
+
+
+def _check_kind(folder: Path, kind: str, allowed: str | None, *, held: bool = False) -> None:
+    """Make sure that nothing but an earlier result of one kind is written over."""
+    earlier = folder / RESULT
+    if earlier.is_file():
+        found = read_json(earlier)
+        if isinstance(found, dict) and found.get("kind") == kind:
+            return
+        if allowed is not None:
+            refuse("out", str(folder), allowed)
+    check(folder, {}, resume=False, held=held)

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from natsel.communities.branches.branch import Branch, Stand
-from natsel.communities.branches.prove import LEAST, mean_cost
+from natsel.communities.branches.branch import LEAST, Branch, Stand, mean_cost
 from natsel.communities.community import Community, Refusal
 from natsel.communities.cost import Cost
 

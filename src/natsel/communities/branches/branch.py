@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -57,6 +57,8 @@ class Sight:
 
 
 NO_COST = Cost(0, 0.0)
+LEAST = 2
+"""A stream of fewer branches is no community."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class Branch:
     adds: Sight | None = None
     after: Sight | None = None
     axis: int = -1
+
+
+def mean_cost(branches: Sequence[Branch]) -> Cost:
+    """Return what a branch costs on average."""
+    parameters = sum(b.cost.parameters for b in branches) / len(branches)
+    return Cost(round(parameters), sum(b.cost.macs for b in branches) / len(branches))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from natsel.common.calls import Inputs, call
-from natsel.communities.branches.branch import Branch, Stand
+from natsel.communities.branches.branch import LEAST, Branch, Stand, mean_cost
 from natsel.communities.branches.flow import Flow
 from natsel.communities.branches.gates import gates_of
 from natsel.communities.branches.sights import Sights
@@ -24,10 +24,8 @@ from natsel.communities.cost import Cost
 from natsel.communities.kinds import BRANCH
 from natsel.communities.labels.graph import module_of
 from natsel.communities.labels.propagation import Propagation
-from natsel.communities.tensors import canonical_names
+from natsel.communities.tensors import canonical_names, common_path
 
-LEAST = 2
-"""A stream of fewer branches is no community."""
 NO_GATES = "what it adds does not come out of a linear map or a normalisation of its own"
 NO_MODULE = "no module computes it and nothing else"
 
@@ -92,15 +90,11 @@ def find_branches(
         if len(branches) < LEAST:
             refused += [Refusal(b.name, 1, "it is the only branch of its stream") for b in branches]
             continue
-        name = _common([b.name for b in branches]) or "branches"
+        name = common_path([b.name for b in branches]) or "branches"
         names[name] += 1
         name = f"{name}:branches" + (f"#{names[name]}" if names[name] > 1 else "")
-        size = len(branches)
-        mean = Cost(
-            round(sum(b.cost.parameters for b in branches) / size),
-            sum(b.cost.macs for b in branches) / size,
-        )
-        communities.append(Community(name, BRANCH.name, size, mean, (), branches=tuple(branches)))
+        size, cost = len(branches), mean_cost(branches)
+        communities.append(Community(name, BRANCH.name, size, cost, (), branches=tuple(branches)))
     return Found(communities, refused, between)
 
 
@@ -133,7 +127,7 @@ def _branch(model: nn.Module, summand: Summand, flow: Flow, modules: _Modules) -
     }
     kept = tuple(name for name in dict.fromkeys(first.values()) if name in gone)
     stands = tuple(Stand(path, path == exits) for path in whole)
-    holder = _common([*whole, module_of(summand.user)])
+    holder = common_path([*whole, module_of(summand.user)])
     name = next((p for p in whole if any(g.startswith(f"{p}.") for g in gates.tensors)), exits)
     return Branch(name, holder, gates.tensors, gates.scale, kept, stands)
 
@@ -170,16 +164,6 @@ class _Modules:
         """Return the module that computes what the gates read; None where it is not gone whole."""
         ends = [(self._order[n], p) for p in whole for n in self._nodes[p] if n.op != "placeholder"]
         return max(ends)[1] if ends else None
-
-
-def _common(paths: Sequence[str]) -> str:
-    """Return the longest path that some paths begin with."""
-    parts = []
-    for each in zip(*(path.split(".") for path in paths), strict=False):
-        if len(set(each)) > 1:
-            break
-        parts.append(each[0])
-    return ".".join(parts)
 
 
 def _returns(

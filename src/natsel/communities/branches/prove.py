@@ -18,17 +18,15 @@ from torch import Tensor, nn
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.common.errors import first_line
 from natsel.common.modes import evaluating
-from natsel.communities.branches.branch import Branch
+from natsel.communities.branches.branch import LEAST, Branch, mean_cost
 from natsel.communities.branches.removal import blocks_around, shorten, shortening_of
 from natsel.communities.community import Community, Refusal
 from natsel.communities.copies import copied
-from natsel.communities.cost import Cost
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import Gap, gap
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, loud, with_noise
 from natsel.communities.tensors import tensors_of
 
-LEAST = 2
 NO_EFFECT = "removing it has no effect that shows in the outputs: nothing can be proven"
 
 
@@ -77,12 +75,6 @@ def prove_branches(
         else:
             refused += [Refusal(b.name, 1, "it is the only branch of its stream") for b in left]
     return kept, refused
-
-
-def mean_cost(branches: Sequence[Branch]) -> Cost:
-    """Return what a branch costs on average."""
-    parameters = sum(b.cost.parameters for b in branches) / len(branches)
-    return Cost(round(parameters), sum(b.cost.macs for b in branches) / len(branches))
 
 
 class _Trials:
