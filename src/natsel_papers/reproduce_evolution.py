@@ -22,7 +22,7 @@ from natsel.extraction import extract
 from natsel.runs.cells import Needs
 from natsel.runs.evolve import SPARSITIES
 from natsel.runs.folder import claim
-from natsel.runs.jobs import ShardDone, run_cells
+from natsel.runs.jobs import ShardDone, ready, run_cells
 from natsel.runs.joining import begin
 from natsel.runs.measure import num_correct
 from natsel.runs.networks import network, put_under_selection, reduced
@@ -168,7 +168,7 @@ def reproduce_evolution(
     folder = Path(out)
     config = evolution_config(grid)
     place = place if place is not None else Place(workers)
-    with claim(folder, config, resume):
+    with ready(place), claim(folder, config, resume):
         if not place.gathering:
             progress(f"load {grid.dataset}", 0, 1)
             _splits(grid.dataset)

@@ -12,7 +12,7 @@ from natsel.common.progress import Progress, silent
 from natsel.features import CLASSES, NINE
 from natsel.runs import folder
 from natsel.runs.cells import Needs
-from natsel.runs.jobs import ShardDone, run_cells
+from natsel.runs.jobs import ShardDone, ready, run_cells
 from natsel.runs.joining import begin
 from natsel.runs.places import Place
 from natsel.runs.splits import load_splits
@@ -135,7 +135,7 @@ def reproduce_plateau(
     recipe, grid = _filled_in(chosen, device=device, seeds=seeds, epochs=epochs, peers=peers)
     target = Path(out)
     config = plateau_config(preset, device=device, seeds=seeds, epochs=epochs, peers=peers)
-    with folder.claim(target, config, resume):
+    with ready(place), folder.claim(target, config, resume):
         if not place.gathering:
             load_splits(chosen.dataset)
         begin(target, config, place)

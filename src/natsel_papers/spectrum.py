@@ -16,7 +16,7 @@ from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.runs import environment, folder
 from natsel.runs.cells import Needs
-from natsel.runs.jobs import ShardDone, run_cells
+from natsel.runs.jobs import ShardDone, ready, run_cells
 from natsel.runs.joining import begin
 from natsel.runs.material import open_for
 from natsel.runs.places import Place
@@ -76,7 +76,7 @@ def run_spectrum(
     place = place if place is not None else Place(workers)
     check_device(grid.device, here=place.on is None and not place.gathering)
     config = spectrum_config(model, data, grid)
-    with folder.claim(target, config, resume):
+    with ready(place), folder.claim(target, config, resume):
         opened, splits = open_for(model, data, 0)
         if splits is None or splits.task is not None:
             refuse("data", data, "a data set of images with one class each")

@@ -25,17 +25,11 @@ After = Annotated[
 
 
 def place_here(workers: int | None, on: str | None, shard: str | None, after: Path | None) -> Place:
-    """Return where cells run; a cluster that is not there is refused.
+    """Return where cells run.
 
     Raises:
-        ValueError: if an option is not allowed, or nobody listens at the address.
-        MissingExtraError: if Ray is asked and not installed.
+        ValueError: if an option is not allowed.
     """
     from natsel.runs.places import place_of
 
-    place = place_of(workers, on, shard, after)
-    if place.on is not None:
-        from natsel.runs.on_ray import check_cluster
-
-        check_cluster(place.on)
-    return place
+    return place_of(workers, on, shard, after)

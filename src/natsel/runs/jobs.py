@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,20 @@ class Ran:
         if self.failed:
             raise self.failed[0].error()
         return [result for result in self.results if result is not None]
+
+
+def ready(place: Place) -> AbstractContextManager[Any]:
+    """Be connected to the cluster that a place names, before anything is done for it.
+
+    Raises:
+        ValueError: if it is not there.
+        MissingExtraError: if Ray is not installed.
+    """
+    if place.on is None:
+        return nullcontext()
+    from natsel.runs.on_ray import connected
+
+    return connected(place.on)
 
 
 def run_jobs(

@@ -54,8 +54,7 @@ def on_ray(
         ValueError: if there is no such cluster, or it lacks what a cell needs.
         MissingExtraError: if Ray is not installed.
     """
-    ray = require("ray", "ray")
-    with _connected(ray, address):
+    with connected(address) as ray:
         _check_resources(ray, address, needs)
         known = [name for name in needs.datasets if name in names()]
         lent_data = ray.put({name: _as_arrays(load(name)) for name in known})
@@ -83,31 +82,39 @@ def on_ray(
                 ray.cancel(made, force=True)
 
 
-def check_cluster(address: str) -> None:
-    """Refuse an address at which no Ray cluster is, before anything is done for it.
-
-    Raises:
-        ValueError: if nobody listens there.
-        MissingExtraError: if Ray is not installed.
-    """
-    require("ray", "ray")
-    if address in (RAY, AUTO):
-        return
+def _check_listens(address: str) -> None:
+    """Refuse an address at which Ray does not listen: Ray itself would try for minutes."""
     where = host_and_port(address)
     try:
         socket.create_connection(where, timeout=PATIENCE).close()
     except OSError as error:
         told = str(error.strerror or error).lower()
         refuse("on", address, f"an address at which Ray listens ({told})")
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # whose certificates only Ray knows
+    grpc = require("grpc", "ray")
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    with grpc.insecure_channel(f"{host}:{where[1]}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=PATIENCE)
+        except grpc.FutureTimeoutError:
+            refuse("on", address, "an address at which Ray listens (somebody else does)")
 
 
 @contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Be connected to a cluster, and no longer than needed."""
+def connected(address: str) -> Iterator[Any]:
+    """Be connected to a cluster, and no longer than needed; lend Ray.
+
+    Raises:
+        ValueError: if there is no such cluster.
+        MissingExtraError: if Ray is not installed.
+    """
+    ray = require("ray", "ray")
     if ray.is_initialized():
-        yield
+        yield ray
         return
-    check_cluster(address)
+    if address not in (RAY, AUTO):
+        _check_listens(address)
     told: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == RAY:
         told |= {"num_cpus": default_workers(), "include_dashboard": False}
@@ -118,7 +125,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             raise RuntimeError(f"Ray does not start here: {first_line(error)}") from None
         refuse("on", address, f"the address of a Ray cluster ({first_line(error)})")
     try:
-        yield
+        yield ray
     finally:
         ray.shutdown()
 
