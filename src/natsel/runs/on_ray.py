@@ -33,8 +33,10 @@ from natsel.runs.places import AUTO, RAY, default_workers, host_and_port
 
 RETRIES = 3
 """How often a cell is started again whose worker, or the machine that it was on, died."""
-IN_FLIGHT = 1000
-"""Cells that Ray is told of at once."""
+IN_FLIGHT = 2
+"""Cells for each processor of the cluster that Ray is told of at once."""
+AT_ONCE = 100
+"""Finished cells that are looked for together: of many thousands each look is long."""
 PATIENCE = 3.0
 """Seconds in which whoever listens at an address has to answer."""
 
@@ -66,17 +68,19 @@ def on_ray(
             scheduling_strategy="SPREAD",
         )
         versions = _versions()
+        most = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting, running = list(reversed(tasks)), dict[Any, Task]()
         try:
             while waiting or running:
-                while waiting and len(running) < IN_FLIGHT:
+                while waiting and len(running) < most:
                     task = waiting.pop()
                     parcel = _parcel(ray, task, needs, parcels)
                     made = run.remote(task.work, task.job, needs, lent_data, parcel, versions)
                     running[made] = task
-                ready, _ = ray.wait(list(running), num_returns=1)
-                task = running.pop(ready[0])
-                yield _keep(ray, ready[0], task, needs)
+                some = min(len(running), AT_ONCE)
+                ready, _ = ray.wait(list(running), num_returns=some, timeout=0.5)
+                for made in ready:
+                    yield _keep(ray, made, running.pop(made), needs)
         finally:
             for made in running:
                 ray.cancel(made, force=True)
