@@ -20,6 +20,7 @@ from natsel.common.errors import choose, did_you_mean, first_line, refuse, refus
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.logs import logger_of
+from natsel.common.memory import give_back, peak_memory
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
@@ -328,6 +329,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         generator=torch.Generator().manual_seed(config.seed),
         progress=lambda _, done, __: step(done + 2),
         decide=searched if config.search is not None else None,
+        share=True,  # of the two, the small one is written and both are let go
         options={
             "multiple_of": config.multiple_of,
             "uniform": config.uniform,
@@ -342,6 +344,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         _LOG.info("%r", found)
     rounding = survivors.rounding
     models = {"dense": opened.model, "small": small}
+    give_back()
     if done is not None and splits is not None:
         models["uncompensated"] = extract(opened.model, survivors, verify=False)
     step(len(steps) - 1)
@@ -373,6 +376,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "notes": notes,
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
+        "peak_memory": peak_memory(),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "out": str(folder),
