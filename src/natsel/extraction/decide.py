@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.common.errors import first_line
+from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.communities.copies import copied
@@ -177,7 +178,10 @@ def _in_float64(model: Model, inputs: Inputs) -> list[Tensor]:
 
 
 def _made(model: Model) -> nn.Module:
-    return model.make() if isinstance(model, Later) else model
+    if not isinstance(model, Later):
+        return model
+    give_back()  # of the one before, whose tensors had other sizes
+    return model.make()
 
 
 def _outputs(model: Model, inputs: Inputs) -> list[Tensor]:

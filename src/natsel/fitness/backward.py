@@ -27,7 +27,7 @@ Criterion = Callable[[Any, Tensor], Tensor]
 Gradients = Mapping[int, Tensor]
 """By the ``id`` of a parameter; 0 where the loss does not depend on it."""
 
-ROOM = 2**24
+ROOM = 2**23
 """Bytes of logits that are there at a time."""
 SAME = 1e-4
 """How far logits of a run by parts may be from those of the model, relative to the largest."""

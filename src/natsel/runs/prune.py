@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
 from natsel.io.opening import Opened
-from natsel.levels import Levels, evolve_levels
 from natsel.pruning import carry_out
 from natsel.pruning.prune import scores_by
 from natsel.pruning.texts import Reading
@@ -50,6 +49,9 @@ from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Su
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
+
+if TYPE_CHECKING:
+    from natsel.levels import Levels
 
 _LOG = logger_of(__name__)
 
@@ -301,6 +303,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     levels: Levels | None = None
 
     def searched() -> Survivors:
+        from natsel.levels import evolve_levels  # whose statistics take room
+
         nonlocal levels
         assert config.search is not None
         assert data is not None
