@@ -24,6 +24,7 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
+from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
@@ -148,6 +149,7 @@ def prune(
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(voice=voice):
+        return_large()
         from natsel.runs.prune import PruneConfig, budget_words
         from natsel.runs.prune import prune as run
 

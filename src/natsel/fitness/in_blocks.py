@@ -43,7 +43,7 @@ def blocks_of(communities: Communities, homes: Sequence[Collection[nn.Module]]) 
         return None
     paths = {module: path for path, module in model.named_modules()}
     # What was changed since may not run on them any more; then data tell what is wrong.
-    with suppress(RuntimeError, TypeError, ValueError, IndexError):
+    with suppress(RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         for chain in chains_of(model, examples(communities)):
             members: list[list[int]] = [[] for _ in chain.paths]
             for position, modules in enumerate(homes):
