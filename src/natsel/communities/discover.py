@@ -20,6 +20,7 @@ from natsel.common.calls import (
 )
 from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
+from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.common.wrappers import own_forward, unwrapped
 from natsel.communities.branches.blocks import as_blocks
@@ -141,6 +142,7 @@ def discover(
     found = Communities(
         model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
     )
+    give_back()  # trials are made on copies
     _LOG.info("found in %s: %r", type(model).__name__, found)
     for refusal in found.refused:
         _LOG.debug("left whole: %s", left_whole([refusal]))
