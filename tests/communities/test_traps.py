@@ -110,6 +110,8 @@ EXACT = {
     "a sum over places": (
         Net(lambda m, x: m.b(m.a(x).sum((2, 3))), a=nn.Conv2d(3, 6, 3), b=L(6, 3)), IMG, {"a": 6}),
     "an einsum-free bilinear map": (mlp(lambda m, y: y * m.c(y), c=L(6, 6)), VEC, {"a": 6}),
+    "einsum": (
+        mlp(lambda m, y: torch.einsum("bi,ij->bj", y, m.w), w=parameter(6, 6)), VEC, {"a": 6, "w": 6}),
     "ones minus": (mlp(lambda m, y: torch.ones_like(y) - y), VEC, {"a": 6}),
     "normalised by groups of one": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(6, 6)), IMG, {"a": 6}),
     "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, {"a": 3}),
@@ -126,7 +128,7 @@ REFUSED = {
     "channel shuffle": (conv(_shuffle), IMG, "change their order"),
     "a shuffle that mixes": (conv(lambda m, y: m.s(y) + y, s=nn.ChannelShuffle(2)), IMG, "a: all of it stands or falls"),
     "division by size": (mlp(lambda m, y: y / y.size(1)), VEC, "removing is not masking"),
-    "cumsum": (mlp(lambda m, y: y.cumsum(1)), VEC, "no rule for aten.cumsum"),
+    "cumsum": (mlp(lambda m, y: y.cumsum(1)), VEC, "summed up with its neighbours"),
     "sort": (mlp(lambda m, y: y.sort(1)[0]), VEC, "no rule for aten.sort"),
     "argmax": (mlp(lambda m, y: y + y.argmax(1, keepdim=True)), VEC, "reduced together"),
     "softmax": (mlp(lambda m, y: y.softmax(1)), VEC, "softmax"),
@@ -155,7 +157,6 @@ REFUSED = {
     "outer product": (
         Net(lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None, :]).flatten(1)),
             a=L(5, 4), b=L(5, 3), c=L(12, 2)), VEC, "meets other data"),
-    "einsum": (mlp(lambda m, y: torch.einsum("bi,ij->bj", y, m.w), w=parameter(6, 6)), VEC, "no rule for aten.einsum"),
     "an index": (mlp(lambda m, y: y[:, torch.tensor([0, 2, 1, 4, 3, 5])]), VEC, "indexed by data"),
     "a list outside parameters": (mlp(lambda m, y: y * m.scales[0], scales=[torch.rand(6).double()]), VEC, "meets other data"),
     "random in evaluation": (mlp(lambda m, y: F.dropout(y, 0.5, True)), VEC, "two runs"),

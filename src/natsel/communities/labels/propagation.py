@@ -326,13 +326,16 @@ class Propagation:
             other = b if bool((a == NONE).all()) else a
             return other.expand(whole)
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
+        # A table of each (slopes of heads) that is scaled by data of all remains one of each.
+        a_kept, b_kept = self._keeps(a, b, shape), self._keeps(b, a, shape)
         # A free element that is a population of its own is repeated over several others.
         self.space.fix(a[a_free & ~self._is_plain(a)], reason)
         self.space.fix(b[b_free & ~self._is_plain(b)], reason)
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
-        result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
+        nobody = torch.where(a_kept, a, torch.where(b_kept, b, DATA))
+        result = torch.where(a_free & b_free, nobody, torch.where(a_free, b, a))
         result = torch.where(a == NONE, b, torch.where(b == NONE, a, result))
         if not bool((result == DATA).any()):
             result = compact(self.space.roots(result))
@@ -340,16 +343,25 @@ class Propagation:
 
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
-        met = self.space.roots(y)
-        over = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and y.shape[i] > 1)
-        high = met.amax(dim=over, keepdim=True) if over else met
-        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
-        low = low.amin(dim=over, keepdim=True) if over else low
-        single = ((low == high) | (high == NONE)).expand(x.shape)
+        high, single = self._met(x, y)
         # Data that meets one and the same population everywhere does not tell populations apart.
         named = high[high > DATA]
         tells_apart = bool(named.numel()) and bool((named != named[0]).any())
         return ~single if tells_apart else ~single | self._is_plain(x)
+
+    def _met(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest class of ``y`` that each element of ``x`` meets; if it is the only."""
+        met = self.space.roots(y)
+        over = tuple(i for i in range(x.dim()) if x.shape[i] == 1 and y.shape[i] > 1)
+        high = met.amax(dim=over, keepdim=True) if over else met
+        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
+        low = low.amin(dim=over, keepdim=True) if over else low
+        return high, ((low == high) | (high == NONE)).expand(x.shape)
+
+    def _keeps(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+        """Tell where parameters that met nothing yet meet data that is repeated over several."""
+        repeated = (y <= DATA) & ~self._met(y, x)[1]
+        return (self.space.is_loose(x) & (x > DATA)).expand(shape) & repeated.expand(shape)
 
     def _is_plain(self, x: Tensor) -> Tensor:
         """Tell which labels are no population's: data, and parameters that met nothing yet."""

@@ -5,6 +5,7 @@ Importing this package fills the table; :func:`natsel.rule` adds to it.
 
 from natsel.communities.labels.rules import (
     attention,
+    contraction,
     elementwise,
     normalization,
     recurrent,
@@ -16,6 +17,7 @@ from natsel.communities.labels.rules import (
 
 __all__ = [
     "attention",
+    "contraction",
     "elementwise",
     "normalization",
     "recurrent",

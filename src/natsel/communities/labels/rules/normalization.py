@@ -113,6 +113,21 @@ def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> An
     return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
 
 
+@rule(
+    *("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default"),
+    *("aten.cummax.default", "aten.cummin.default"),
+)
+def running(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any, **kwargs: Any) -> Any:
+    """What is summed up along an axis stands or falls together there."""
+    x = run.lift(x)
+    axes = (dim % x.dim(),) if x.dim() else ()
+    reason = f"it is summed up with its neighbours{place(node)}"
+    if node not in run.unused:
+        note_mixed(run, x, axes, reason)
+        x = run.space.unite_along(x, axes, reason).expand(x.shape)
+    return (x, x) if isinstance(node.meta["val"], list | tuple) else x
+
+
 def note_mixed(run: Propagation, x: Tensor, axes: tuple[int, ...], reason: str) -> None:
     """Note which classes are about to be tied because they meet along ``axes``.
 

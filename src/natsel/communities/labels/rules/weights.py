@@ -77,7 +77,7 @@ def product_with_weight_first(run: Propagation, node: fx.Node, weight: TensorRef
     return spread(labels, shape_of(node), len(shape_of(node)) - 2)
 
 
-@rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+@rule(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
 def convolution(
     run: Propagation,
     node: fx.Node,
