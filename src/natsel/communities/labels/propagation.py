@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from natsel.common.errors import choose
 from natsel.communities.community import OUTPUT
 from natsel.communities.kinds import marked
+from natsel.communities.labels.derived import Derived
 from natsel.communities.labels.graph import (
     TensorRef,
     made_of,
@@ -23,6 +24,7 @@ from natsel.communities.labels.graph import (
     operator_name,
     place,
     tensors_in,
+    weights_computed,
 )
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.labels.routes import routed_by, scores_behind
@@ -67,6 +69,30 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return register
 
 
+DERIVING: dict[str, Rule] = {}
+
+
+def deriving(*operators: str) -> Callable[[Rule], Rule]:
+    """Register how an operator computes a weight, or a part of one, from parameters.
+
+    The function gets what :func:`rule` says, with :class:`Derived` in place of what is computed,
+    and returns such.
+
+    Args:
+        operators: names such as ``"aten.mul.Tensor"``.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            DERIVING[name] = function
+        return function
+
+    return register
+
+
 class Propagation:
     """One model's labels: the graph run on them until nothing changes any more."""
 
@@ -95,6 +121,8 @@ class Propagation:
         self._refs = self._references(canonical)
         self.held = made_of(program.graph, self._refs)
         self.unused = unused(program.graph)
+        self.depends: list[Tensor] = []
+        self.deriving = weights_computed(program.graph, self._refs, DERIVING)
         self._cut_along = leading_to_weights(self.unused, self.held)
         self._counting = False
         for number in range(MAX_PASSES):
@@ -123,6 +151,7 @@ class Propagation:
     def _run(self) -> None:
         environment = self.values = {}
         self.inexact.clear()
+        self.depends.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -143,6 +172,8 @@ class Propagation:
             args, kwargs = _as_data(args), _as_data(kwargs)
         if node.target is operator.getitem:
             return args[0][args[1]]
+        if node in self.deriving and tensors_in((args, kwargs)):
+            return DERIVING[operator_name(node)](self, node, *args, **kwargs)
         function = RULES.get(operator_name(node))
         if function is not None:
             return function(self, node, *args, **kwargs)
@@ -210,6 +241,8 @@ class Propagation:
             axis: which axis, in the view that the operator sees.
             role: "out" (makes populations), "in" (a linear map reads them) or "tied".
         """
+        if isinstance(ref, Derived):
+            return self._computed_axis(ref, axis, role)
         assert isinstance(ref, TensorRef)
         stored = ref.axes[axis]
         key = (ref.name, stored)
@@ -223,10 +256,51 @@ class Propagation:
             self.space.fix(self.lifted[ref.name], reason)
         return labels
 
+    def _computed_axis(self, weight: Derived, axis: int, role: str) -> Tensor:
+        """Return the labels of one axis of a computed weight; say why where they cannot go."""
+        along = [a for a in weight.along(axis) if a.size > 1]
+        if len(along) > 1:
+            reason = f"it is one of several axes of a computed weight{place(self._node)}"
+            for part in along:
+                self.space.fix(part.labels, reason)
+            return torch.full((weight.sizes[axis],), DATA, dtype=torch.int64)
+        if not along:
+            return torch.full((1,), NONE, dtype=torch.int64)
+        (part,) = along
+        module = module_of(self._node)
+        reads = COMPUTED.format(module=module or "forward") + ("" if module else place(self._node))
+        if role == "in" and not part.read:
+            self.space.fix(part.labels, reads)
+        entire = self.depends_fully(part.labels)
+        if entire.any():
+            reason = reads if role == "in" else "its weight is computed from all of its rows"
+            self.space.fix(part.labels[entire], reason)
+        for key in part.made:
+            self.roles[key].add("tied" if role == "in" and key not in (part.read or ()) else role)
+        return part.labels
+
+    def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
+        """Note that a number is computed from all places of some axes: none of them can go."""
+        for axis in axes:
+            for part in value.along(axis):
+                if part.size > 1:
+                    self.depends.append(part.labels)
+                    self.space.fix(part.labels, "")
+
+    def depends_fully(self, labels: Tensor) -> Tensor:
+        """Tell of which labels a number of a computed weight depends on all."""
+        if not self.depends:
+            return torch.zeros(labels.shape, dtype=torch.bool)
+        return torch.isin(self.space.roots(labels), self.space.roots(torch.cat(self.depends)))
+
     def lift(self, value: Any) -> Tensor:
         """Return a label tensor for a value: a parameter becomes one label per element."""
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, Derived):
+            for axis in value.fine:
+                self.space.fix(axis.labels, "a weight computed from it is also plain data")
+            return torch.full(value.sizes, DATA, dtype=torch.int64)
         assert isinstance(value, TensorRef)
         if value.name not in self.lifted:
             count = 1
@@ -244,7 +318,7 @@ class Propagation:
         part = self.lifted[value.name][tuple(slice(*held) for held in value.ranges)]
         return part.permute(value.axes)
 
-    def charge(self, weight: TensorRef, axes: tuple[int, ...], macs: float) -> None:
+    def charge(self, weight: TensorRef | Derived, axes: tuple[int, ...], macs: float) -> None:
         """Charge multiply-accumulates to a weight (first pass only).
 
         Args:
@@ -254,6 +328,11 @@ class Propagation:
         """
         if self._counting:
             self.macs += macs
+            if isinstance(weight, Derived):
+                for share in weight.shares:
+                    used = WeightMacs(share.tensor, share.axes, macs * share.part)
+                    self.weight_macs.append(used)
+                return
             stored = tuple(weight.axes[axis] for axis in axes)
             self.weight_macs.append(WeightMacs(weight.name, stored, macs))
 
@@ -307,7 +386,7 @@ class Propagation:
         one population belongs to it. A population whose values are repeated over several others
         (a spatial gate, an outer product) has no linear consumer there: it is fixed.
         """
-        operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
+        operands = [self.lift(v) for v in tensors_in(values)]
         result = operands[0]
         for other in operands[1:]:
             result = self._combine_two(result, other, f"it meets other data{place(node)}")
@@ -370,8 +449,8 @@ class Propagation:
 
 def _as_data(value: Any) -> Any:
     """Return nested arguments with plain data in place of labels and references."""
-    if isinstance(value, Tensor | TensorRef):
-        shape = value.sizes if isinstance(value, TensorRef) else tuple(value.shape)
+    if isinstance(value, Tensor | TensorRef | Derived):
+        shape = tuple(value.shape) if isinstance(value, Tensor) else value.sizes
         return torch.full((), DATA, dtype=torch.int64).expand(shape)
     if isinstance(value, dict):
         return {name: _as_data(item) for name, item in value.items()}

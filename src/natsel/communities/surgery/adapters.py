@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from natsel.communities.surgery.attention import HeadwiseAttention
+from natsel.communities.surgery.recompute import recompute
 
 Adapter = Callable[[Any], None]
 ADAPTERS: dict[str, Adapter] = {}
@@ -48,6 +49,7 @@ def adapter(*classes: str | type) -> Callable[[Adapter], Adapter]:
 
 def adapt(model: nn.Module) -> None:
     """Let every module of a model follow the shapes of its tensors, in place."""
+    recompute(model)
     for module in list(model.modules()):
         for kind in type(module).__mro__:
             function = ADAPTERS.get(_name(kind))

@@ -6,6 +6,7 @@ Importing this package fills the table; :func:`natsel.rule` adds to it.
 from natsel.communities.labels.rules import (
     attention,
     contraction,
+    derived,
     elementwise,
     normalization,
     recurrent,
@@ -18,6 +19,7 @@ from natsel.communities.labels.rules import (
 __all__ = [
     "attention",
     "contraction",
+    "derived",
     "elementwise",
     "normalization",
     "recurrent",

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, operator_name, place, shape_of
+from natsel.communities.labels.graph import TensorRef, is_weight, operator_name, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.contraction import contract, stacked
 from natsel.communities.labels.rules.products import meet, product_of_activations
@@ -70,7 +70,7 @@ def _constants_behind(mask: Any, heads: tuple[int, ...]) -> list[fx.Node]:
 @rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
 def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     """A product of two activations, as in attention written out, or with a weight."""
-    if isinstance(b, TensorRef) and len(b.axes) == 2 and not isinstance(a, TensorRef):
+    if is_weight(b) and len(b.axes) == 2 and isinstance(a, Tensor):
         return weight_product(run, node, a, b, None, in_axis=0)
     if isinstance(a, TensorRef) and len(a.axes) == 2 and isinstance(b, Tensor) and b.dim() > 1:
         return product_with_weight_first(run, node, a, b)

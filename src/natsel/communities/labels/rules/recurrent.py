@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, place
+from natsel.communities.labels.graph import Weight, is_weight, place
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.weights import channels_of, spread
 
@@ -37,9 +37,9 @@ def recurrent(
     states = list(state) if isinstance(state, list | tuple) else [state]
     num_directions = 2 if bidirectional else 1
     per_cell = 4 if has_biases else 2
-    refs = all(isinstance(w, TensorRef) for w in weights)
+    refs = all(is_weight(w) for w in weights)
     if not refs or len(weights) != num_layers * num_directions * per_cell:
-        computed = next((w for w in weights if not isinstance(w, TensorRef)), weights[0])
+        computed = next((w for w in weights if not is_weight(w)), weights[0])
         return run.unlike_weight(node, (x, states, weights), computed)
     reason = f"it carries plain data{place(node)}"
     x = run.lift(x)
@@ -72,7 +72,11 @@ def recurrent(
 
 
 def _cell(
-    run: Propagation, node: fx.Node, channels: Tensor, cell: list[TensorRef], num_gates: int
+    run: Propagation,
+    node: fx.Node,
+    channels: Tensor,
+    cell: list[Weight],
+    num_gates: int,
 ) -> Tensor:
     """Return the labels of the units of one layer and direction."""
     reason = f"the gates of one unit stand together{place(node)}"
