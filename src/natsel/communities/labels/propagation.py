@@ -275,8 +275,10 @@ class Propagation:
         if entire.any():
             reason = reads if role == "in" else "its weight is computed from all of its rows"
             self.space.fix(part.labels[entire], reason)
+        parameters = self.program.graph_signature.inputs_to_parameters.values()
         for key in part.made:
-            self.roles[key].add("tied" if role == "in" and key not in (part.read or ()) else role)
+            goes_along = role == "in" and key not in (part.read or ())
+            self.roles[key].add("tied" if goes_along or key[0] not in parameters else role)
         return part.labels
 
     def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
@@ -408,8 +410,14 @@ class Propagation:
         # A table of each (slopes of heads) that is scaled by data of all remains one of each.
         a_kept, b_kept = self._keeps(a, b, shape), self._keeps(b, a, shape)
         # A free element that is a population of its own is repeated over several others.
-        self.space.fix(a[a_free & ~self._is_plain(a)], reason)
-        self.space.fix(b[b_free & ~self._is_plain(b)], reason)
+        a_many, b_many = a_free & ~self._is_plain(a), b_free & ~self._is_plain(b)
+        if (kept := self._kept_of_outer(a, a_free, b, b_free)) is a:
+            a_kept = a_kept | a_many.expand(shape)
+        elif kept is b:
+            b_kept = b_kept | b_many.expand(shape)
+        for operand, many in ((a, a_many), (b, b_many)):
+            if operand is not kept:
+                self.space.fix(operand[many], reason)
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
@@ -423,10 +431,30 @@ class Propagation:
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
         high, single = self._met(x, y)
+        if not bool(single.all()) and bool((loose := self.space.is_loose(y) & (y > DATA)).any()):
+            # A parameter with numbers for each place of a population is that population's.
+            belongs = self._met(x, torch.where(loose, NONE, y))[1]
+            single = single | (belongs & ~self._is_plain(x))
         # Data that meets one and the same population everywhere does not tell populations apart.
         named = high[high > DATA]
         tells_apart = bool(named.numel()) and bool((named != named[0]).any())
         return ~single if tells_apart else ~single | self._is_plain(x)
+
+    def _kept_of_outer(self, a: Tensor, a_free: Tensor, b: Tensor, b_free: Tensor) -> Tensor | None:
+        """Return the operand of an outer product whose populations may go: the other's stay.
+
+        That is the one with more of them. Nothing that a single one of the others meets may be in
+        the operand that stays.
+        """
+        left = []
+        for x, free in ((a, a_free), (b, b_free)):
+            if not bool((free & ~self._is_plain(x)).any()):
+                return None
+            loose = ~self.space.is_fixed(x) & ~self._is_plain(x)
+            left.append(len(np.unique(self.space.roots(x[free & loose]).numpy())))
+            if bool((loose & ~free).any()):
+                return None
+        return a if left[0] >= left[1] else b
 
     def _met(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest class of ``y`` that each element of ``x`` meets; if it is the only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.weight_norm import WeightNorm
@@ -16,7 +17,8 @@ def recompute(model: nn.Module) -> None:
     Args:
         model: parameters and buffers of it may have been cut.
     """
-    for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, HOOKS):
-                hook(module, None)
+    with torch.no_grad():
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, HOOKS):
+                    hook(module, None)

@@ -27,6 +27,12 @@ def product_of_activations(
     """
     reason = f"it is contracted with plain data{place(node)}"
     macs = float(prod(shape) * a.shape[-1])
+    if (carried := _carried(run, a, b)) is not None:
+        passing, axis = carried
+        run.space.fix(b if passing is a else a, reason)
+        labels = passing.narrow(axis, 0, 1)
+        run.charge_labels(labels, macs / labels.numel())
+        return labels.expand(shape)
     if bool((a <= DATA).all()) or bool((b <= DATA).all()):
         mixed = _mix(run, a, b, reason)
         run.charge_labels(mixed, macs / mixed.numel())
@@ -55,3 +61,30 @@ def _mix(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
     merged = run.space.unite_along(carrier, (axis,), reason)
     # A row of data that is contracted with populations is plain data itself.
     return merged.clamp_min(DATA)
+
+
+def _carried(run: Propagation, a: Tensor, b: Tensor) -> tuple[Tensor, int] | None:
+    """Return the factor whose rows (or columns) are populations, each summed up by itself.
+
+    The other factor is the same for all of them, as the state of a scan is read out, or places are
+    averaged by weights that a layer makes: it stays whole. With the factor comes the axis that is
+    summed over.
+    """
+    for passing, other, summed, kept in ((a, b, -1, -2), (b, a, -2, -1)):
+        roots = run.space.roots(passing)
+        others = run.space.roots(other)
+        if bool((others <= DATA).all()) or not _alike(roots, summed) or _alike(roots, kept):
+            continue
+        if all(_alike(others, axis) for axis in range(-other.dim(), 0) if axis != _across(summed)):
+            return passing, summed
+    return None
+
+
+def _across(summed: int) -> int:
+    """Return the axis of the other factor that runs along the one that is summed over."""
+    return -2 if summed == -1 else -1
+
+
+def _alike(roots: Tensor, axis: int) -> bool:
+    """Tell whether labels do not differ along an axis."""
+    return bool((roots == roots.narrow(axis, 0, 1)).all())
