@@ -112,6 +112,9 @@ EXACT = {
     "an einsum-free bilinear map": (mlp(lambda m, y: y * m.c(y), c=L(6, 6)), VEC, {"a": 6}),
     "einsum": (
         mlp(lambda m, y: torch.einsum("bi,ij->bj", y, m.w), w=parameter(6, 6)), VEC, {"a": 6, "w": 6}),
+    "outer product": (
+        Net(lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None, :]).flatten(1)),
+            a=L(5, 4), b=L(5, 3), c=L(12, 2)), VEC, {"a": 4}),
     "ones minus": (mlp(lambda m, y: torch.ones_like(y) - y), VEC, {"a": 6}),
     "normalised by groups of one": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(6, 6)), IMG, {"a": 6}),
     "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, {"a": 3}),
@@ -154,16 +157,11 @@ REFUSED = {
             a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, "a: "),
     "plain data": (mlp(lambda m, y: y + torch.arange(6.0, dtype=y.dtype)), VEC, "meets other data"),
     "the input": (Net(lambda m, x: m.b(m.a(x) + x), a=L(5, 5), b=L(5, 3)), VEC, "meets other data"),
-    "outer product": (
-        Net(lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None, :]).flatten(1)),
-            a=L(5, 4), b=L(5, 3), c=L(12, 2)), VEC, "meets other data"),
     "an index": (mlp(lambda m, y: y[:, torch.tensor([0, 2, 1, 4, 3, 5])]), VEC, "indexed by data"),
     "a list outside parameters": (mlp(lambda m, y: y * m.scales[0], scales=[torch.rand(6).double()]), VEC, "meets other data"),
     "random in evaluation": (mlp(lambda m, y: F.dropout(y, 0.5, True)), VEC, "two runs"),
     "a weight as data": (
         Net(lambda m, x: m.b(m.a(x)) + m.a.weight.sum(), a=L(5, 6), b=L(6, 3)), VEC, "as plain data"),
-    "weight norm": (
-        Net(lambda m, x: m.b(m.a(x)), a=nn.utils.parametrizations.weight_norm(L(5, 6)), b=L(6, 3)), VEC, "a: its weight is computed by a parametrization (WeightNorm)"),
     "a recurrent network that projects": (
         Net(lambda m, x: m.b(m.a(x[:, None])[0]), a=nn.LSTM(5, 4, batch_first=True, proj_size=2), b=L(2, 3)), VEC, "a: no rule for aten.lstm"),
     "an image without a batch": (

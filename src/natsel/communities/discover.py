@@ -38,6 +38,7 @@ from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+from natsel.communities.untouched import untouched
 
 _LOG = logger_of(__name__)
 
@@ -100,10 +101,11 @@ def discover(
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        untouched(model),
     ):
         try:
             if not _is_shapes_alone(model):
-                with torch.no_grad():
+                with torch.no_grad(), untouched(model):
                     call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
             refuse(
@@ -111,13 +113,14 @@ def discover(
                 shapes_of(inputs),
                 f"shapes the model runs on ({first_line(error)})",
             )
-        program = _export(model, inputs)
+        with untouched(model):
+            program = _export(model, inputs)
         run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
             refused = refused + ranks
-        refused = explained(refused, computed(run, model, communities))
+        refused = explained(refused, computed(run, model, communities, refused))
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
         found_branches = find_branches(model, program, run, inputs) if branches else None

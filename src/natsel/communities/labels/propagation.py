@@ -32,6 +32,7 @@ from natsel.communities.labels.unused import leading_to_weights, unused
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
+ENTIRE = "its weight is computed from all of its rows"
 COMPUTED = "it is read by {module}, whose weight is computed"
 
 
@@ -122,14 +123,18 @@ class Propagation:
         self.held = made_of(program.graph, self._refs)
         self.unused = unused(program.graph)
         self.depends: list[Tensor] = []
+        self.mixing: dict[fx.Node, tuple[TensorRef, int]] = {}
         self.deriving = weights_computed(program.graph, self._refs, DERIVING)
         self._cut_along = leading_to_weights(self.unused, self.held)
-        self._counting = False
-        for number in range(MAX_PASSES):
+        for _ in range(MAX_PASSES):
             before = self.space.num_changes
-            self._counting = number == 0
             self._run()
             if self.space.num_changes == before:
+                for node, (weight, axis) in self.mixing.items():
+                    self.space.fix(
+                        self.axis(weight, axis, "out"),
+                        f"it mixes places of each channel{place(node)}",
+                    )
                 return
         raise ValueError(
             f"a rule keeps changing labels after {MAX_PASSES} passes: a rule may only make new "
@@ -152,6 +157,12 @@ class Propagation:
         environment = self.values = {}
         self.inexact.clear()
         self.depends.clear()
+        self.mixing.clear()
+        # What is counted depends on which way a layer is read, as later passes may know better.
+        self.macs = 0.0
+        self.weight_macs.clear()
+        self.label_macs.clear()
+        self.marked.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -273,7 +284,7 @@ class Propagation:
             self.space.fix(part.labels, reads)
         entire = self.depends_fully(part.labels)
         if entire.any():
-            reason = reads if role == "in" else "its weight is computed from all of its rows"
+            reason = reads if role == "in" else ENTIRE
             self.space.fix(part.labels[entire], reason)
         parameters = self.program.graph_signature.inputs_to_parameters.values()
         for key in part.made:
@@ -321,28 +332,26 @@ class Propagation:
         return part.permute(value.axes)
 
     def charge(self, weight: TensorRef | Derived, axes: tuple[int, ...], macs: float) -> None:
-        """Charge multiply-accumulates to a weight (first pass only).
+        """Charge multiply-accumulates to a weight.
 
         Args:
             weight: the weight, as the operator sees it.
             axes: the axes along which they are spread evenly; shrinking one shrinks them.
             macs: how many there are.
         """
-        if self._counting:
-            self.macs += macs
-            if isinstance(weight, Derived):
-                for share in weight.shares:
-                    used = WeightMacs(share.tensor, share.axes, macs * share.part)
-                    self.weight_macs.append(used)
-                return
-            stored = tuple(weight.axes[axis] for axis in axes)
-            self.weight_macs.append(WeightMacs(weight.name, stored, macs))
+        self.macs += macs
+        if isinstance(weight, Derived):
+            for share in weight.shares:
+                used = WeightMacs(share.tensor, share.axes, macs * share.part)
+                self.weight_macs.append(used)
+            return
+        stored = tuple(weight.axes[axis] for axis in axes)
+        self.weight_macs.append(WeightMacs(weight.name, stored, macs))
 
     def charge_labels(self, labels: Tensor, macs_each: float) -> None:
-        """Charge multiply-accumulates to each of some labels (first pass only)."""
-        if self._counting:
-            self.macs += macs_each * labels.numel()
-            self.label_macs.append((labels.reshape(-1), macs_each, self._node))
+        """Charge multiply-accumulates to each of some labels."""
+        self.macs += macs_each * labels.numel()
+        self.label_macs.append((labels.reshape(-1), macs_each, self._node))
 
     def spans_width(self, x: Tensor, axis: int) -> bool:
         """Tell whether a normalisation runs over a width that may be cut on request.
@@ -377,8 +386,7 @@ class Propagation:
             ValueError: if no row of :mod:`natsel.communities.kinds` is one that rules mark.
         """
         choose("kind", kind, marked())
-        if self._counting:
-            self.marked[kind].append(labels.reshape(-1))
+        self.marked[kind].append(labels.reshape(-1))
 
     def combine(self, node: fx.Node, *values: Any) -> Tensor:
         """Unite what meets in elementwise arithmetic, with broadcasting.

@@ -131,6 +131,11 @@ def _recurrent(module: nn.RNNBase) -> None:
     module._init_flat_weights()  # it keeps a list of its parameters besides
 
 
+@adapter(nn.RNNCellBase)
+def _cell(module: nn.RNNCellBase) -> None:
+    module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
 @adapter(nn.Module)
 def _fused_experts(module: Any) -> None:
     """Let experts of the transformers library, and their routers, follow their number.

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from natsel.communities.labels.graph import TensorRef, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.products import product_of_activations
-from natsel.communities.labels.rules.weights import channels_of, spread
+from natsel.communities.labels.rules.weights import channels_of, over_places, spread
 
 Letters = list[str]
 
@@ -89,6 +89,12 @@ def contract(
         return run.barrier(node, (x, weight))
     reason = f"it carries plain data{place(node)}"
     shape = shape_of(node)
+    if made and not apart and over_places(run, x, [x_letters.index(n) for n in summed]):
+        labels = _laid_out(x, x_letters, out)
+        run.mixing[node] = (weight, w_letters.index(made[0]))
+        macs = float(prod(shape) * prod(size[n] for n in summed))
+        run.charge_labels(labels, macs / labels.numel())
+        return labels.expand(shape)
     axes = tuple(range(len(w_letters)))
     spread_letter = (apart or made or [None])[0]
     for letter in apart[:1]:
@@ -104,6 +110,18 @@ def contract(
     role = "tied" if apart else "out"
     labels = run.axis(weight, w_letters.index(spread_letter), role)
     return spread(labels, shape, out.index(spread_letter))
+
+
+def _laid_out(x: Tensor, letters: Letters, out: Letters) -> Tensor:
+    """Return labels that are alike along what is summed in the order of the result's axes."""
+    for letter in letters:
+        x = x if letter in out else x.narrow(letters.index(letter), 0, 1)
+    kept = [n for n in letters if n in out]
+    x = x.squeeze(tuple(i for i, n in enumerate(letters) if n not in out))
+    x = x.permute([kept.index(n) for n in out if n in kept])
+    for place_of, letter in enumerate(out):
+        x = x if letter in kept else x.unsqueeze(place_of)
+    return x
 
 
 def _carrier(run: Propagation, x: Tensor, letters: Letters, summed: Letters) -> str:

@@ -86,3 +86,38 @@ def _cell(
         rows = run.axis(ref, 0, "out" if number < 2 else "tied")
         run.space.unite(unit.repeat(num_gates), rows, reason)
     return unit
+
+
+CELLS = {"lstm_cell.default": 4, "gru_cell.default": 3}
+CELLS |= {"rnn_tanh_cell.default": 1, "rnn_relu_cell.default": 1}
+
+
+@rule(*(f"aten.{name}" for name in CELLS))
+def recurrent_cell(
+    run: Propagation,
+    node: fx.Node,
+    x: Any,
+    state: Any,
+    entering: Any,
+    recurring: Any,
+    *biases: Any,
+) -> Any:
+    """One step of the same, with the state as an input."""
+    weights = [w for w in (entering, recurring, *biases) if w is not None]
+    if not all(is_weight(w) for w in weights):
+        computed = next(w for w in weights if not is_weight(w))
+        return run.unlike_weight(node, (x, state, weights), computed)
+    x = run.lift(x)
+    channels = channels_of(run, x, x.dim() - 1, f"it carries plain data{place(node)}")
+    num_gates = CELLS[str(node.target).removeprefix("aten.")]
+    unit = _cell(run, node, channels, weights, num_gates)
+    for w in weights[:2]:
+        run.charge(w, (0, 1), float(prod(x.shape[:-1]) * prod(w.sizes)))
+    for tensor in state if isinstance(state, list | tuple) else [state]:
+        before = run.lift(tensor)
+        reason = f"its state is data{place(node)}"
+        run.space.unite(unit.expand_as(before), before, reason)
+    value = node.meta["val"]
+    if isinstance(value, list | tuple):
+        return tuple(unit.expand(tuple(v.shape)) for v in value)
+    return unit.expand(tuple(value.shape))

@@ -98,9 +98,24 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         if operator_name(node) in SPLITS:
             return _split(args[0], node, kwargs.get("dim", args[2] if len(args) > 2 else 0))
     lifted = [run.lift(a) if isinstance(a, Tensor | TensorRef) else a for a in args]
+    if operator_name(node) == "aten.chunk.default":
+        return _chunks(run, node, lifted[0], kwargs.get("dim", args[2] if len(args) > 2 else 0))
     target: Any = VIEWS.get(operator_name(node), node.target)
     assert callable(target)
     return target(*lifted, **kwargs)
+
+
+def _chunks(run: Propagation, node: fx.Node, x: Tensor, axis: int) -> list[Tensor]:
+    """Return parts of one size, of which each must lose the same places: else they were others."""
+    sizes = [value.shape[axis] for value in node.meta["val"]]
+    parts = list(x.split(sizes, axis))
+    roots = run.space.roots(parts[0])
+    differ = not bool((roots == roots.narrow(axis, 0, 1)).all())
+    if differ and len(set(sizes)) == 1:
+        reason = f"it is a part of what is cut into {len(parts)}{place(node)}"
+        for part in parts[1:]:
+            run.space.unite(parts[0], part, reason)
+    return parts
 
 
 def _split(ref: TensorRef, node: fx.Node, axis: int) -> list[TensorRef]:

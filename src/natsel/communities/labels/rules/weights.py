@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import Weight, is_weight, place, shape_of
+from natsel.communities.labels.graph import TensorRef, Weight, is_weight, place, shape_of
+from natsel.communities.labels.labels import DATA, narrowed
 from natsel.communities.labels.propagation import Propagation, rule
 
 
@@ -43,11 +45,39 @@ def _add_bias(run: Propagation, node: fx.Node, labels: Tensor, bias: Any) -> Non
             run.space.fix(added, reason)
 
 
+def over_places(run: Propagation, x: Tensor, axes: Sequence[int]) -> bool:
+    """Tell whether a sum over some axes leaves populations apart, which lie along other ones."""
+    roots = run.space.roots(narrowed(x))
+    if not all(bool((roots == roots.narrow(axis, 0, 1)).all()) for axis in axes):
+        return False
+    free = roots[~run.space.is_fixed(roots) & (roots > DATA)]
+    return bool(free.numel()) and bool((free != free[0]).any())
+
+
+def _over_places(
+    run: Propagation, node: fx.Node, x: Tensor, axis: int, weight: Weight, out_axis: int
+) -> Tensor | None:
+    """Return the labels of a layer that mixes places (tokens) of each channel by itself.
+
+    It does where populations lie along another axis than the one that it reads, and may go: each
+    keeps its label, and the weight is the same for all of them. None where it is another layer.
+    """
+    if not isinstance(weight, TensorRef) or not over_places(run, x, (axis,)):
+        return None
+    labels = x.narrow(axis, 0, 1)
+    run.mixing[node] = (weight, out_axis)
+    macs = float(prod(shape_of(node)) * weight.sizes[1 - out_axis])
+    run.charge_labels(labels, macs / labels.numel())
+    return labels.expand(shape_of(node))
+
+
 def weight_product(
     run: Propagation, node: fx.Node, x: Any, weight: Weight, bias: Any, in_axis: int
 ) -> Tensor:
     """Multiply the last axis of ``x`` with a weight of two axes, of which ``in_axis`` reads."""
     x = run.lift(x)
+    if (channels := _over_places(run, node, x, x.dim() - 1, weight, 1 - in_axis)) is not None:
+        return channels
     _read(run, node, x, x.dim() - 1, run.axis(weight, in_axis, "in"))
     labels = run.axis(weight, 1 - in_axis, "out")
     _add_bias(run, node, labels, bias)
@@ -75,6 +105,8 @@ def addmm(run: Propagation, node: fx.Node, bias: Any, x: Any, weight: Any, **kwa
 def product_with_weight_first(run: Propagation, node: fx.Node, weight: Weight, x: Any) -> Tensor:
     """y[..., o, n] = sum_i W[o, i] x[..., i, n]."""
     x = run.lift(x)
+    if (channels := _over_places(run, node, x, x.dim() - 2, weight, 0)) is not None:
+        return channels
     _read(run, node, x, x.dim() - 2, run.axis(weight, 1, "in"))
     labels = run.axis(weight, 0, "out")
     run.charge(weight, (0, 1), float(prod(shape_of(node)) * weight.sizes[1]))
