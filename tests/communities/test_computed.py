@@ -224,7 +224,7 @@ def test_what_forward_computes_is_told_with_its_line():
     net = Net(forward, a=nn.Linear(4, 8), b=nn.Linear(8, 3))
 
     def placed(self, x):
-        return self.b(F.linear(x, self.a.weight.tril()).relu())
+        return self.b(F.linear(x, self.a.weight.tril() * 2).relu())
 
     net.function = placed
     communities = natsel.discover(net, VEC)

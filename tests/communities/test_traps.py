@@ -115,6 +115,9 @@ EXACT = {
     "outer product": (
         Net(lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None, :]).flatten(1)),
             a=L(5, 4), b=L(5, 3), c=L(12, 2)), VEC, {"a": 4}),
+    "halves": (
+        Net(lambda m, x: m.b(m.a(x).chunk(2, 1)[0]) + m.c(m.a(x).chunk(2, 1)[1]),
+            a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, {"a": 4}),
     "ones minus": (mlp(lambda m, y: torch.ones_like(y) - y), VEC, {"a": 6}),
     "normalised by groups of one": (conv(lambda m, y: m.n(y), n=nn.GroupNorm(6, 6)), IMG, {"a": 6}),
     "nn.ChannelShuffle": (conv(lambda m, y: m.s(y), s=nn.ChannelShuffle(2)), IMG, {"a": 3}),
@@ -152,9 +155,6 @@ REFUSED = {
     "literal expand": (
         mlp(lambda m, y: y[:, None].expand(2, 3, 6).sum(1)), VEC,
         "does not run: forward asks for the fixed shape [2, 3, 6] at test_traps.py:"),
-    "halves": (
-        Net(lambda m, x: m.b(m.a(x).chunk(2, 1)[0]) + m.c(m.a(x).chunk(2, 1)[1]),
-            a=L(5, 8), b=L(4, 3), c=L(4, 3)), VEC, "a: "),
     "plain data": (mlp(lambda m, y: y + torch.arange(6.0, dtype=y.dtype)), VEC, "meets other data"),
     "the input": (Net(lambda m, x: m.b(m.a(x) + x), a=L(5, 5), b=L(5, 3)), VEC, "meets other data"),
     "an index": (mlp(lambda m, y: y[:, torch.tensor([0, 2, 1, 4, 3, 5])]), VEC, "indexed by data"),

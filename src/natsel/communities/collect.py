@@ -263,8 +263,13 @@ def _refusals(
     for part in (s for c in communities for s in c.slices):
         taken[part.tensor, part.axis].append(part)
     refusals = []
+    told: set[tuple[str, bytes]] = set()
     for key in makers:
         left = roots[key]
+        # A weight that is computed from several parameters has rows in each.
+        if (same := (_holder(key[0]), left.tobytes())) in told:
+            continue
+        told.add(same)
         if key in taken:
             mask = np.ones(len(left), dtype=bool)
             for part in taken[key]:
