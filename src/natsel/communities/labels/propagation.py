@@ -102,6 +102,24 @@ class Propagation:
     ) -> None:
         self.program = program
         self.residual = residual
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.routes = routed_by(program)
+        self._refs = self._references(canonical)
+        self.held = made_of(program.graph, self._refs)
+        self.unused = unused(program.graph)
+        self.deriving = weights_computed(program.graph, self._refs, DERIVING)
+        self._cut_along = leading_to_weights(self.unused, self.held)
+        self.reading: set[fx.Node] = set()
+        # A layer that looked as if it mixed places, before what it reads was known to be one
+        # population, has left labels behind that are too coarse: then all begins anew.
+        while misread := self._to_the_end():
+            self.reading |= misread
+        for node, (weight, axis) in self.mixing.items():
+            reason = f"it mixes places of each channel{place(node)}"
+            self.space.fix(self.axis(weight, axis, "out"), reason)
+
+    def _to_the_end(self) -> set[fx.Node]:
+        """Run until nothing changes; return the layers that were taken for others on the way."""
         self.inexact: list[Tensor] = []
         self.space = LabelSpace()
         self.axis_labels: dict[tuple[str, int], Tensor] = {}
@@ -112,30 +130,20 @@ class Propagation:
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
-        self.routes = routed_by(program)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
         self.untaught: dict[str, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
         self.values: dict[fx.Node, Any] = {}
-        self._refs = self._references(canonical)
-        self.held = made_of(program.graph, self._refs)
-        self.unused = unused(program.graph)
         self.depends: list[Tensor] = []
         self.mixing: dict[fx.Node, tuple[TensorRef, int]] = {}
-        self.deriving = weights_computed(program.graph, self._refs, DERIVING)
-        self._cut_along = leading_to_weights(self.unused, self.held)
+        seen: set[fx.Node] = set()
         for _ in range(MAX_PASSES):
             before = self.space.num_changes
             self._run()
+            seen |= self.mixing.keys()
             if self.space.num_changes == before:
-                for node, (weight, axis) in self.mixing.items():
-                    self.space.fix(
-                        self.axis(weight, axis, "out"),
-                        f"it mixes places of each channel{place(node)}",
-                    )
-                return
+                return seen - self.mixing.keys()
         raise ValueError(
             f"a rule keeps changing labels after {MAX_PASSES} passes: a rule may only make new "
             "labels through run.axis"

@@ -89,7 +89,7 @@ def contract(
         return run.barrier(node, (x, weight))
     reason = f"it carries plain data{place(node)}"
     shape = shape_of(node)
-    if made and not apart and over_places(run, x, [x_letters.index(n) for n in summed]):
+    if made and not apart and over_places(run, node, x, [x_letters.index(n) for n in summed]):
         labels = _laid_out(x, x_letters, out)
         run.mixing[node] = (weight, w_letters.index(made[0]))
         macs = float(prod(shape) * prod(size[n] for n in summed))

@@ -45,13 +45,17 @@ def _add_bias(run: Propagation, node: fx.Node, labels: Tensor, bias: Any) -> Non
             run.space.fix(added, reason)
 
 
-def over_places(run: Propagation, x: Tensor, axes: Sequence[int]) -> bool:
+def over_places(run: Propagation, node: fx.Node, x: Tensor, axes: Sequence[int]) -> bool:
     """Tell whether a sum over some axes leaves populations apart, which lie along other ones."""
+    if node in run.reading:
+        return False
     roots = run.space.roots(narrowed(x))
     if not all(bool((roots == roots.narrow(axis, 0, 1)).all()) for axis in axes):
         return False
     free = roots[~run.space.is_fixed(roots) & (roots > DATA)]
-    return bool(free.numel()) and bool((free != free[0]).any())
+    # Channels have as many places each; tokens of several makers mostly have not.
+    classes, counts = free.unique(return_counts=True)
+    return len(classes) > 1 and bool((counts == counts[0]).all())
 
 
 def _over_places(
@@ -62,7 +66,7 @@ def _over_places(
     It does where populations lie along another axis than the one that it reads, and may go: each
     keeps its label, and the weight is the same for all of them. None where it is another layer.
     """
-    if not isinstance(weight, TensorRef) or not over_places(run, x, (axis,)):
+    if not isinstance(weight, TensorRef) or not over_places(run, node, x, (axis,)):
         return None
     labels = x.narrow(axis, 0, 1)
     run.mixing[node] = (weight, out_axis)
