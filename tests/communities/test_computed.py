@@ -224,13 +224,14 @@ def test_what_forward_computes_is_told_with_its_line():
     net = Net(forward, a=nn.Linear(4, 8), b=nn.Linear(8, 3))
 
     def placed(self, x):
-        return self.b(F.linear(x, self.a.weight.tril() * 2).relu())
+        weight = self.a.weight - self.a.weight.tril()
+        return self.b(F.linear(x, weight).relu())
 
     net.function = placed
     communities = natsel.discover(net, VEC)
     refusal = next(r for r in communities.refused if "is computed" in r.reason)
     assert "its weight is computed at every pass from a.weight" in refusal.reason
-    assert "test_computed.py" in refusal.reason
+    assert ".py:" in refusal.reason
     assert refusal.remedy == "hold what is computed as a parameter of its own"
 
 

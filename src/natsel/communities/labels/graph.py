@@ -234,7 +234,8 @@ def _computing(source: fx.Node, names: Container[str], taught: Container[str]) -
 def _may_compute(node: fx.Node, names: Container[str], taught: Container[str]) -> bool:
     if node.op == "placeholder":
         value = node.meta.get("val")
-        codes = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
-        return node.name in names and (not codes or value.dtype == torch.bool)
+        if not isinstance(value, Tensor) or node.name not in names:
+            return False
+        return value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
     known = operator_name(node) in taught or node.target is operator.getitem
     return node.op == "call_function" and (known or not node.all_input_nodes)

@@ -319,8 +319,8 @@ class Propagation:
         if isinstance(value, Tensor):
             return value
         if isinstance(value, Derived):
-            for axis in value.fine:
-                self.space.fix(axis.labels, "a weight computed from it is also plain data")
+            for part in value.fine:
+                self.space.fix(part.labels, "a weight computed from it is also plain data")
             return torch.full(value.sizes, DATA, dtype=torch.int64)
         assert isinstance(value, TensorRef)
         if value.name not in self.lifted:
@@ -336,8 +336,8 @@ class Propagation:
                 reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
                 self.space.fix(labels, reason)
                 self.space.fix(self.lifted[name], reason)
-        part = self.lifted[value.name][tuple(slice(*held) for held in value.ranges)]
-        return part.permute(value.axes)
+        held = self.lifted[value.name][tuple(slice(*places) for places in value.ranges)]
+        return held.permute(value.axes)
 
     def charge(self, weight: TensorRef | Derived, axes: tuple[int, ...], macs: float) -> None:
         """Charge multiply-accumulates to a weight.

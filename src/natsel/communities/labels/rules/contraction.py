@@ -96,7 +96,7 @@ def contract(
         run.charge_labels(labels, macs / labels.numel())
         return labels.expand(shape)
     axes = tuple(range(len(w_letters)))
-    spread_letter = (apart or made or [None])[0]
+    spread_letter = next(iter(apart or made), None)
     for letter in apart[:1]:
         channels = channels_of(run, x, x_letters.index(letter), reason)
         run.space.unite(channels, run.axis(weight, w_letters.index(letter), "tied"), reason)

@@ -108,7 +108,7 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
 def _chunks(run: Propagation, node: fx.Node, x: Tensor, axis: int) -> list[Tensor]:
     """Return parts of one size, of which each must lose the same places: else they were others."""
     sizes = [value.shape[axis] for value in node.meta["val"]]
-    parts = list(x.split(sizes, axis))
+    parts = list(x.split_with_sizes(sizes, axis))
     roots = run.space.roots(parts[0])
     differ = not bool((roots == roots.narrow(axis, 0, 1)).all())
     if differ and len(set(sizes)) == 1:
@@ -308,7 +308,7 @@ def patches(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) 
     """Take windows apart: row (c, i, j) of a patch is place (i, j) of channel c in its window."""
     assert callable(node.target)
     labels: Tensor = node.target(run.lift(x).double(), *args, **kwargs)
-    return labels.to(torch.int64)
+    return labels.long()
 
 
 @rule("aten.col2im.default")

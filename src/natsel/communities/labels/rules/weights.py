@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx
 
 from natsel.communities.labels.graph import TensorRef, Weight, is_weight, place, shape_of
@@ -54,8 +55,8 @@ def over_places(run: Propagation, node: fx.Node, x: Tensor, axes: Sequence[int])
         return False
     free = roots[~run.space.is_fixed(roots) & (roots > DATA)]
     # Channels have as many places each; tokens of several makers mostly have not.
-    classes, counts = free.unique(return_counts=True)
-    return len(classes) > 1 and bool((counts == counts[0]).all())
+    _, counts = np.unique(free.numpy(), return_counts=True)
+    return len(counts) > 1 and bool((counts == counts[0]).all())
 
 
 def _over_places(
