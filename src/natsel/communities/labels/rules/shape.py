@@ -274,7 +274,7 @@ def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
 
 
 @rule("aten.gather.default")
-def gather(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any, **kwargs: Any) -> Tensor:
+def gather(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any, **kwargs: Any) -> Any:
     """Take places along an axis on which populations do not differ; the others keep theirs."""
     reason = f"it is indexed by data{place(node)}"
     run.space.fix(run.lift(index), reason)
