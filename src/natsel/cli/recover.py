@@ -29,7 +29,7 @@ def recover(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="How many to read, in whole windows; all data once by default."),
+        typer.Option(help="At most so many, in whole windows; all by default."),
     ] = None,
     length: Annotated[int, typer.Option(help="Tokens in a window of a text.")] = 512,
     samples: Annotated[
