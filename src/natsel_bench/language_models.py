@@ -91,7 +91,13 @@ def prepared(folder: Path, text: str, *, length: int, steps: int = STEPS) -> Pat
 
 
 def small_gpt2(
-    *, layers: int = 4, width: int = 128, heads: int = 4, length: int = 128, seed: int = 0
+    *,
+    layers: int = 4,
+    width: int = 128,
+    inner: int = 256,
+    heads: int = 4,
+    length: int = 128,
+    seed: int = 0,
 ) -> Any:
     """Return an untrained GPT-2 of the transformers library that reads bytes."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -101,6 +107,7 @@ def small_gpt2(
         vocab_size=WORDS,
         n_positions=length,
         n_embd=width,
+        n_inner=inner,
         n_layer=layers,
         n_head=heads,
         resid_pdrop=0.0,

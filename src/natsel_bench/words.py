@@ -201,7 +201,8 @@ def _language(result: Result) -> Words:
         quality = r["quality"]
         if (share := quality.get("won_back")) is not None:
             sentences.append(
-                f"{r['title']}: {share:.0%} of the log-perplexity that pruning cost was won back"
+                f"{r['title']}: {100 * share:.0f} % of the log-perplexity that pruning cost was "
+                "won back"
             )
         paired = quality["paired"]
         low, high = (math.exp(paired[end]) for end in ("low", "high"))
