@@ -403,3 +403,16 @@ def test_nothing_is_turned_without_a_text(natsel, here, tmp_path):
         "natsel: data=None is not allowed: expected a text: rotate turns the residual width to "
         "the axes of one\n"
     )
+
+
+def test_biases_are_told_saved_and_verified(natsel, here, tmp_path):
+    said = prune(natsel, here, tmp_path / "small", "--bias", "--scorer", "wanda", "--json")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.stdout)
+    assert "the configuration says: attention_bias, mlp_bias" in result["notes"][0]
+    given = sum(p.numel() for p in llama().parameters())
+    assert result["parameters"][0] == given
+    assert result["parameters"][1] <= 0.8 * given
+    assert library.load(tmp_path / "small").config.mlp_bias is True
+    said = natsel("verify", here / "dense", tmp_path / "small")
+    assert said.exit_code == 0, said.output

@@ -30,7 +30,17 @@ _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
-    *("rotate", "compensate", "blockwise", "cache", "branches", "blocks", "kinds", "search"),
+    *(
+        "rotate",
+        "bias",
+        "compensate",
+        "blockwise",
+        "cache",
+        "branches",
+        "blocks",
+        "kinds",
+        "search",
+    ),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -39,7 +49,7 @@ KEYS = Keys(
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights"),
-        **same(truth, "residual", "rotate", "compensate", "measure", "uniform"),
+        **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
         **same(truth, "branches", "blocks"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
@@ -118,6 +128,9 @@ def prune(
             help="Turn the residual width to its principal axes over --data, and cut it, too: "
             "RMSNorm models; a tied head becomes a tensor of its own, which costs parameters."
         ),
+    ] = False,
+    bias: Annotated[
+        bool, typer.Option(help="Let compensation fill biases that the configuration can say.")
     ] = False,
     kinds: Annotated[
         list[str] | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
@@ -199,6 +212,7 @@ def prune(
             exclude=tuple(exclude or ()),
             residual=residual,
             rotate=rotate,
+            bias=bias,
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             search=search,
             branches=branches,

@@ -28,6 +28,7 @@ from natsel.communities import Communities, discover
 from natsel.communities.kinds import BRANCH
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
+from natsel.extraction.biases import with_biases
 from natsel.extraction.store import PLAN_FILE, check_room
 from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
@@ -96,6 +97,7 @@ class PruneConfig:
         residual: also offer widths that a normalisation runs over.
         rotate: turn the residual width of a language model to its principal axes first, over the
             data (:func:`natsel.rotate`), and offer it.
+        bias: put biases of zero where the configuration can say them, for compensation to fill.
         kinds: of the communities that give; empty for all. "branch" offers branches.
         search: how many vectors of levels, between communities, are judged by evolution on the
             data; None to let the scores decide that.
@@ -123,6 +125,7 @@ class PruneConfig:
     exclude: tuple[str, ...] = ()
     residual: bool = False
     rotate: bool = False
+    bias: bool = False
     kinds: tuple[str, ...] = ()
     search: int | None = None
     branches: bool = False
@@ -138,6 +141,9 @@ class PruneConfig:
             refuse("data", None, "the name of a data set: compensation reads one")
         if self.rotate and self.data is None:
             refuse("data", None, "a text: rotate turns the residual width to the axes of one")
+        if self.bias and not _compensates(self):
+            told = {"bias": True, "data": self.data, "compensate": self.compensate}
+            refuse_together(told, "bias with data and compensation, which fills it")
         choose("scope", self.scope, ("community", "global"))
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
@@ -301,10 +307,15 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     inputs = _real_inputs(opened, splits)
     depth = config.depth or BRANCH.name in config.kinds
     model, budget, turned = opened.model, parse_budget(config.budget), None
+    flags: tuple[str, ...] = ()
+    if config.bias:
+        model, flags = with_biases(model)
     if config.rotate:
         assert data is not None
         model, turned = turned_model(model, data)
-        budget = of_the_given(budget, turned, model)
+    given = sum(p.numel() for p in opened.model.parameters())
+    if model is not opened.model:
+        budget = of_the_given(budget, given)
     widths = config.residual or config.rotate
     communities = discover(model, inputs, residual=widths, branches=depth)
     communities.require("model", config.model)
@@ -350,9 +361,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     )
     survivors, small = pruned.survivors, pruned.small
     predicted = pruned.prediction
-    if turned is not None:
-        whole = predicted.dense.parameters - turned.num_untied
-        predicted = replace(predicted, dense=replace(predicted.dense, parameters=whole))
+    if model is not opened.model:
+        predicted = replace(predicted, dense=replace(predicted.dense, parameters=given))
     verification, adapted, done = pruned.verification, pruned.adapted, pruned.compensation
     assert verification is not None
     for found in (predicted, verification, *((done,) if done is not None else ())):
@@ -368,6 +378,8 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         chosen = measure_for(opened.model, held_out.batches)
         quality = quality_of(losses(small, held_out.batches), before, measure=chosen)
     notes = _notes(config, material, scorer)
+    if flags:
+        notes.insert(0, f"biases were put in, which the configuration says: {', '.join(flags)}")
     if turned is not None:
         notes.insert(0, turned_words(turned))
     if quality is not None:
@@ -474,6 +486,8 @@ def verify_saved(
     if isinstance(told, dict) and told.get("blocks") and not (Path(folder) / PLAN_FILE).is_file():
         allowed = "a folder with plan.json: what is cut block by block is proven while it is cut"
         refuse("folder", str(folder), allowed)
+    if isinstance(told, dict) and told.get("config", {}).get("bias"):
+        opened = replace(opened, model=with_biases(opened.model)[0])
     small = load(folder, model=opened.model)
     plan = plan_of(small)
     if plan.sparse is not None and not plan.survivors:

@@ -83,6 +83,7 @@ def _check(config: PruneConfig) -> None:
     whole = {
         "residual": config.residual,
         "rotate": config.rotate,
+        "bias": config.bias,
         "branches": config.branches or config.blocks,
         "uniform": config.uniform,
         "held_out": config.held_out,

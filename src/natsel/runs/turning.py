@@ -34,12 +34,11 @@ def turned_model(model: nn.Module, data: Data) -> tuple[nn.Module, Rotation]:
     return found, done
 
 
-def of_the_given(budget: Budget, turned: Rotation, model: nn.Module) -> Budget:
-    """Return a budget whose share is of the parameters that a model had before it was turned."""
+def of_the_given(budget: Budget, num_given: int) -> Budget:
+    """Return a budget whose share is of so many parameters, whatever the model has by now."""
     if not isinstance(budget, Parameters) or not isinstance(budget.value, float):
         return budget
-    given = sum(p.numel() for p in model.parameters()) - turned.num_untied
-    return Parameters(math.floor(budget.value * given))
+    return Parameters(math.floor(budget.value * num_given))
 
 
 def turned_words(turned: Rotation) -> str:
