@@ -30,17 +30,8 @@ _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
-    *(
-        "rotate",
-        "bias",
-        "compensate",
-        "blockwise",
-        "cache",
-        "branches",
-        "blocks",
-        "kinds",
-        "search",
-    ),
+    *("rotate", "bias", "compensate", "blockwise", "cache"),
+    *("branches", "blocks", "kinds", "search"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
