@@ -128,8 +128,9 @@ def recover(
         small: the model; not changed. It learns where it is: the device is its own.
         teacher: the dense model; of the same outputs.
         data: batches; labels are optional. All of it is held in memory.
-        tokens: how many to read (tokens of windows, or images), all data once by default. Never
-            more, and less by no more than a window: the last step has fewer of them.
+        tokens: how many to read (tokens of windows, or images), all data once by default. Of
+            windows of one length never more, and less by no more than a window: the last step has
+            fewer of them.
         steps: of the optimizer, in place of ``tokens``.
         batch: samples (windows, images) of a step; by default as many as make 512 places, one window
             of 512 tokens, but no more than 32.
@@ -324,7 +325,7 @@ def _scheduled(
     if tokens is not None:
         if type(tokens) is not int or tokens < each:
             refuse("tokens", tokens, f"a whole number of at least one sample: {math.ceil(each)}")
-        wanted = int(tokens / each)
+        wanted = tokens * len(samples) // places
         if wanted < settings.batch:
             told = {"tokens": tokens, "batch": settings.batch}
             refuse_together(told, f"a batch of at most {wanted}: so many samples have them")
@@ -343,7 +344,7 @@ def _within(usual: int, tokens: int | None, samples: Samples, objective: Objecti
     if type(tokens) is not int:
         return usual
     places = places_of(samples, objective)
-    return max(1, min(usual, int(tokens * len(samples) / max(places, 1))))
+    return max(1, min(usual, tokens * len(samples) // max(places, 1)))
 
 
 def _unit(model: nn.Module, samples: Samples, objective: Objective) -> str:
