@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from natsel.common.extras import require
+
 SMALL_GPT2 = "small-gpt2"
 WORDS = 256
 """Tokens are the bytes of the text."""
@@ -59,14 +61,15 @@ def byte_tokenizer() -> Any:
         ([97, 98], 'ab')
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    numbers = {character: byte for byte, character in bytes_to_unicode().items()}
+    library: Any = require("transformers", "transformers")
+    tables: Any = require("transformers.convert_slow_tokenizer", "transformers")
+    characters = tables.bytes_to_unicode()
+    numbers = {character: byte for byte, character in characters.items()}
     found = Tokenizer(models.BPE(numbers, []))
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     found.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=found, eos_token=bytes_to_unicode()[0])
+    return library.PreTrainedTokenizerFast(tokenizer_object=found, eos_token=characters[0])
 
 
 def prepared(folder: Path, text: str, *, length: int, steps: int = STEPS) -> Path:
