@@ -179,10 +179,11 @@ def _whole(argument: str, value: float) -> int:
     epilog=examples(
         "natsel bench language ./smollm2 --text input.txt --out bench",
         "natsel bench language ./smollm2 --text a.txt --only wanda --out b",
+        "natsel bench language small-gpt2 --text a.txt --length 128 --out c",
     ),
 )
 def language(
-    model: Annotated[str, typer.Argument(help="A folder with a language model and tokenizer.")],
+    model: Annotated[str, typer.Argument(help="A folder with model and tokenizer, or small-gpt2.")],
     text: Annotated[Path, typer.Option(help="A text: its start calibrates, its end evaluates.")],
     out: Annotated[Path, typer.Option(help="Folder for the small models and language.json.")],
     only: Annotated[str | None, typer.Option(help="Rows, such as neurons-30,wanda.")] = None,

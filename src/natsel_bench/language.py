@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,145 +21,11 @@ from natsel.common.json_data import read_object
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.runs import environment, folder
+from natsel_bench.language_models import SMALL_GPT2, prepared
+from natsel_bench.language_rows import ROWS, Folders
 
 CHARACTERS = 5
 """Characters of a text for each token that is asked for: more than a tokenizer needs."""
-MLP = ("--include", "*mlp*")
-
-
-@dataclass(frozen=True)
-class Folders:
-    """What the commands read and write.
-
-    Attributes:
-        model: the dense model.
-        out: of the run.
-        length: tokens in a window.
-        samples: windows of calibration, and of evaluation.
-        tokens: that recovery reads.
-    """
-
-    model: str
-    out: Path
-    length: int
-    samples: int
-    tokens: int
-
-    def texts(self) -> list[str]:
-        """Return the options that name the texts."""
-        return [
-            *("--data", str(self.out / "calibration.txt")),
-            *("--held-out", str(self.out / "evaluation.txt")),
-            *("--length", str(self.length), "--samples", str(self.samples)),
-        ]
-
-    def prune(self, name: str, *options: str) -> list[str]:
-        """Return the command that prunes into a folder of the run."""
-        given = [*options, *self.texts(), "--no-measure"]
-        return ["prune", self.model, *given, "--out", str(self.out / name)]
-
-    def recover(self, small: str, name: str) -> list[str]:
-        """Return the command that recovers what a row pruned."""
-        return [
-            *("recover", str(self.out / small), "--teacher", self.model),
-            *("--data", str(self.out / "training.txt")),
-            *("--held-out", str(self.out / "evaluation.txt")),
-            *("--samples", str(self.samples), "--length", str(self.length)),
-            *("--tokens", str(self.tokens), "--out", str(self.out / name)),
-        ]
-
-    def peer(self, tool: str) -> list[str]:
-        """Return the command of another tool."""
-        texts = [str(self.out / name) for name in ("calibration.txt", "evaluation.txt")]
-        return [tool, self.model, *texts, str(self.length), str(self.samples)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One command.
-
-    Attributes:
-        title: what it does, in words.
-        arguments: of natsel, from the folders of the run.
-        floor: the largest ratio of perplexities that is to be reached; None where none is said.
-        aim: the ratio that is hoped for.
-        after: the row whose folder it reads, if it reads one.
-        tool: runs ``python -m natsel_bench.language_peers`` in place of natsel.
-    """
-
-    title: str
-    arguments: Callable[[Folders], list[str]]
-    floor: float | None = None
-    aim: float | None = None
-    after: str = ""
-    tool: bool = False
-
-
-ROWS: dict[str, Row] = {
-    "neurons-30": Row(
-        "30 % of the MLP neurons",
-        lambda f: f.prune("neurons-30", "--sparsity", "0.3", *MLP),
-        1.28,
-        1.20,
-    ),
-    "neurons-50": Row(
-        "50 % of the MLP neurons",
-        lambda f: f.prune("neurons-50", "--sparsity", "0.5", *MLP),
-        1.60,
-        1.45,
-    ),
-    "neurons-30-obs": Row(
-        "30 % of the MLP neurons, by obs",
-        lambda f: f.prune("neurons-30-obs", "--sparsity", "0.3", "--scorer", "obs", *MLP),
-        1.28,
-        1.20,
-    ),
-    "neurons-50-obs": Row(
-        "50 % of the MLP neurons, by obs",
-        lambda f: f.prune("neurons-50-obs", "--sparsity", "0.5", "--scorer", "obs", *MLP),
-        1.60,
-        1.45,
-    ),
-    "parameters": Row(
-        "80 % of the parameters left, all kinds",
-        lambda f: f.prune("parameters", "--budget", "parameters=0.8"),
-        1.5,
-        1.3,
-    ),
-    "weights-50": Row(
-        "50 % of the single weights",
-        lambda f: f.prune("weights-50", "--weights", "0.5"),
-        1.45,
-        1.35,
-    ),
-    "weights-50-obs": Row(
-        "50 % of the single weights, column by column",
-        lambda f: f.prune("weights-50-obs", "--weights", "0.5", "--scorer", "obs"),
-        1.45,
-        1.35,
-    ),
-    "weights-2-4": Row(
-        "2 of 4 single weights",
-        lambda f: f.prune("weights-2-4", "--weights", "2:4"),
-        2.4,
-        2.2,
-    ),
-    "recovered": Row(
-        "30 % of the MLP neurons, recovered",
-        lambda f: f.recover("neurons-30", "recovered"),
-        after="neurons-30",
-    ),
-    "torch-pruning": Row(
-        "torch-pruning, GroupTaylor: 30 % of the MLP neurons",
-        lambda f: f.peer("torch-pruning"),
-        tool=True,
-    ),
-    "wanda": Row(
-        "Wanda by hand: 50 % of the single weights by row",
-        lambda f: f.peer("wanda"),
-        tool=True,
-    ),
-}
 
 
 def bench_language(
@@ -180,7 +45,8 @@ def bench_language(
     The beginning of the text calibrates, its end evaluates, and what lies between trains.
 
     Args:
-        model: folder of the dense model, with its tokenizer.
+        model: folder of the dense model, with its tokenizer; or "small-gpt2", which is trained on
+            the middle of the text first, in minutes.
         text: a text file, UTF-8.
         out: folder for the texts, the small models, and one result for each row.
         only: names of rows; by default all.
@@ -213,10 +79,14 @@ def bench_language(
     }
     with folder.claim(target, config, resume):
         folder.take(target, config)
-        folders = Folders(model, target, length, samples, tokens)
         for name, part in parts.items():
             if not (target / name).is_file():
                 write_atomic(target / name, part.encode())
+        dense = model
+        if model == SMALL_GPT2:
+            progress(f"language: train {SMALL_GPT2}", 0, len(ROWS))
+            dense = str(prepared(target / SMALL_GPT2, parts["training.txt"], length=length))
+        folders = Folders(dense, target, length, samples, tokens)
         chosen = [name for name in ROWS if not only or name in only]
         rows: list[dict[str, Any]] = []
         for number, name in enumerate(chosen):
@@ -261,6 +131,8 @@ def _measured(name: str, folders: Folders) -> dict[str, Any]:
         "title": row.title,
         "floor": row.floor,
         "aim": row.aim,
+        "kind": row.kind,
+        "scorer": row.scorer,
         "arguments": row.arguments(folders),
     }
     if row.after and not (folders.out / row.after / "result.json").is_file():

@@ -6,13 +6,22 @@ Nothing should be tuned to one model: what a default gives is measured on this o
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from natsel.common.extras import require
+
+SMALL_GPT2 = "small-gpt2"
 WORDS = 256
 """Tokens are the bytes of the text."""
+STEPS = 1200
+"""Of training: minutes on a core."""
 
 
 def byte_tokens(text: str) -> Tensor:
@@ -44,9 +53,55 @@ def windows(tokens: Tensor, length: int, count: int, *, from_end: bool = False) 
     return part.reshape(count, length)
 
 
+def byte_tokenizer() -> Any:
+    """Return a tokenizer of the transformers library that gives each byte its own number.
+
+    Example:
+        >>> byte_tokenizer()("ab").input_ids, byte_tokenizer().decode([97, 98])
+        ([97, 98], 'ab')
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    library: Any = require("transformers", "transformers")
+    tables: Any = require("transformers.convert_slow_tokenizer", "transformers")
+    characters = tables.bytes_to_unicode()
+    numbers = {character: byte for byte, character in characters.items()}
+    found = Tokenizer(models.BPE(numbers, []))
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    found.decoder = decoders.ByteLevel()
+    return library.PreTrainedTokenizerFast(tokenizer_object=found, eos_token=characters[0])
+
+
+def prepared(folder: Path, text: str, *, length: int, steps: int = STEPS) -> Path:
+    """Return a folder with a small GPT-2 and its tokenizer; it is trained unless it is there.
+
+    Args:
+        folder: of the model; it is there whole or not at all.
+        text: to train on.
+        length: of its windows: the positions that the model knows.
+        steps: of training.
+    """
+    if folder.is_dir():
+        return folder
+    model = small_gpt2(length=length)
+    train(model, byte_tokens(text), steps=steps, length=length)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        model.save_pretrained(made)
+        byte_tokenizer().save_pretrained(made)
+        os.replace(made, folder)
+        Path(made).mkdir()  # which is taken away now
+    return folder
+
+
 def small_gpt2(
-    *, layers: int = 4, width: int = 128, heads: int = 4, length: int = 128, seed: int = 0
-) -> nn.Module:
+    *,
+    layers: int = 4,
+    width: int = 128,
+    inner: int = 256,
+    heads: int = 4,
+    length: int = 128,
+    seed: int = 0,
+) -> Any:
     """Return an untrained GPT-2 of the transformers library that reads bytes."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -55,6 +110,7 @@ def small_gpt2(
         vocab_size=WORDS,
         n_positions=length,
         n_embd=width,
+        n_inner=inner,
         n_layer=layers,
         n_head=heads,
         resid_pdrop=0.0,
@@ -71,7 +127,7 @@ def train(
     model: nn.Module,
     tokens: Tensor,
     *,
-    steps: int = 1200,
+    steps: int = STEPS,
     batch_size: int = 8,
     length: int = 128,
     rate: float = 2e-3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from natsel_bench.peers.words import table as peers_table
@@ -180,6 +180,18 @@ def _peers(result: Result) -> Words:
     return Words(title, tuple(head), [list(line) for line in body], sentences)
 
 
+def best_scorers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say for each kind which scorer orders it best, of those that were measured."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for row in rows:
+        if row.get("kind") and "quality" in row:
+            found.setdefault(row["kind"], []).append((row["quality"]["ratio"], row["scorer"]))
+    return [
+        f"{kind}s, best first: {', '.join(f'{s} {r:.3f}' for r, s in sorted(each))}"
+        for kind, each in found.items()
+    ]
+
+
 def _language(result: Result) -> Words:
     rows, sentences = [], []
     for r in result["rows"]:
@@ -187,6 +199,11 @@ def _language(result: Result) -> Words:
             sentences.append(f"{r['title']}: not run, {r['missing']}")
             continue
         quality = r["quality"]
+        if (share := quality.get("won_back")) is not None:
+            sentences.append(
+                f"{r['title']}: {100 * share:.0f} % of the log-perplexity that pruning cost was "
+                "won back"
+            )
         paired = quality["paired"]
         low, high = (math.exp(paired[end]) for end in ("low", "high"))
         limits = " / ".join("" if r[k] is None else f"{r[k]:.2f}" for k in ("floor", "aim"))
@@ -203,6 +220,7 @@ def _language(result: Result) -> Words:
                 "" if peak is None else f"{peak / 2**20:,.0f} MiB",
             ]
         )
+    sentences += best_scorers(result["rows"])
     config = result["config"]
     sentences.append(
         f"Windows of {config['length']} tokens, {config['samples']} to calibrate and as many to "

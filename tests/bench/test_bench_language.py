@@ -9,11 +9,15 @@ import pytest
 import torch
 from tests import language
 from torch import nn
+from typer.testing import CliRunner
 
+from natsel.cli.app import app
 from natsel_bench import language as room
 from natsel_bench.language import bench_language, run_apart
+from natsel_bench.language_models import byte_tokenizer, prepared
 from natsel_bench.language_peers import main, wanda
-from natsel_bench.words import words
+from natsel_bench.language_rows import ROWS, SCORERS, Folders
+from natsel_bench.words import best_scorers, words
 
 
 @pytest.fixture
@@ -111,3 +115,60 @@ def test_wanda_by_hand_zeroes_half_of_each_row_of_the_blocks():
 def test_an_unknown_tool_is_refused():
     with pytest.raises(ValueError, match="tool"):
         main(["speed", "", "", "", "1", "1"])
+
+
+def test_scorers_and_depth_are_rows_that_run(made, tmp_path, monkeypatch):
+    def here(command):
+        said = CliRunner().invoke(app, command[3:])
+        return room.Ended(said.exit_code, said.stdout, said.stderr, 1.0, None)
+
+    monkeypatch.setattr(room, "run_apart", here)  # a process each takes seconds to begin
+    model, text = made
+    only = ("branches", "neurons-30-taylor", "heads-30-random")
+    sizes = {"only": only, "length": 16, "samples": 4}
+    result = bench_language(str(model), text, tmp_path / "out", **sizes)
+    assert [row["name"] for row in result["rows"]] == list(only)
+    assert not any("missing" in row for row in result["rows"])
+    found = json.loads((tmp_path / "out" / "branches" / "result.json").read_text())
+    kept = [c["kept"] for c in found["communities"] if c["kind"] == "branch"]
+    assert kept == [3]  # of the four of two layers
+    found = json.loads((tmp_path / "out" / "heads-30-random" / "result.json").read_text())
+    assert {c["kind"] for c in found["communities"]} == {"head"}
+    told = words(result).sentences
+    assert any(line.startswith("neurons, best first: taylor ") for line in told)
+
+
+def test_each_scorer_has_a_row_for_each_kind(tmp_path):
+    for kind in ("neuron", "head"):
+        of_kind = [row.scorer for row in ROWS.values() if row.kind == kind]
+        assert of_kind == list(SCORERS)
+    given = ROWS["heads-30-obs"].arguments(Folders("m", tmp_path, 16, 4, 100))
+    assert given[2:8] == ["--sparsity", "0.3", "--kinds", "head", "--scorer", "obs"]
+    rows = [
+        {"kind": "head", "scorer": name, "quality": {"ratio": ratio}}
+        for name, ratio in (("obs", 1.5), ("joint", 1.25))
+    ]
+    told = best_scorers([*rows, {"kind": "head", "missing": "why"}, {"kind": "", "quality": {}}])
+    assert told == ["heads, best first: joint 1.250, obs 1.500"]
+
+
+def test_what_recovery_won_back_is_said(made, tmp_path):
+    quality = {"before": {"mean": 3.0}, "after": {"mean": 2.0}, "ratio": 0.6667, "won_back": 0.55}
+    quality["paired"] = {"low": -0.5, "high": -0.3}
+    row = {"title": "recovered", "quality": quality, "floor": None, "aim": None, "kind": ""}
+    row |= {"seconds": 1.0, "peak_bytes": None, "scorer": ""}
+    config = {"model": "m", "length": 16, "samples": 4}
+    told = words({"bench": "language", "rows": [row], "config": config}).sentences
+    assert told[0] == "recovered: 55 % of the log-perplexity that pruning cost was won back"
+
+
+def test_the_small_gpt2_is_trained_once_and_reads_bytes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    text = language.text(0, 200)
+    folder = prepared(tmp_path / "small", text, length=16, steps=2)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.n_positions == 16
+    said = transformers.AutoTokenizer.from_pretrained(folder)("Größe\n").input_ids
+    assert said == list("Größe\n".encode()) == byte_tokenizer()("Größe\n").input_ids
+    assert prepared(folder, "", length=16) == folder
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]

@@ -366,3 +366,54 @@ def test_a_line_that_is_no_json_is_told_by_its_own_number(natsel, here, tmp_path
     told = one_line(natsel("prune", here / "dense", *asked, *SHORT))
     assert "(line 2: " in told
     assert "line 1" not in told
+
+
+def test_a_turned_width_says_what_its_head_costs_and_counts_it(natsel, here, tmp_path):
+    dense = llama()
+    dense.config.tie_word_embeddings = True
+    dense.tie_weights()
+    with torch.no_grad():  # no constant, which would keep the head tied
+        dense.model.norm.weight.mul_(torch.linspace(0.5, 2, 16))
+    dense.save_pretrained(tmp_path / "tied")
+    tokenizer().save_pretrained(tmp_path / "tied")
+    said = natsel(
+        *("prune", tmp_path / "tied", "--data", here / "calibration.txt", "--rotate"),
+        *("--held-out", here / "evaluation.jsonl", "--scorer", "wanda"),
+        *("--budget", "parameters=0.8", "--out", tmp_path / "small", *SHORT, "--json"),
+    )
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.stdout)
+    given = sum(p.numel() for p in dense.parameters())
+    small = library.load(tmp_path / "small")
+    left = sum(p.numel() for p in small.parameters())
+    assert result["rotation"]["num_untied"] == 62 * 16
+    assert result["parameters"] == [given, left]
+    assert left <= 0.8 * given
+    assert next(c["kept"] for c in result["communities"] if c["kind"] == "channel") < 16
+    assert "no longer tied to the embedding: 992 parameters more" in result["notes"][0]
+    assert f"parameters: {given:,} -> {left:,}" in result["summary"]
+    said = natsel("verify", tmp_path / "tied", tmp_path / "small")
+    assert said.exit_code == 2
+    assert "what was not turned (--rotate)" in said.stderr
+
+
+def test_nothing_is_turned_without_a_text(natsel, here, tmp_path):
+    said = natsel("prune", here / "dense", "--rotate", "--out", tmp_path / "small")
+    assert said.exit_code == 2
+    assert said.stderr == (
+        "natsel: data=None is not allowed: expected a text: rotate turns the residual width to "
+        "the axes of one\n"
+    )
+
+
+def test_biases_are_told_saved_and_verified(natsel, here, tmp_path):
+    said = prune(natsel, here, tmp_path / "small", "--bias", "--scorer", "wanda", "--json")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.stdout)
+    assert "the configuration says: attention_bias, mlp_bias" in result["notes"][0]
+    given = sum(p.numel() for p in llama().parameters())
+    assert result["parameters"][0] == given
+    assert result["parameters"][1] <= 0.8 * given
+    assert library.load(tmp_path / "small").config.mlp_bias is True
+    said = natsel("verify", here / "dense", tmp_path / "small")
+    assert said.exit_code == 0, said.output

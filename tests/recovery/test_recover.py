@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -378,7 +381,32 @@ def test_a_loss_that_becomes_nan_ends_the_run_in_one_line():
 def test_tokens_say_how_many_places_are_read():
     teacher, small, tokens = pair()
     done = natsel.recover(small, teacher, data=batches(tokens), tokens=150, batch=2)
-    assert (done.settings.steps, done.places) == (11, 154)
+    # 150 tokens are 21 windows of 7 and a bit: the last of the steps of two has one.
+    assert (done.settings.steps, done.places) == (11, 147)
+    assert done.curve[-1]["places"] - done.curve[-2]["places"] == 7
+    assert done.summary().splitlines()[0] == "11 steps over 147 tokens"
+    assert "150 tokens were asked, 147 read: windows are read whole" in done.notes
+
+
+def test_fewer_tokens_than_a_batch_has_are_no_whole_batch():
+    teacher, small, tokens = pair()
+    done = natsel.recover(small, teacher, data=batches(tokens), tokens=21)
+    assert (done.settings.steps, done.settings.batch, done.places) == (1, 3, 21)
+    assert not any("asked" in note for note in done.notes)
+    told = "tokens=21, batch=4 .* a batch of at most 3"
+    with pytest.raises(ValueError, match=told):
+        natsel.recover(small, teacher, data=batches(tokens), tokens=21, batch=4)
+
+
+def test_a_missing_library_of_adapters_is_named_with_its_extra(monkeypatch):
+    teacher, small, tokens = pair()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    told = re.escape("peft is not installed: pip install 'natsel[lora]'")
+    with pytest.raises(natsel.MissingExtraError, match=told):
+        natsel.recover(small, teacher, data=batches(tokens), steps=1, lora=2)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    assert any(name.startswith("peft") for name in extras["lora"])
 
 
 def test_a_step_reads_512_places_unless_it_is_said():

@@ -31,7 +31,8 @@ _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
-    *("compensate", "blockwise", "cache", "branches", "blocks", "kinds", "search"),
+    *("rotate", "bias", "compensate", "blockwise", "cache"),
+    *("branches", "blocks", "kinds", "search"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -40,7 +41,7 @@ KEYS = Keys(
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights"),
-        **same(truth, "residual", "compensate", "measure", "uniform"),
+        **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
         **same(truth, "branches", "blocks"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
@@ -113,6 +114,16 @@ def prune(
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names.")] = None,
     residual: Annotated[bool, typer.Option(help="Cut widths under a normalisation, too.")] = False,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            help="Turn the residual width to its principal axes over --data, and cut it, too: "
+            "RMSNorm models; a tied head becomes a tensor of its own, which costs parameters."
+        ),
+    ] = False,
+    bias: Annotated[
+        bool, typer.Option(help="Let compensation fill biases that the configuration can say.")
+    ] = False,
     kinds: Annotated[
         list[str] | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
     ] = None,
@@ -193,6 +204,8 @@ def prune(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             residual=residual,
+            rotate=rotate,
+            bias=bias,
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             search=search,
             branches=branches,

@@ -28,7 +28,8 @@ def recover(
         str | None, typer.Option(help="Another text, to measure the perplexity on.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="How many to read; all data once by default.")
+        int | None,
+        typer.Option(help="At most so many, in whole windows; all by default."),
     ] = None,
     length: Annotated[int, typer.Option(help="Tokens in a window of a text.")] = 512,
     samples: Annotated[
@@ -47,7 +48,7 @@ def recover(
     blocks: Annotated[float, typer.Option(help="Weight of the block outputs.")] = 0.0,
     temperature: Annotated[float, typer.Option(help="At which both are compared.")] = 1.0,
     lora: Annotated[
-        int | None, typer.Option(help="Train adapters of this rank, and merge them.")
+        int | None, typer.Option(help="Train adapters of this rank, and merge them (natsel[lora]).")
     ] = None,
     keep_zeros: Annotated[
         bool | None,

@@ -62,8 +62,12 @@ class Rotation:
     num_untied: int
     error: float
 
+    def axes_of(self, share: float) -> int:
+        """Return how many axes hold a share of the stream, the largest first."""
+        return int((self.explained.cumsum(0) < share).sum()) + 1
+
     def __repr__(self) -> str:
-        half = int((self.explained.cumsum(0) < 0.9).sum()) + 1
+        half = self.axes_of(0.9)
         cost = f", {self.num_untied:,} parameters more" if self.num_untied else ""
         return (
             f"Rotation({self.community}: 90 % lies along {half} of {len(self.explained)} axes; "

@@ -23,6 +23,7 @@ from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, discover
 from natsel.communities.gates.gates import folded
 from natsel.extraction import compensation_of, plan_of, preview
+from natsel.extraction.biases import with_biases
 from natsel.extraction.decide import Later
 from natsel.extraction.extract import extracted
 from natsel.extraction.verify import communities_of, compare_removal
@@ -57,6 +58,7 @@ def prune(
     samples: int | None = SAMPLES,
     validation: Data | None = None,
     compensate: bool = True,
+    bias: bool = False,
     criterion: Criterion = cross_entropy,
     scope: Scope = "community",
     normalize: Normalization = "rank",
@@ -99,6 +101,9 @@ def prune(
         samples: how many windows of each text, spread evenly over it; None for all.
         validation: of "adaptive": the search split, batches of one shape; ``data`` by default.
         compensate: let the survivors take over what the others did, if there are data.
+        bias: put biases of zero where a model of the transformers library has none and its
+            configuration can say them (``mlp_bias`` of Llama), for compensation to fill: shares of
+            a budget are of the model with them.
         criterion: the loss of scorers that read gradients.
         scope: see :func:`natsel.select`, as for the following.
         normalize: how scores become comparable across communities.
@@ -158,8 +163,17 @@ def prune(
     for each in scorer.values() if isinstance(scorer, Mapping) else (scorer,):
         _check_scorer(each, batches is not None or search is not None)
     _check_together(scorer, search, generator, scope, normalize, uniform)
+    if bias and (batches is None or not compensate):
+        told = {
+            "bias": True,
+            "data": None if batches is None else "given",
+            "compensate": compensate,
+        }
+        refuse_together(told, "bias with data and compensation, which fills it")
     progress("prune: find communities", 0, len(STEPS) + 1)
-    communities = discover(model, inputs, residual=residual, branches=branches)
+    communities = discover(
+        with_biases(model)[0] if bias else model, inputs, residual=residual, branches=branches
+    )
     communities.require("model", type(model).__name__)
     before = losses(model, kept.batches) if kept is not None else None
     pruned = carry_out(

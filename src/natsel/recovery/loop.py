@@ -22,6 +22,7 @@ from natsel.recovery.objective import Objective, on_device_of
 from natsel.recovery.order import chosen, seed_of
 from natsel.recovery.settings import Settings
 from natsel.recovery.state import State, read, undisturbed, write
+from natsel.recovery.together import ALONE, Together
 
 SECONDS = 300.0
 """Between two checkpoints, unless steps are counted."""
@@ -76,6 +77,7 @@ def train(
     look_every: int,
     progress: Progress = silent,
     what: str = "recover",
+    together: Together = ALONE,
 ) -> list[dict[str, Any]]:
     """Train a student until its steps are done.
 
@@ -90,6 +92,7 @@ def train(
         look_every: steps between two such looks.
         progress: called after every step.
         what: is being done.
+        together: the processes that share each step.
 
     Returns:
         The curve, a row a step.
@@ -107,6 +110,9 @@ def train(
     path = keeping.path
     if path is not None and path.exists():
         read(path, keeping.run, state)
+    together.wait()
+    if not together.is_first:
+        path, progress = None, silent
     held = _held(student, masks)
     written = time.monotonic()
     with (
@@ -132,7 +138,7 @@ def train(
                     progress(what, state.step, settings.steps)
                 if done:
                     break
-                _step(state, objective, samples, held, settings, path)
+                _step(state, objective, samples, held, settings, path, together)
         except KeyboardInterrupt:
             if path is not None and state.step:
                 write(path, keeping.run, state)
@@ -147,11 +153,12 @@ def _step(
     held: list[tuple[nn.Parameter, Tensor]],
     settings: Settings,
     path: Path | None,
+    together: Together,
 ) -> None:
     """Take one step; the state is that of before, or that of after it, also after an interrupt."""
     buffers = [b.detach().clone() for b in state.model.buffers()]
     try:
-        row = _gradients(state, objective, samples, held, settings, path)
+        row = _gradients(state, objective, samples, held, settings, path, together)
         rate = row["learning_rate"]
     except BaseException:
         # The step was not taken, but a normalisation may have seen its samples.
@@ -174,13 +181,14 @@ def _gradients(
     held: list[tuple[nn.Parameter, Tensor]],
     settings: Settings,
     path: Path | None,
+    together: Together,
 ) -> dict[str, Any]:
     """Compute the gradients of a step, and return what is told of it."""
     step, model = state.step, state.model
     state.optimizer.zero_grad(set_to_none=True)
-    which = chosen(step, settings.batch, len(samples), settings.seed)
+    which = chosen(step, settings.batch, len(samples), settings.seed)[: settings.size(step)]
     pieces = []
-    for rows in torch.split(which, settings.rows):
+    for rows in torch.split(which, min(settings.rows, together.share(len(which)))):
         inputs, labels = samples.rows(rows)
         inputs = on_device_of(model, inputs)
         device = tensors_of_inputs(inputs)[0].device
@@ -191,12 +199,13 @@ def _gradients(
     means = torch.zeros(4)
     with torch.random.fork_rng(devices=_devices(model)):
         torch.manual_seed(seed_of(settings.seed, step))
-        for inputs, labels, counts, count in pieces:
+        for inputs, labels, counts, count in together.own(pieces):
             if not count:
                 continue
             loss, parts = objective(model, inputs, labels, counts)
             torch.autograd.backward(loss * (count / total))
             means += torch.stack([loss.detach(), *parts]).cpu().float() * (count / total)
+    means = together.add_up(model, means)
     with torch.no_grad():
         for parameter, mask in held:
             if parameter.grad is not None:

@@ -27,7 +27,7 @@ def adapted(model: nn.Module, rank: int, *, skip: str | None, seed: int) -> nn.M
         ValueError: if it has no linear layer.
         MissingExtraError: if the peft library is not installed.
     """
-    peft = require("peft", "transformers")
+    peft = require("peft", "lora")
     names = [n for n, m in model.named_modules() if type(m) is nn.Linear and n and n != skip]
     if not names:
         refuse("lora", rank, "None: this model has no linear layer beside its last one")
@@ -47,7 +47,7 @@ def merged(model: nn.Module) -> nn.Module:
     Returns:
         The model, of the classes that it had before.
     """
-    layers = require("peft.tuners.tuners_utils", "transformers").BaseTunerLayer
+    layers = require("peft.tuners.tuners_utils", "lora").BaseTunerLayer
     for path, module in list(model.named_modules()):
         if isinstance(module, layers):
             module.merge()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.batches import Data, gathered, reread
+from natsel.common.batches import Data, gathered, is_causal, reread
 from natsel.common.calls import tensors_of_inputs
 from natsel.common.errors import refuse, refuse_together
 from natsel.common.progress import Progress, silent
@@ -23,6 +23,7 @@ from natsel.recovery.low_rank import adapted, merged
 from natsel.recovery.objective import Objective, compare, on_device_of
 from natsel.recovery.settings import Settings
 from natsel.recovery.state import digest
+from natsel.recovery.together import Together
 from natsel.recovery.zeros import said, zeros_of
 
 LOOKS = 5
@@ -47,8 +48,9 @@ class Recovered:
         control: the curve of the control; None without.
         losses: on the held-out data, one number a sample, of "before", "after", "teacher" and
             "control"; empty without such data.
-        places: how many places were read.
+        places: how many places were read: tokens of windows, or images.
         notes: what was found and decided on the way, in words.
+        unit: what a place is, in words: "tokens", "samples" or "places".
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Recovered:
     losses: Mapping[str, Losses]
     places: int
     notes: tuple[str, ...]
+    unit: str = "places"
 
     @property
     def won_back(self) -> float | None:
@@ -76,7 +79,7 @@ class Recovered:
     def summary(self) -> str:
         """Return what was done and what came of it, as text."""
         steps = self.settings.steps
-        lines = [f"{steps:,} step{'' if steps == 1 else 's'} over {self.places:,} places"]
+        lines = [f"{steps:,} step{'' if steps == 1 else 's'} over {self.places:,} {self.unit}"]
         if self.losses:
             each = ", ".join(f"{name} {_mean(x):.4f}" for name, x in self.losses.items())
             lines.append(f"held-out loss: {each}")
@@ -110,6 +113,7 @@ def recover(
     control: bool = False,
     checkpoint: str | Path | None = None,
     save_every: int | None = None,
+    accelerator: Any = None,
     progress: Progress = silent,
 ) -> Recovered:
     r"""Let a small model learn from the dense one, and return what it became.
@@ -124,7 +128,9 @@ def recover(
         small: the model; not changed. It learns where it is: the device is its own.
         teacher: the dense model; of the same outputs.
         data: batches; labels are optional. All of it is held in memory.
-        tokens: how many places to read (tokens of windows, or images), all data once by default.
+        tokens: how many to read (tokens of windows, or images), all data once by default. Of
+            windows of one length never more, and less by no more than a window: the last step has
+            fewer of them.
         steps: of the optimizer, in place of ``tokens``.
         batch: samples (windows, images) of a step; by default as many as make 512 places, one window
             of 512 tokens, but no more than 32.
@@ -149,6 +155,10 @@ def recover(
         checkpoint: a folder: the state is written there every so often and when interrupted, and
             taken up from there; the end is the same to the bit.
         save_every: steps between two checkpoints; five minutes by default.
+        accelerator: an ``accelerate.Accelerator``, made by each process of ``accelerate launch``:
+            the small model goes to its device, its precision is taken where ``autocast`` is None,
+            and the processes share each step; the first one writes checkpoints. All of them
+            return the same. None for this process alone.
         progress: called after every step.
 
     Returns:
@@ -171,10 +181,11 @@ def recover(
         >>> done.curve[-1]["kl"] < 0.5 * done.curve[0]["kl"]
         True
     """  # noqa: E501
+    together = Together(accelerator)
     samples = _samples(small, data)
     if not any(p.requires_grad for p in small.parameters()):
         refuse("small", "a model of frozen parameters", "some that require a gradient")
-    student = copied(small, {})
+    student = together.placed(copied(small, {}))
     settings = Settings(
         steps=1,
         batch=1 if batch is None else batch,
@@ -188,14 +199,14 @@ def recover(
         clip=clip,
         seed=seed,
         lora=lora,
-        autocast=autocast,
+        autocast=together.precision if autocast is None else autocast,
     )
     _check(settings, samples)
     inputs, labels = samples.rows(torch.zeros(1, dtype=torch.long))
-    objective = compare(student, teacher, on_device_of(small, inputs), labels, settings)
+    objective = compare(student, teacher, on_device_of(student, inputs), labels, settings)
     if batch is None:
         usual = min(LARGEST_BATCH, max(1, PLACES // objective.places))
-        settings = replace(settings, batch=usual)
+        settings = replace(settings, batch=_within(usual, tokens, samples, objective))
     settings = _scheduled(settings, samples, objective, tokens, steps, rows)
     objective = Objective(teacher, objective.heads, objective.pairs, objective.places, settings)
     masks = zeros_of(small, keep_zeros)
@@ -241,13 +252,14 @@ def recover(
             look_every=every,
             progress=progress,
             what=f"recover: {name}",
+            together=together,
         )
         return (merged(model) if lora is not None and name == "recovered" else model), curve
 
     found = {}
     if held is not None:
         found = {"before": losses(small, held), "teacher": losses(teacher, held)}
-    first = fresh(small, masks, seed=seed) if control else None
+    first = together.placed(fresh(small, masks, seed=seed)) if control else None
     student, curve = trained(student, "recovered")
     student.eval()
     if held is not None:
@@ -259,8 +271,13 @@ def recover(
             found["control"] = losses(first, held)
     for name, parameter in small.named_parameters():
         student.get_parameter(name).requires_grad_(parameter.requires_grad)
-    passes = settings.steps * settings.batch / len(samples)
+    passes = settings.num_samples / len(samples)
+    unit = _unit(small, samples, objective)
+    read = curve[-1]["places"]
     notes = (
+        f"{tokens:,} {unit} were asked, {read:,} read: windows are read whole"
+        if tokens is not None and tokens != read
+        else "",
         f"all data are read {passes:.1f} times" if passes > 1 else "",
         objective.pairs.left_out,
         said(masks),
@@ -272,8 +289,9 @@ def recover(
         curve,
         other,
         {n: found[n] for n in ("before", "after", "teacher", "control") if n in found},
-        curve[-1]["places"],
+        read,
         tuple(note for note in notes if note),
+        unit,
     )
 
 
@@ -307,13 +325,37 @@ def _scheduled(
     if tokens is not None:
         if type(tokens) is not int or tokens < each:
             refuse("tokens", tokens, f"a whole number of at least one sample: {math.ceil(each)}")
-        steps = max(1, round(tokens / (each * settings.batch)))
+        wanted = tokens * len(samples) // places
+        if wanted < settings.batch:
+            told = {"tokens": tokens, "batch": settings.batch}
+            refuse_together(told, f"a batch of at most {wanted}: so many samples have them")
+        steps = -(-wanted // settings.batch)
+        settings = replace(settings, samples=wanted)
     elif steps is None:
         steps = max(1, len(samples) // settings.batch)
     if rows is None:
         together = settings.batch if objective.places == 1 else max(1, PLACES // objective.places)
         rows = min(settings.batch, together)
     return replace(settings, steps=steps, rows=rows)
+
+
+def _within(usual: int, tokens: int | None, samples: Samples, objective: Objective) -> int:
+    """Return the usual batch, or as many samples as have the tokens that are asked, if fewer."""
+    if type(tokens) is not int:
+        return usual
+    places = places_of(samples, objective)
+    return max(1, min(usual, tokens * len(samples) // max(places, 1)))
+
+
+def _unit(model: nn.Module, samples: Samples, objective: Objective) -> str:
+    """Return what a place is, in words."""
+    if objective.places == 1:
+        return "samples"
+    return "tokens" if is_causal(model) is True or _reads_tokens(samples) else "places"
+
+
+def _reads_tokens(samples: Samples) -> bool:
+    return isinstance(samples.inputs, dict) and "input_ids" in samples.inputs
 
 
 def _named(samples: Samples) -> list[tuple[str, Tensor]]:

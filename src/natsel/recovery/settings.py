@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         steps: of the optimizer.
         batch: samples of a step.
+        samples: of all steps together, where the last one has fewer; None for whole steps.
         rows: samples that run together; their gradients add up.
         learning_rate: of AdamW, at its highest.
         warmup: share of the steps in which it rises from nothing; it falls as a cosine after them.
@@ -45,6 +46,7 @@ class Settings:
     seed: int
     lora: int | None
     autocast: str | None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rows"):
@@ -70,6 +72,15 @@ class Settings:
         weights = {n: getattr(self, n) for n in ("kl", "cross_entropy", "blocks")}
         if not any(weights.values()):
             refuse_together(weights, "at least one weight above 0")
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples all steps read together."""
+        return self.steps * self.batch if self.samples is None else self.samples
+
+    def size(self, step: int) -> int:
+        """Return how many samples a step reads, counted from 0."""
+        return min(self.batch, self.num_samples - step * self.batch)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -29,6 +29,7 @@ from natsel.communities import Communities, discover
 from natsel.communities.kinds import BRANCH
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
+from natsel.extraction.biases import with_biases
 from natsel.extraction.store import PLAN_FILE, check_room
 from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
@@ -45,6 +46,7 @@ from natsel.runs.material import Material, check_source, open_material
 from natsel.runs.measure import Outcomes, accuracy_of_outcomes, accuracy_quality, outcomes
 from natsel.runs.oneshot import calibration
 from natsel.runs.splits import Splits
+from natsel.runs.turning import of_the_given, plain_rotation, turned_model, turned_words
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
@@ -96,6 +98,9 @@ class PruneConfig:
         include: patterns of community names that take part; empty for all.
         exclude: patterns of community names that stay whole.
         residual: also offer widths that a normalisation runs over.
+        rotate: turn the residual width of a language model to its principal axes first, over the
+            data (:func:`natsel.rotate`), and offer it.
+        bias: put biases of zero where the configuration can say them, for compensation to fill.
         kinds: of the communities that give; empty for all. "branch" offers branches.
         search: how many vectors of levels, between communities, are judged by evolution on the
             data; None to let the scores decide that.
@@ -122,6 +127,8 @@ class PruneConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     residual: bool = False
+    rotate: bool = False
+    bias: bool = False
     kinds: tuple[str, ...] = ()
     search: int | None = None
     branches: bool = False
@@ -135,6 +142,11 @@ class PruneConfig:
             refuse("data", None, f"the name of a data set: the scorer {self.scorer!r} reads one")
         if self.compensate and self.data is None:
             refuse("data", None, "the name of a data set: compensation reads one")
+        if self.rotate and self.data is None:
+            refuse("data", None, "a text: rotate turns the residual width to the axes of one")
+        if self.bias and not _compensates(self):
+            told = {"bias": True, "data": self.data, "compensate": self.compensate}
+            refuse_together(told, "bias with data and compensation, which fills it")
         choose("scope", self.scope, ("community", "global"))
         choose("normalize", self.normalize, ("rank", "mean", "none"))
         parse_budget(self.budget)
@@ -154,6 +166,7 @@ class PruneConfig:
         if self.data is None:
             refuse("data", None, "the name of a data set: a search runs on one")
         own = ("scope", "normalize", "multiple_of", "uniform", "include", "exclude", "residual")
+        own += ("rotate",)
         usual = {f.name: f.default for f in fields(self)}
         if given := {n: getattr(self, n) for n in own if getattr(self, n) != usual[n]}:
             refuse_together({"search": self.search, **given}, "a search without them")
@@ -296,7 +309,18 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     step(1)
     inputs = _real_inputs(opened, splits)
     depth = config.depth or BRANCH.name in config.kinds
-    communities = discover(opened.model, inputs, residual=config.residual, branches=depth)
+    model, budget, turned = opened.model, parse_budget(config.budget), None
+    flags: tuple[str, ...] = ()
+    if config.bias:
+        model, flags = with_biases(model)
+    if config.rotate:
+        assert data is not None
+        model, turned = turned_model(model, data)
+    given = sum(p.numel() for p in opened.model.parameters())
+    if model is not opened.model:
+        budget = of_the_given(budget, given)
+    widths = config.residual or config.rotate
+    communities = discover(model, inputs, residual=widths, branches=depth)
     communities.require("model", config.model)
     if config.kinds:
         communities = communities.only(*config.kinds)
@@ -322,7 +346,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
 
     pruned = carry_out(
         communities,
-        parse_budget(config.budget),
+        budget,
         scorer=scorer,
         data=data,
         validation=[splits.validation] if adaptive and splits is not None else None,
@@ -341,7 +365,10 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
             "exclude": config.exclude or None,
         },
     )
-    survivors, predicted, small = pruned.survivors, pruned.prediction, pruned.small
+    survivors, small = pruned.survivors, pruned.small
+    predicted = pruned.prediction
+    if model is not opened.model:
+        predicted = replace(predicted, dense=replace(predicted.dense, parameters=given))
     verification, adapted, done = pruned.verification, pruned.adapted, pruned.compensation
     assert verification is not None
     for found in (predicted, verification, *((done,) if done is not None else ())):
@@ -358,6 +385,10 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         chosen = measure_for(opened.model, held_out.batches)
         quality = quality_of(losses(small, held_out.batches), before, measure=chosen)
     notes = _notes(config, material, scorer)
+    if flags:
+        notes.insert(0, f"biases were put in, which the configuration says: {', '.join(flags)}")
+    if turned is not None:
+        notes.insert(0, turned_words(turned))
     if quality is not None:
         told = advice(quality, data_aware=reads_data(scorer), compensated=done is not None)
         if told is not None:
@@ -373,6 +404,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         "verification": asdict(verification),
         "adaptive": adapted and adapted.plain(),
         "levels": levels and levels.plain(),
+        "rotation": turned and plain_rotation(turned),
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
         "accuracy": _accuracies(turned_out, splits),
         "quality": quality and quality.plain(),
@@ -456,9 +488,14 @@ def verify_saved(
     if isinstance(told, dict) and told.get("kind") == RECOVERED:
         allowed = "what natsel prune wrote: this one was trained since, and equals no masked model"
         refuse("folder", str(folder), allowed)
+    if isinstance(told, dict) and told.get("rotation"):
+        allowed = "what was not turned (--rotate): it was proven while it was cut, see result.json"
+        refuse("folder", str(folder), allowed)
     if isinstance(told, dict) and told.get("blocks") and not (Path(folder) / PLAN_FILE).is_file():
         allowed = "a folder with plan.json: what is cut block by block is proven while it is cut"
         refuse("folder", str(folder), allowed)
+    if isinstance(told, dict) and told.get("config", {}).get("bias"):
+        opened = replace(opened, model=with_biases(opened.model)[0])
     small = load(folder, model=opened.model)
     plan = plan_of(small)
     if plan.sparse is not None and not plan.survivors:

@@ -82,6 +82,8 @@ def _check(config: PruneConfig) -> None:
     """Refuse what needs the whole model in memory."""
     whole = {
         "residual": config.residual,
+        "rotate": config.rotate,
+        "bias": config.bias,
         "branches": config.branches or config.blocks,
         "uniform": config.uniform,
         "held_out": config.held_out,

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from natsel.common.errors import NonFiniteError, refuse, refuse_together
 from natsel.selection.budget import Sparsity
 from natsel.selection.sequence import Scope
 from natsel.selection.structure import NM, Blocks
-from natsel.selection.survivors import PackedSurvivors, Survivors
+from natsel.selection.survivors import PackedSurvivors, Survivors, unpacked
 from natsel.single_weights.streaming.blocks import (
     block_scores,
     check_shape,
@@ -97,6 +98,8 @@ def select_weights(
             for piece in pieces:
                 engine.silence(piece, masks.read(piece))
     owned = {s.name: masks.of(s) for s in sources}
+    for name in weights.turned & owned.keys():
+        owned[name] = _turned_back(owned[name], weights[name].T.shape, packed)
     found = {name: owned[weights.owner[name]] for name in weights}
     if packed:
         return PackedSurvivors({n: (bits, weights[n].shape) for n, bits in found.items()})
@@ -137,10 +140,19 @@ def _sources(weights: Weights) -> list[Source]:
     types = {weights[name].dtype for name in names}
     kind = _kind(types, native=weights.scorer is magnitude)
     starts = itertools.accumulate((weights[n].numel() for n in names), initial=0)
-    return [
-        Source(n, weights[n], weights.scorer, kind, weights.second[n], start)
-        for n, start in zip(names, starts, strict=False)
-    ]
+    found = []
+    for name, start in zip(names, starts, strict=False):
+        weight, second = weights.laid(name)
+        found.append(Source(name, weight, weights.scorer, kind, second, start))
+    return found
+
+
+def _turned_back(mask: Tensor, shape: torch.Size, packed: bool) -> Tensor:
+    """Return a mask ``[outputs, inputs]`` as ``[inputs, outputs]``, in bits where it is in bits."""
+    if not packed:
+        return mask.T.contiguous()
+    flat = unpacked(mask, shape).T.reshape(-1)
+    return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
 
 
 def _kind(types: set[torch.dtype], *, native: bool) -> KeyType:

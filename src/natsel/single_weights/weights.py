@@ -16,6 +16,7 @@ from natsel.common.modes import evaluating
 from natsel.common.padding import without_padding
 from natsel.common.patterns import Patterns, chosen
 from natsel.communities.computed import how_computed
+from natsel.single_weights.matrices import is_transposed
 from natsel.single_weights.streaming.source import Scorer, magnitude, product
 
 SCORERS: dict[str, Scorer] = {"magnitude": magnitude, "wanda": product, "taylor": product}
@@ -44,6 +45,7 @@ class Weights(Mapping[str, Tensor]):
 
     Attributes:
         transposed: names of tensors whose first dimension is of inputs.
+        turned: names of matrices ``[inputs, outputs]``, whose rows are their columns.
 
     Raises:
         ValueError: if a tensor cannot be selected from; the message names it.
@@ -71,6 +73,7 @@ class Weights(Mapping[str, Tensor]):
         choose("engine", engine, ENGINES)
         self.engine = engine
         self.transposed: frozenset[str] = frozenset()
+        self.turned: frozenset[str] = frozenset()
         self.scorer = SCORERS[scorer] if isinstance(scorer, str) else scorer
         self._tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
         devices = sorted({str(t.device) for t in self._tensors.values()})
@@ -103,7 +106,15 @@ class Weights(Mapping[str, Tensor]):
         there = {name: tensor for name, tensor in second.items() if tensor is not None}
         found = Weights(taken, scorer=self.scorer, second=there or None, engine=self.engine)
         found.transposed = self.transposed & set(taken)
+        found.turned = self.turned & set(taken)
         return found
+
+    def laid(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Return a tensor with its outputs first, and the second one beside it; views of them."""
+        tensor, second = self[name], self.second[self.owner[name]]
+        if name not in self.turned:
+            return tensor, second
+        return tensor.T, None if second is None else second.T
 
     @property
     def size(self) -> int:
@@ -121,6 +132,9 @@ def weights(
     engine: str = "auto",
 ) -> Weights:
     """Return the weights of a model's Linear and convolution layers as communities.
+
+    A Conv1D of the transformers library (GPT-2) is a Linear that holds its weight transposed: what
+    competes in it is what would in that Linear, and its mask has the shape of its weight.
 
     Args:
         model: its parameters are shared, not copied.
@@ -144,7 +158,7 @@ def weights(
     layers = {
         f"{name}.weight" if name else "weight": layer
         for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or is_transposed(layer)
     }
     if not layers:
         refuse("model", type(model).__name__, "a model with Linear or convolution layers")
@@ -166,6 +180,7 @@ def weights(
     found = Weights(tensors, scorer=scorer, second=second, engine=engine)
     inputs_first = (n for n, layer in taking.items() if getattr(layer, "transposed", False))
     found.transposed = frozenset(inputs_first)
+    found.turned = frozenset(n for n, layer in taking.items() if is_transposed(layer))
     return found
 
 
@@ -176,7 +191,7 @@ def _norms(model: nn.Module, layers: Mapping[str, nn.Module], data: Data) -> dic
 
     def add(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         layer, x = layers[name], entering(args, named).detach()
-        axis = -1 if isinstance(layer, nn.Linear) else 1
+        axis = -1 if isinstance(layer, nn.Linear) or is_transposed(layer) else 1
         x = without_padding(layer, x, axis if axis < 0 else axis - x.dim())
         x = as_rows(x, axis)
         squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square()
@@ -200,7 +215,7 @@ def _per_input(layer: nn.Module, norms: Tensor) -> Tensor:
     weight = layer.get_parameter("weight")
     groups = int(getattr(layer, "groups", 1))
     behind = (1,) * (weight.dim() - 2)
-    if getattr(layer, "transposed", False):
+    if getattr(layer, "transposed", False) or is_transposed(layer):
         return norms.view(-1, 1, *behind)
     if groups == 1:
         return norms.view(1, -1, *behind)
