@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import natsel as library
+from natsel.integrations.model_card import is_own
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -34,13 +35,21 @@ def here(tmp_path_factory):
     fast.save_pretrained(found / "dense")
     draw = torch.randint(0, 11, (200,), generator=torch.Generator().manual_seed(0)).tolist()
     (found / "calibration.txt").write_text(" ".join("abcdefghijk"[i] for i in draw))
+    others = torch.randint(0, 11, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    (found / "held.txt").write_text(" ".join("abcdefghijk"[i] for i in others))
     return found
 
 
-def test_a_text_prunes_a_folder_block_by_block(natsel, here, tmp_path):
+@pytest.fixture(scope="module")
+def texts(here):
+    """Options of the data."""
+    data = ("--data", here / "calibration.txt", "--held-out", here / "held.txt")
+    return (*data, "--length", "8", "--samples", "4", "--scorer", "wanda", "--sparsity", "0.5")
+
+
+def test_a_text_prunes_a_folder_block_by_block(natsel, here, texts, tmp_path):
     said = natsel(
-        *("prune", here / "dense", "--blockwise", "--data", here / "calibration.txt"),
-        *("--length", "8", "--samples", "4", "--scorer", "wanda", "--sparsity", "0.5"),
+        *("prune", here / "dense", "--blockwise", *texts),
         *("--out", tmp_path / "small", "--cache", tmp_path / "cache", "--json"),
     )
     assert said.exit_code == 0, said.output
@@ -53,16 +62,73 @@ def test_a_text_prunes_a_folder_block_by_block(natsel, here, tmp_path):
     assert result["peak_memory"] > 0
     assert json.loads((tmp_path / "small" / "result.json").read_text()) == result
     assert (tmp_path / "small" / "tokenizer.json").is_file()
-    small = library.open_model(tmp_path / "small").model
+    assert (tmp_path / "small" / "generation_config.json").is_file()
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert is_own(card)
+    assert "natsel prune dense" in card
+    assert "--blockwise" in card
+    small = library.load(tmp_path / "small")
+    assert library.compensation_of(small).tensors
     assert sum(p.numel() for p in small.parameters()) == result["parameters"][1]
     assert not (tmp_path / "cache").exists()
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    tokens = torch.arange(8)[None]
+    assert torch.equal(read(tokens).logits, small(tokens).logits)
+
+
+def test_the_folder_is_that_of_the_ordinary_prune(natsel, here, texts, tmp_path):
+    """The same quality, measured block by block; evaluate and verify read it."""
+    results = []
+    for name, more in (("blocks", ("--blockwise",)), ("whole", ())):
+        said = natsel("prune", here / "dense", *more, *texts, "--out", tmp_path / name, "--json")
+        assert said.exit_code == 0, said.output
+        results.append(json.loads(said.stdout))
+    ours, theirs = results
+    for when in ("before", "after", "paired"):
+        for key, value in theirs["quality"][when].items():
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
+            assert ours["quality"][when][key] == expected
+    assert ours["text"] == theirs["text"]
+    assert not ours["notes"]
+    assert {p.name for p in (tmp_path / "blocks").iterdir()} == {
+        p.name for p in (tmp_path / "whole").iterdir()
+    }
+    plans = [json.loads((tmp_path / n / "plan.json").read_text()) for n in ("blocks", "whole")]
+    for key in ("survivors", "sizes", "attributes", "tensors", "tied", "prediction", "constructor"):
+        assert plans[0][key] == plans[1][key], key
+    said = natsel("verify", here / "dense", tmp_path / "blocks", "--json")
+    assert json.loads(said.stdout)["passed"], said.output
+    said = natsel(
+        *("evaluate", tmp_path / "blocks", "--against", here / "dense", "--json"),
+        *("--data", here / "held.txt", "--length", "8", "--samples", "4"),
+    )
+    found = json.loads(said.stdout)["quality"]
+    assert found["ratio"] == pytest.approx(ours["quality"]["ratio"], rel=1e-5)
+
+
+def test_what_is_said_names_the_perplexity(natsel, here, texts, tmp_path):
+    said = natsel("prune", here / "dense", "--blockwise", *texts, "--out", tmp_path / "small")
+    assert said.exit_code == 0, said.output
+    assert "perplexity" in said.stdout
+    assert "paired t-test over windows, 4 windows" in " ".join(said.stdout.split())
+    again = natsel(
+        *("prune", "--config", tmp_path / "small" / "result.json", here / "dense"),
+        *("--out", tmp_path / "again", "--json"),
+    )
+    assert json.loads(again.stdout)["config"]["blockwise"], again.output
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (("--blockwise", "--residual"), "need the whole model"),
-        (("--blockwise", "--held-out", "HERE/calibration.txt"), "need the whole model"),
+        (
+            (
+                *("--blockwise", "--data", "HERE/calibration.txt", "--length", "8"),
+                *("--held-out", "HERE/calibration.txt"),
+            ),
+            "another text than data",
+        ),
         (("--blockwise", "--uniform"), "uniform=True"),
         (("--cache", "cache"), "--blockwise beside it"),
         (("--blockwise", "--budget", "latency=0.5"), "nothing is timed"),
