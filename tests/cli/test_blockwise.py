@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 import torch
 
 import natsel as library
+from natsel.common.shards import ShardWriter
 from natsel.integrations.model_card import is_own
+from natsel.runs import prune_blockwise
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -104,6 +107,37 @@ def test_the_folder_is_that_of_the_ordinary_prune(natsel, here, texts, tmp_path)
     )
     found = json.loads(said.stdout)["quality"]
     assert found["ratio"] == pytest.approx(ours["quality"]["ratio"], rel=1e-5)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    natsel, here, texts, tmp_path, monkeypatch
+):
+    """Also between the folder, which is complete then, and its result."""
+    command = (
+        *("prune", here / "dense", "--blockwise", *texts),
+        *("--out", tmp_path / "small", "--cache", tmp_path / "cache"),
+    )
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "sync", staticmethod(full))
+        said = natsel(*command)
+    assert said.exit_code == 1
+    assert "no space left on the device" in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(prune_blockwise, "write_json", full)
+        said = natsel(*command)
+    assert said.exit_code == 1
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "small" / "result.json").exists()
+    said = natsel(*command, "--json")
+    assert said.exit_code == 0, said.output
+    assert json.loads((tmp_path / "small" / "result.json").read_text()) == json.loads(said.stdout)
+    assert not (tmp_path / "cache").exists()
+    assert library.load(tmp_path / "small") is not None
 
 
 def test_what_is_said_names_the_perplexity(natsel, here, texts, tmp_path):

@@ -23,25 +23,6 @@ DATA = [{"input_ids": torch.randint(0, 64, (2, 16), generator=GENERATOR)} for _ 
 HALF = natsel.Sparsity(0.5)
 
 
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama in three files."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-        max_position_embeddings=32,
-    )
-    folder = tmp_path_factory.mktemp("dense")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="9KB")
-    assert len(list(folder.glob("model-*.safetensors"))) >= 3
-    return folder
-
-
 def in_memory(folder: Path, budget: Any, **options: Any) -> natsel.Pruned:
     opened = natsel.open_model(folder)
     return natsel.prune(opened.model, opened.example_inputs, budget, **options)
@@ -164,18 +145,27 @@ def test_without_a_cache_nothing_half_written_is_left(dense: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_block_that_was_cut_wrongly_is_not_written(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    right = block_module.remove
+    """One neuron in the place of another; half precision is no excuse."""
+    folder, right = tmp_path / "dense", block_module.remove
+    model = transformers.AutoModelForCausalLM.from_pretrained(dense).to(dtype)
+    model.save_pretrained(folder)
 
     def wrong(alone: nn.Module, communities: Any, survivors: Any) -> nn.Module:
-        others = {n: m.flip(0) for n, m in survivors.items()}
+        others = {}
+        for name, mask in survivors.items():
+            one = mask.clone()
+            if len(mask) == 24:
+                one[mask.nonzero()[0]], one[(~mask).nonzero()[0]] = False, True
+            others[name] = one
         return right(alone, communities, others)
 
     monkeypatch.setattr(block_module, "remove", wrong)
     with pytest.raises(VerificationError, match=r"model\.layers\.0, cut, differs"):
-        prune_folder(dense, tmp_path / "out", HALF, scorer="wanda", data=DATA)
+        prune_folder(folder, tmp_path / "out", HALF, scorer="wanda", data=DATA)
     assert not (tmp_path / "out").exists()
 
 

@@ -6,22 +6,33 @@ with K = X X^T, about the mean where there is a constant,
     A = Y^T (K + N r I)^-1 X,  which is  Y^T X (X^T X + N r I)^-1,
 
 so that N^3 + N^2 n operations do what took n^3 + n^2 m. K is made once, in float64; each fold that
-is held out and each penalty reads parts of it.
+is held out and each penalty reads parts of it. There are as many rows as what is left of them,
+with a fold held out, is no more than the columns; all of them may be more, and are fitted between
+columns then.
+
+What only chooses a penalty is solved in float32 where it is large, and checked in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from natsel.extraction.folds import Folds, Held
-from natsel.extraction.pairs import Fit, Pairs
+from natsel.extraction.pairs import Fit, Pairs, regress
 
 AT_ONCE = 1024
-"""Columns of x that are held in float64 at a time."""
+"""Rows or columns of x that are held in float64 at a time."""
+LARGE = 1024
+"""Rows from which on float32 saves time."""
+CLOSE = 1e-4
+"""How far off, as a share of what is to be solved for, a solution in float32 may be."""
+
+
+Solve = Callable[[Tensor, Tensor], Tensor]
 
 
 class Rows:
@@ -47,7 +58,7 @@ class Rows:
         # Products of large means would cancel; what rounding leaves of the mean is seen to later.
         self._centre = x.mean(0) if constant else None
         self._x = x if self._centre is None else x - self._centre
-        self._y = y.to(home).double()
+        self._y = y.to(home)
         self._gram: Tensor | None = None
 
     @property
@@ -62,7 +73,7 @@ class Rows:
 
     def lacking(self) -> float:
         """Return E|y|^2."""
-        return float(self._y.square().sum()) / max(self.count, 1)
+        return _square(self._y) / max(self.count, 1)
 
     def held_out(self, ridge: float) -> Held | None:
         """Return the error of a ridge over rows that it did not see; see :class:`Folds`."""
@@ -72,19 +83,22 @@ class Rows:
         after = 0.0
         for fold in there:
             here, rest = (where.nonzero()[:, 0] for where in _apart(self._folds, fold))
-            found = self._between(rest, ridge)
+            found = self._between(rest, ridge, solve=_quickly)
             mine = self._products(here, rest)
             if self._constant:
                 # About the mean of the rest; the coefficients add up to 0 already.
-                mine = mine - self._products(rest, rest).mean(0)
-            missed = self._y[here] - mine @ found.coefficients
+                mine -= self._products(rest, rest).mean(0)
+            missed = self._y[here].to(found.coefficients)
+            missed.addmm_(mine.to(found.coefficients), found.coefficients, alpha=-1)
             if self._constant:
-                missed -= self._y[rest].mean(0)
-            after += float(missed.square().sum())
+                missed -= self._y[rest].mean(0, dtype=torch.float64).to(missed)
+            after += _square(missed)
         return Held(ridge, self.lacking(), after / self.count)
 
     def fit(self, ridge: float) -> tuple[Fit, float]:
         """Return the fit over all rows, with its effective rank, and its error over these rows."""
+        if self.count > self._x.shape[1]:
+            return self._fit_columns(ridge)
         everyone = torch.arange(self.count, device=self._x.device)
         found = self._between(everyone, ridge, rank=True)
         weights = self._combined(found.coefficients)
@@ -92,38 +106,56 @@ class Rows:
         if self._constant:
             assert self._centre is not None
             mean = self._centre.double() + self._x.mean(0, dtype=torch.float64)
-            constant = self._y.mean(0) - weights @ mean
+            constant = self._y.mean(0, dtype=torch.float64) - weights @ mean
         # y - A x - c = N r alpha, and y itself where nothing is penalised, for then A is 0.
         missed = found.coefficients * (self.count * found.penalty)
         if not found.penalty > 0:
-            missed = self._y - self._y.mean(0) if self._constant else self._y
-        error = float(missed.square().sum()) / self.count
-        return Fit(weights, constant, found.rank), error
+            missed = self._y.double()
+            missed = missed - missed.mean(0) if self._constant else missed
+        return Fit(weights, constant, found.rank), _square(missed) / self.count
+
+    def _fit_columns(self, ridge: float) -> tuple[Fit, float]:
+        """The same of more rows than columns."""
+        self._gram = None
+        pairs = Pairs()
+        pairs.add(self._x, self._y)
+        found = regress(pairs, constant=self._constant, ridge=ridge)
+        error = pairs.error(found.weights, found.constant)
+        if found.constant is not None and self._centre is not None:
+            moved = found.constant - found.weights @ self._centre.double()
+            found = replace(found, constant=moved)
+        return found, error
 
     def _products(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return some of K, which is made once."""
+        """Return some of K, which is made once: one triangle of it, and the other by symmetry."""
         if self._gram is None:
-            self._gram = self._y.new_zeros(self.count, self.count)
-            for part in self._x.split(AT_ONCE, 1):
-                wide = part.double()
-                self._gram.addmm_(wide, wide.T)
-        if len(rows) == len(columns) == self.count:
-            return self._gram
+            self._gram = self._x.new_zeros(self.count, self.count, dtype=torch.float64)
+            for start in range(0, self.count, AT_ONCE):
+                these = slice(start, start + AT_ONCE)
+                for part in self._x.split(AT_ONCE, 1):
+                    wide = part[start:].double()
+                    self._gram[these, start:].addmm_(wide[:AT_ONCE], wide.T)
+                below = slice(these.stop, None)
+                self._gram[below, these] = self._gram[these, below].T.clone()
         return self._gram[rows][:, columns]
 
-    def _between(self, rows: Tensor, ridge: float, *, rank: bool = False) -> _Solved:
-        """Solve between some rows."""
-        inner, y = self._products(rows, rows), self._y[rows]
+    def _between(
+        self, rows: Tensor, ridge: float, *, rank: bool = False, solve: Solve | None = None
+    ) -> _Solved:
+        """Solve between some rows; in float64 if it is not told how."""
+        inner, y = self._products(rows, rows), self._y[rows].double()
         if self._constant:
             means = inner.mean(0)
-            inner = inner - means - means[:, None] + means.mean()
+            inner -= means
+            inner -= (means - means.mean())[:, None]
             y = y - y.mean(0)
         count = len(rows)
         penalty = ridge * float(inner.diagonal().sum()) / (count * self._x.shape[1])
         if not penalty > 0:
             return _Solved(torch.zeros_like(y), 0.0, 0.0)
-        inner = inner.clone() if not self._constant else inner
         inner.diagonal().add_(count * penalty)
+        if solve is not None:
+            return _Solved(solve(inner, y), penalty, float("nan"))
         factor = torch.linalg.cholesky(inner)
         used = float("nan")
         if rank:
@@ -146,6 +178,28 @@ class _Solved:
     rank: float
 
 
+def _quickly(inner: Tensor, y: Tensor) -> Tensor:
+    """Solve a large system in float32, if float64 finds it close enough; else in float64.
+
+    What is checked are some random combinations of the right-hand sides.
+    """
+    if len(inner) >= LARGE:
+        factor, failed = torch.linalg.cholesky_ex(inner.float())
+        if not int(failed):
+            found = torch.cholesky_solve(y.float(), factor)
+            probes = torch.randn(y.shape[1], 8, generator=torch.Generator().manual_seed(0))
+            wanted = y @ probes.to(y)
+            left = inner @ (found @ probes.to(found)).double() - wanted
+            if float(left.norm()) <= CLOSE * float(wanted.norm()):
+                return found
+    return torch.cholesky_solve(y, torch.linalg.cholesky(inner))
+
+
+def _square(x: Tensor) -> float:
+    """Return the sum of squares, added up in float64."""
+    return float(x.square().sum(1, dtype=torch.float64).sum())
+
+
 def _apart(folds: Tensor, fold: int) -> tuple[Tensor, Tensor]:
     return folds == fold, folds != fold
 
@@ -153,7 +207,8 @@ def _apart(folds: Tensor, fold: int) -> tuple[Tensor, Tensor]:
 class Gathering:
     """Rows that come batch by batch: held while they are few, moments of them from there on.
 
-    Rows of no more than the columns take less room than their second moments, and less time.
+    They are few while all of them but a fold are no more than the columns: then they take less
+    room than their second moments, and less time.
 
     Args:
         columns: of x.
@@ -182,7 +237,8 @@ class Gathering:
     def add(self, x: Tensor, y: Tensor, folds: Tensor) -> None:
         """Take rows ``[N, n]`` and ``[N, m]`` in, each of a fold."""
         self._held.append((x, y, folds.to(x.device)))
-        if self._moments is None and self.count <= self.columns:
+        few = self.count * (self.num_folds - 1) <= self.columns * self.num_folds
+        if self._moments is None and few:
             return
         if self._moments is None:
             self._moments = [Pairs() for _ in range(self.num_folds)]

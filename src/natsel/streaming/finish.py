@@ -20,7 +20,7 @@ from natsel.common.folders import Sealed, seal_of
 from natsel.common.modes import evaluating
 from natsel.common.shards import INDEX, Shards, ShardWriter
 from natsel.common.tensorfiles import described
-from natsel.communities.tensors import tied_names
+from natsel.communities.tensors import all_tensors, canonical_names, tied_names
 from natsel.extraction import Plan
 from natsel.extraction.store import PLAN_FILE
 from natsel.extraction.verification import VerificationError
@@ -97,6 +97,8 @@ def finish(
         twin = folder.like(data, kind=kind, like=like)
         return fits(model, twin) and holds(twin)
 
+    if not _copied(folder, there, small, chain):
+        raise VerificationError(f"{out}, read back, is not the model that was cut")
     known = pretrained(small, proof=proof)
     assert known is not None
     if not known.is_plain and not holds(reshaped(folder, known.config)):
@@ -149,6 +151,24 @@ def _sealed(
         frozen=[n for n, p in small.named_parameters() if not p.requires_grad],
         files={name: asdict(seal) for name, seal in sealed.items()},
     )
+
+
+def _copied(dense: Folder, written: Folder, small: nn.Module, chain: Chain) -> bool:
+    """Say whether what is in no block is what the dense model has."""
+    inside = tuple(f"{path}." for path in chain.paths)
+    tensors, names = all_tensors(small), canonical_names(small)
+    for name in written.shards:
+        if name.startswith(inside):
+            continue
+        same = [other for other, first in names.items() if first == name and other in dense]
+        if not same:
+            continue  # a buffer that the class computes
+        wanted = dense.read(same[0])
+        if wanted.is_floating_point():
+            wanted = wanted.to(tensors[name].dtype)
+        if not torch.equal(written.read(name), wanted):
+            return False
+    return True
 
 
 def _reads_back(
