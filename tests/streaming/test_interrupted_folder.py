@@ -13,6 +13,7 @@ import torch
 
 import natsel
 from natsel.blockwise import store
+from natsel.common.shards import ShardWriter
 from natsel.streaming import finish, prune_folder
 
 pytest.importorskip("transformers")
@@ -51,7 +52,7 @@ def test_both_models_are_measured_as_they_are_in_memory(dense: Path, whole: Any)
 
 
 def failing(after: int, real: Any) -> Any:
-    """Return a writer on a disk that is full from its n-th call on."""
+    """Return what writes to a disk that is full from its n-th call on."""
     calls = iter(range(after))
 
     def write(*args: Any, **named: Any) -> Any:
@@ -59,51 +60,35 @@ def failing(after: int, real: Any) -> Any:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args, **named)
 
-    return write
+    return staticmethod(write)
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "after"),
-    [
-        pytest.param(store, "save_file", 9, id="a hidden state"),
-        pytest.param(finish, "write_atomic", 0, id="the generation configuration"),
-        pytest.param(finish, "write_atomic", 2, id="the configuration, last"),
-    ],
-)
 def test_it_goes_on_once_there_is_room_again(
-    dense: Path,
-    whole: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: Any,
-    name: str,
-    after: int,
+    dense: Path, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A disk that is full at one place after the other; in the end nothing tells of it."""
     out, more = tmp_path / "out", {**OPTIONS, "cache": tmp_path / "cache"}
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, failing(after, getattr(module, name)))
-        with pytest.raises(OSError, match=r"[Nn]o space left on (the )?device") as error:
-            prune_folder(dense, out, HALF, **more)
-    assert "\n" not in str(error.value)
-    assert not (out / "config.json").exists()
-    with pytest.raises(ValueError, match=r"with (plan|config)\.json"):
-        natsel.load(out)
+    for owner, name, after, block in (
+        (ShardWriter, "sync", 1, 1),  # of the second shard
+        (store, "save_file", 9, 1),  # a hidden state
+        (finish, "write_atomic", 0, 3),  # the generation configuration
+        (finish, "write_atomic", 2, 3),  # the configuration, which is last
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing(after, getattr(owner, name)))
+            with pytest.raises(OSError, match=r"[Nn]o space left on (the )?device") as error:
+                prune_folder(dense, out, HALF, **more)
+        assert "\n" not in str(error.value)
+        assert not (out / "config.json").exists()
+        with pytest.raises(ValueError, match=r"with (plan|config)\.json"):
+            natsel.load(out)
+        assert json.loads((tmp_path / "cache" / "progress.json").read_text())["block"] == block
+        with pytest.raises(ValueError, match="very arguments"):
+            prune_folder(dense, out, HALF, **{**more, "held_out": HELD_OUT[:1]})
     found = prune_folder(dense, out, HALF, **more)
     assert files_of(out) == files_of(whole.out)
     assert found.quality == whole.quality
     assert not (tmp_path / "cache").exists()
-
-
-def test_other_held_out_batches_are_another_run(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, more = tmp_path / "out", {**OPTIONS, "cache": tmp_path / "cache"}
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "save_file", failing(9, store.save_file))
-        with pytest.raises(OSError, match="device"):
-            prune_folder(dense, out, HALF, **more)
-    with pytest.raises(ValueError, match="very arguments"):
-        prune_folder(dense, out, HALF, **{**more, "held_out": HELD_OUT[:1]})
 
 
 @pytest.mark.parametrize("what", ["a file", "an entry"])

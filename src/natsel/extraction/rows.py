@@ -77,7 +77,7 @@ class Rows:
 
     def held_out(self, ridge: float) -> Held | None:
         """Return the error of a ridge over rows that it did not see; see :class:`Folds`."""
-        there = self._folds.unique().tolist()
+        there = torch.unique(self._folds).tolist()
         if len(there) < 2:
             return None
         after = 0.0
@@ -132,7 +132,7 @@ class Rows:
             self._gram = self._x.new_zeros(self.count, self.count, dtype=torch.float64)
             for start in range(0, self.count, AT_ONCE):
                 these = slice(start, start + AT_ONCE)
-                for part in self._x.split(AT_ONCE, 1):
+                for part in torch.split(self._x, AT_ONCE, 1):
                     wide = part[start:].double()
                     self._gram[these, start:].addmm_(wide[:AT_ONCE], wide.T)
                 below = slice(these.stop, None)
@@ -165,7 +165,7 @@ class Rows:
 
     def _combined(self, coefficients: Tensor) -> Tensor:
         """Return the rows x combined, ``[m, n]`` in float64."""
-        parts = [coefficients.T @ part.double() for part in self._x.split(AT_ONCE, 1)]
+        parts = [coefficients.T @ part.double() for part in torch.split(self._x, AT_ONCE, 1)]
         return torch.cat(parts, 1)
 
 

@@ -54,6 +54,7 @@ def cut(work: Work, out: Out, shard_size: int) -> tuple[ShardWriter, Survivors]:
             lost = work.held_out.measured(
                 work.residency, work.chain, work.probe.inputs, work.ledger
             )
+            work.held_out.quality(*lost)  # which refuses numbers that are none
             work.ledger.note(LOST, [plain(each) for each in lost])
         _write_rest(work, writer)
         work.ledger.note(PROGRESS, {"phase": "cut", "block": count + 1, "shards": writer.state()})

@@ -21,6 +21,7 @@ from natsel.features.scorers import default_scorer, find_scorer
 from natsel.fitness import BranchScorer, Fitness
 from natsel.fitness.registry import get
 from natsel.integrations.model_card import card as card_text
+from natsel.integrations.transformers.beside import written
 from natsel.integrations.transformers.cards import of_plan
 from natsel.integrations.transformers.origin import origin_of
 from natsel.integrations.transformers.streamed import open_folder
@@ -184,6 +185,9 @@ def pruning(
     with alone(Path(out)), Out(Path(out), ledger, cache) as place:
         progress("prune: find communities", 0, 1)
         work = prepared(folder, batches, measured, ledger, chosen, progress)
+        if tokenizer is not None:
+            with written(tokenizer, work.residency.model):
+                pass  # one of another model is refused now, not in the end
         if not chosen.in_one_pass:
             score(work)
         writer, survivors = cut(work, place, shard_size)

@@ -148,7 +148,9 @@ def _of_one(
     size = max(1, ROOM // (4 * head.out_features))
     parts = [
         compared(F.linear(each, head.weight, head.bias), wanted.to(each.device))
-        for each, wanted in zip(out.split(size, 1), labels.split(size, 1), strict=True)
+        for each, wanted in zip(
+            torch.split(out, size, 1), torch.split(labels, size, 1), strict=True
+        )
     ]
     total, counted, correct = (torch.stack([p[i] for p in parts]).sum(0) for i in range(3))
     return total, counted, correct
