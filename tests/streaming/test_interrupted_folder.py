@@ -70,7 +70,7 @@ def test_it_goes_on_once_there_is_room_again(
     out, more = tmp_path / "out", {**OPTIONS, "cache": tmp_path / "cache"}
     for owner, name, after, block in (
         (ShardWriter, "sync", 1, 1),  # of the second shard
-        (store, "save_file", 9, 1),  # a hidden state
+        (store, "save_file", 3, 1),  # a hidden state
         (finish, "write_atomic", 0, 3),  # the generation configuration
         (finish, "write_atomic", 2, 3),  # the configuration, which is last
     ):

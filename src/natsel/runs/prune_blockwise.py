@@ -63,8 +63,8 @@ def prune_blockwise(
         alone(folder),
         pruning(
             *(source, folder, parse_budget(config.budget)),
-            data=data and data.batches,
-            held_out=held_out and held_out.batches,
+            data=None if data is None else data.batches,
+            held_out=None if held_out is None else held_out.batches,
             scorer=config.scorer,
             compensate=config.compensate is not False,
             scope=config.scope,

@@ -199,7 +199,7 @@ def pruning(
         plan = Plan.describe(work.residency.model, small, survivors, known)
         finished = finish(
             *(folder, small, writer, place.path, work.probe, ledger, work.chain),
-            plan=replace(plan, compensation=total and total.to_dict()),
+            plan=replace(plan, compensation=None if total is None else total.to_dict()),
             tokenizer=tokenizer,
         )
         yield PrunedFolder(
