@@ -13,7 +13,7 @@ from torch import nn
 
 import natsel
 from natsel.extraction.absorbed import Compensation
-from natsel.extraction.folds import RIDGES, Samples, chosen, held_out
+from natsel.extraction.folds import RIDGES, Folds, Samples, chosen, held_out
 from natsel.extraction.pairs import Pairs, regress
 
 
@@ -66,7 +66,7 @@ def test_each_fold_is_predicted_from_the_others():
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 40), constant=st.booleans())
 def test_the_penalty_found_is_no_worse_than_its_neighbours(seed, rows, constant):
     folds = noise(seed, rows, 5)
-    best = chosen(folds, constant=constant)
+    best = chosen(Folds(folds, constant=constant).held_out)
     place = RIDGES.index(best.ridge)
     for near in RIDGES[max(place - 1, 0) : place + 2]:
         assert best.after <= held_out(folds, constant=constant, ridge=near).after
@@ -81,7 +81,7 @@ def test_little_noise_wants_a_small_penalty_and_much_of_it_a_large_one():
             x = torch.randn(10, 6, generator=generator).double()
             y = x[:, :2] + spread * torch.randn(10, 2, generator=generator)
             fold.add(x, y)
-        ridges.append(chosen(folds, constant=False).ridge)
+        ridges.append(chosen(Folds(folds, constant=False).held_out).ridge)
     assert ridges[0] == RIDGES[0]
     assert ridges[1] >= 1.0
 

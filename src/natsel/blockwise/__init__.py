@@ -7,7 +7,7 @@ at the block alone, changes it, runs it once more, and goes on with what comes o
 """
 
 from natsel.blockwise.chain import Chain, chains_of
-from natsel.blockwise.feed import Feed, feed, finish
+from natsel.blockwise.feed import Feed, feed, finish, handing_on
 from natsel.blockwise.store import Held, OnDisk, Store
 from natsel.blockwise.walk import Place, walk
 
@@ -21,5 +21,6 @@ __all__ = [
     "chains_of",
     "feed",
     "finish",
+    "handing_on",
     "walk",
 ]

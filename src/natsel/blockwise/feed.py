@@ -77,7 +77,7 @@ def feed(model: nn.Module, chain: Chain, data: Data, store: Store) -> list[Feed]
         for batch in data:
             inputs = inputs_for(model, batch)
             seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-            with _handing_on(model, chain, seen.append), suppress(_EndedError):
+            with handing_on(model, chain, seen.append), suppress(_EndedError):
                 call(model, inputs)
             args, named = seen[0]
             name = None if args else next(iter(named))
@@ -110,29 +110,35 @@ def finish(model: nn.Module, chain: Chain, inputs: Inputs, hidden: Tensor) -> An
     with (
         evaluating(model),
         without_cache(model),
-        _handing_on(model, chain, lambda _: None, last=hidden),
+        handing_on(model, chain, left=hidden),
     ):
         return call(model, inputs)
 
 
 @contextmanager
-def _handing_on(
+def handing_on(
     model: nn.Module,
     chain: Chain,
-    note: Callable[[tuple[tuple[Any, ...], dict[str, Any]]], None],
+    note: Callable[[tuple[tuple[Any, ...], dict[str, Any]]], None] = lambda _: None,
     *,
-    last: Tensor | None = None,
+    left: Tensor | None = None,
 ) -> Iterator[None]:
-    """Let blocks return what they are given, and the last of them end the pass, or return that."""
+    """Let blocks return what they are given, for a while, and the last of them end the pass.
+
+    Args:
+        model: that holds the blocks.
+        chain: of them.
+        note: is told what each is given, by place and by name.
+        left: what the last one returns, so that what follows the chain runs on that.
+    """
 
     def stub(number: int) -> Callable[..., Any]:
         def forward(*args: Any, **named: Any) -> Any:
             note((args, named))
-            hidden = args[0] if args else next(iter(named.values()))
-            if number + 1 == len(chain):
-                if last is None:
-                    raise _EndedError
-                hidden = last
+            is_last = number + 1 == len(chain)
+            if is_last and left is None:
+                raise _EndedError
+            hidden = left if is_last else args[0] if args else next(iter(named.values()))
             arity = chain.arity[number]
             return (hidden, *([None] * (arity - 1))) if arity else hidden
 

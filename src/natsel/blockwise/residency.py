@@ -100,11 +100,12 @@ class Residency:
         apart = tuple(apart)
         with ExitStack() as stack:
             loaded: set[str] = set()
+            read: dict[int, Any] = {}  # what several modules share is there once
 
             def load(path: str, module: nn.Module) -> None:
                 if path not in loaded:
                     loaded.add(path)
-                    stack.callback(self._load(path, module, {}))
+                    stack.callback(self._load(path, module, read))
 
             for path, module in self.model.named_modules():
                 if any(path == p or path.startswith(f"{p}.") for p in apart):

@@ -42,7 +42,7 @@ KEYS = Keys(
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights"),
         **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
-        **same(truth, "branches", "blocks"),
+        **same(truth, "branches", "blocks", "blockwise"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude", "kinds"),

@@ -12,8 +12,8 @@ from natsel.common.errors import refuse
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed
 from natsel.extraction.consumers import Consumer
-from natsel.extraction.folds import chosen, held_out
-from natsel.extraction.pairs import Fit, Pairs, regress
+from natsel.extraction.folds import chosen
+from natsel.extraction.pairs import Fit
 from natsel.extraction.reading import Reading, Seen
 
 NOTHING = 1e-13
@@ -38,19 +38,19 @@ def absorb(
     Raises:
         ValueError: if NaN or infinity entered it.
     """
-    whole = Pairs.merged(seen.folds)
+    whole = seen.gathered.evidence(constant=consumer.constant)
     if not whole.finite:
         refuse("data", "NaN or infinity", f"what gives finite activations at {consumer.module}")
-    constant, output = consumer.constant, seen.square / max(whole.count, 1)
+    output = seen.square / max(whole.count, 1)
     before = whole.lacking()
     if ridge is None and before <= NOTHING * output:
         return Absorbed.left(consumer, "what was removed gave it nothing"), []
     if ridge is None:
-        held = chosen(seen.folds, constant=constant)
+        held = chosen(whole.held_out)
         if held is None:
             return Absorbed.left(consumer, "one row of data: nothing to hold out"), []
     else:
-        held = held_out(seen.folds, constant=constant, ridge=ridge)
+        held = whole.held_out(ridge)
     told = Absorbed(
         consumer.tensor,
         consumer.communities,
@@ -67,13 +67,12 @@ def absorb(
         return replace(told, reason=reason, error_after=told.error_before, ridge=None), []
     used = held.ridge if held is not None else ridge
     assert used is not None
-    found = regress(whole, constant=constant, ridge=used)
+    found, fitted = whole.fit(used)
     tensors = tensors_of(small)
     changed = fold(tensors, consumer, seen.reading, found)
     with torch.no_grad():
         for name, value in changed.items():
             tensors[name].copy_(value)
-    fitted = whole.error(found.weights, found.constant)
     line = replace(
         told,
         effective_rank=found.effective_rank,

@@ -149,7 +149,7 @@ def _summed(
             if mine.shape != whole.shape or len(k) != len(whole):
                 return None
             lacking = as_float(whole) - as_float(mine)
-            seen.lacks(k, lacking, samples.folds(number, len(k), len(seen.folds)))
+            seen.lacks(k, lacking, samples.folds(number, len(k), seen.num_folds))
     return seen
 
 
@@ -164,7 +164,7 @@ def _paired(
         if [len(k) for k in entered] != [len(y) for y in wanted]:
             return None
         for k, y in zip(entered, wanted, strict=True):
-            seen.add(k, y, samples.folds(number, len(k), len(seen.folds)))
+            seen.add(k, y, samples.folds(number, len(k), seen.num_folds))
     return seen
 
 

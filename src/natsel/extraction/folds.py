@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from natsel.common.calls import Inputs, tensors_of_inputs
 from natsel.common.padding import DECODER_MASK, MASK
-from natsel.extraction.pairs import Pairs, regress
+from natsel.extraction.pairs import Fit, Pairs, regress
 
 NUM_FOLDS = 4
 """On eight windows of text four folds, two and a single split chose the same penalty or its
@@ -122,25 +122,64 @@ def held_out(folds: Sequence[Pairs], *, constant: bool, ridge: float) -> Held | 
     return Held(ridge, before, after)
 
 
-def chosen(folds: Sequence[Pairs], *, constant: bool) -> Held | None:
+def chosen(held: Callable[[float], Held | None]) -> Held | None:
     """Return the ridge with the least held-out error, and that error.
 
     The error falls and rises once along the penalties, but for noise: from the middle one, they
     are taken in turn on the side where it falls, until it rises.
 
+    Args:
+        held: the error of a ridge.
+
     Returns:
         The best; None where nothing can be held out.
     """
-    best = held_out(folds, constant=constant, ridge=RIDGES[FIRST])
+    best = held(RIDGES[FIRST])
     if best is None:
         return None
     for step in (1, -1):
         place, start = FIRST + step, best
         while 0 <= place < len(RIDGES):
-            tried = held_out(folds, constant=constant, ridge=RIDGES[place])
+            tried = held(RIDGES[place])
             if tried is None or tried.after >= best.after:
                 break
             best, place = tried, place + step
         if best is not start:
             break
     return best
+
+
+class Folds:
+    """What moments of some folds say of a fit.
+
+    Args:
+        folds: the moments.
+        constant: whether the fit has one.
+    """
+
+    def __init__(self, folds: Sequence[Pairs], *, constant: bool) -> None:
+        self._folds, self._constant = folds, constant
+        self._whole = Pairs.merged(folds)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._whole.count
+
+    @property
+    def finite(self) -> bool:
+        """Whether neither NaN nor infinity came in."""
+        return self._whole.finite
+
+    def lacking(self) -> float:
+        """Return E|y|^2."""
+        return self._whole.lacking()
+
+    def held_out(self, ridge: float) -> Held | None:
+        """Return the error of a ridge over rows that it did not see, see :func:`held_out`."""
+        return held_out(self._folds, constant=self._constant, ridge=ridge)
+
+    def fit(self, ridge: float) -> tuple[Fit, float]:
+        """Return the fit over all rows, with its effective rank, and its error over these rows."""
+        found = regress(self._whole, constant=self._constant, ridge=ridge)
+        return found, self._whole.error(found.weights, found.constant)

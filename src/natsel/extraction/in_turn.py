@@ -156,7 +156,7 @@ def _paired(
         if [len(k) for k in ours] != [len(h) for h in theirs]:
             return None
         for k, h in zip(ours, theirs, strict=True):
-            folds = samples.folds(number, len(k), len(seen.folds))
+            folds = samples.folds(number, len(k), seen.num_folds)
             seen.add(k, seen.reading.dense(h), folds)
     return seen
 

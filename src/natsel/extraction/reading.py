@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from natsel.extraction.consumers import Consumer
 from natsel.extraction.folds import num_folds
 from natsel.extraction.moments import Moments
 from natsel.extraction.pairs import Pairs
+from natsel.extraction.rows import Gathering
 
 
 class Reading:
@@ -66,23 +67,28 @@ class Reading:
 
 @dataclass(eq=False)
 class Seen:
-    """Moments of what is given to a small consumer beside what it lacks, fold by fold.
+    """What is given to a small consumer beside what it lacks.
 
     Attributes:
         reading: how the dense consumer reads.
-        folds: the moments; of some folds, without rows, perhaps.
+        gathered: the rows, or moments of them, fold by fold.
         square: E|y|^2 times the rows, of the dense output y.
     """
 
     reading: Reading
-    folds: list[Pairs] = field(default_factory=list)
+    gathered: Gathering
     square: float = 0.0
 
     @classmethod
     def nothing(cls, reading: Reading) -> Seen:
         """Return what is there before the first row."""
-        width = len(reading.kept) + len(reading.rows)
-        return cls(reading, [Pairs() for _ in range(num_folds(width))])
+        columns = len(reading.kept)
+        return cls(reading, Gathering(columns, num_folds(columns + len(reading.rows))))
+
+    @property
+    def num_folds(self) -> int:
+        """In how many folds the rows are."""
+        return self.gathered.num_folds
 
     def add(self, k: Tensor, y: Tensor, folds: Tensor) -> None:
         """Take what entered the small consumer, beside P h of the same rows in the dense one."""
@@ -92,19 +98,12 @@ class Seen:
 
     def lacks(self, k: Tensor, missing: Tensor, folds: Tensor) -> None:
         """Take what entered the small consumer, beside what its output lacks of the same rows."""
-        k = as_float(k).to(missing.dtype)
-        where = folds.to(k.device)
-        for number, each in enumerate(self.folds):
-            here = where == number
-            if bool(here.all()):
-                each.add(k, missing)
-            else:
-                each.add(k[here], missing[here])
+        self.gathered.add(as_float(k).to(missing.dtype), missing, folds)
 
     @classmethod
     def alone(cls, reading: Reading, parts: list[Moments]) -> Seen:
         """Of the dense model alone: what is missing is what the removed inputs h give to y."""
-        found = cls(reading)
+        folds, total = [], 0.0
         gone = reading.rows[:, reading.removed]
         for moments in parts:
             pairs = Pairs()
@@ -120,14 +119,14 @@ class Seen:
                 pairs.yy = float(((gone @ scatter[removed][:, removed]) * gone).sum())
                 rows = reading.rows.to(mean.device)
                 about_zero = moments.count * moments.second(about_mean=False)
-                found.square += float(((rows @ about_zero) * rows).sum())
-            found.folds.append(pairs)
-        return found
+                total += float(((rows @ about_zero) * rows).sum())
+            folds.append(pairs)
+        return cls(reading, Gathering.of(folds), total)
 
     @property
     def rows(self) -> int:
         """How many rows were seen."""
-        return sum(f.count for f in self.folds)
+        return self.gathered.count
 
 
 def square(x: Tensor) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from natsel.extraction.plan import Plan, plan_of
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model.safetensors"
 _ATTEMPTS = 3
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,24 @@ class Stored:
             ValueError: if they are not those that the plan lists.
         """
         self.check_tensors()
-        return read_tensors(self.files[MODEL_FILE])
+        return {n: t for path in self._paths() for n, t in read_tensors(path).items()}
 
     def check_tensors(self) -> None:
-        """Make sure that the file holds what the plan lists, from its header alone.
+        """Make sure that the files hold what the plan lists, from their headers alone.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if they do not.
         """
-        path = self.files[MODEL_FILE]
-        if described(path) != self.plan.tensors:
-            raise ValueError(f"{path} does not hold the tensors that its plan lists")
+        paths = self._paths()
+        found = [described(path) for path in paths]
+        held = {name: entry for each in found for name, entry in each.items()}
+        if held != self.plan.tensors or len(held) != sum(map(len, found)):
+            told = f"{paths[0]} does" if len(paths) == 1 else f"{len(paths)} files in {self.folder}"
+            told += "" if len(paths) == 1 else " do"
+            raise ValueError(f"{told} not hold the tensors that its plan lists")
+
+    def _paths(self) -> list[Path]:
+        return [self.files[name] for name in tensor_files(self.files)]
 
     @property
     def num_elements(self) -> int:
@@ -132,7 +141,7 @@ def read_folder(folder: str | Path) -> Stored:
     for attempt in range(_ATTEMPTS):
         content = _read_plan(folder)
         plan = Plan.from_json(content, str(folder / PLAN_FILE))
-        if MODEL_FILE not in plan.files:
+        if not tensor_files(plan.files):
             raise ValueError(f"{folder / PLAN_FILE} does not list {MODEL_FILE}")
         try:
             files = {n: locate(folder, n, Sealed(**s)) for n, s in plan.files.items()}
@@ -143,6 +152,18 @@ def read_folder(folder: str | Path) -> Stored:
             raise
         return Stored(folder, plan, files)
     raise AssertionError
+
+
+def tensor_files(names: Iterable[str]) -> list[str]:
+    """Return which files of a folder hold its tensors: one, or several that follow one another.
+
+    Example:
+        >>> tensor_files(["config.json", "model-00002-of-00002.safetensors", "masses.safetensors",
+        ...     "model-00001-of-00002.safetensors"])
+        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+    names = list(names)
+    return [MODEL_FILE] if MODEL_FILE in names else sorted(filter(_SHARD.fullmatch, names))
 
 
 def is_saved(folder: Path) -> bool:

@@ -86,12 +86,20 @@ def losses(
                 logits = logits_of(
                     run_model(model, taken(inputs, slice(start, start + rows)), replaced)
                 )
-                parts.append(_compared(logits, part.to(logits.device)))
+                parts.append(compared(logits, part.to(logits.device)))
                 start += rows
                 rows = max(1, room // max(1, 4 * logits.numel() // len(part)))
     if not parts:
         refuse("data", "empty", "at least one batch")
-    found = Losses(*(torch.cat([p[i] for p in parts]) for i in range(3)))
+    return counted_alone(Losses(*(torch.cat([p[i] for p in parts]) for i in range(3))))
+
+
+def counted_alone(found: Losses) -> Losses:
+    """Return the samples of which some label counts.
+
+    Raises:
+        ValueError: if there is none.
+    """
     there = found.counted > 0
     if not bool(there.any()):
         refuse("data", "no sample with a label", LABELLED)
@@ -107,8 +115,16 @@ def run_model(model: nn.Module, inputs: Inputs, replaced: dict[str, Tensor] | No
         return functional_call(model, replaced, args, named)
 
 
-def _compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return summed loss, labels that count and those predicted, of each sample."""
+def compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return summed loss, labels that count and those predicted, of each sample.
+
+    Args:
+        logits: with the classes last, or second.
+        labels: one for each place.
+
+    Raises:
+        ValueError: if there is not one label for each place.
+    """
     if logits.dim() > 1 and logits.shape[:-1] != labels.shape:
         logits = logits.movedim(1, -1)
     if logits.shape[:-1] != labels.shape:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from natsel.common.errors import refuse, refuse_together
-from natsel.common.files import write_json
+from natsel.common.files import write_atomic, write_json
+from natsel.common.importing import names_own
 from natsel.common.progress import Progress, silent
-from natsel.data.corpus import read_corpus
+from natsel.data import TEXTS
+from natsel.data.corpus import Corpus, names_text, read_corpus
+from natsel.features.scorers import reads_data
+from natsel.integrations.model_card import CARD_FILE
 from natsel.integrations.transformers.streamed import open_folder
-from natsel.integrations.transformers.tokenizers import tokenizer_of
-from natsel.pruning.texts import read_text
+from natsel.pruning.texts import Reading, check_apart, read_text
+from natsel.quality import advice
 from natsel.runs import environment
 from natsel.runs.folder import alone
+from natsel.runs.material import check_labels, cuts_of, found_tokenizer
+from natsel.runs.own_data import own_corpus
 from natsel.runs.prune import KIND, RESULT, PruneConfig, parse_budget
-from natsel.selection.normalize import Normalization
-from natsel.selection.sequence import Scope
-from natsel.streaming import PrunedFolder, prune_folder
+from natsel.runs.splits import SPLIT_SEED
+from natsel.streaming import PrunedFolder
+from natsel.streaming.prune import pruning
 
-UNMEASURED = (
-    "no perplexity was measured: natsel evaluate OUT --against MODEL --data FILE does, for models "
-    "that fit memory"
-)
+UNMEASURED = "no perplexity was measured: --held-out FILE names another text for that"
 
 
 def prune_blockwise(
@@ -55,25 +58,34 @@ def prune_blockwise(
     folder = Path(out)
     _check(config)
     source = config.model.removeprefix("hf:")
-    batches, text = _data(config, source)
-    with alone(folder):
-        found = prune_folder(
-            source,
-            folder,
-            parse_budget(config.budget),
-            data=batches,
+    data, held_out, tokenizer = _material(config, source)
+    with (
+        alone(folder),
+        pruning(
+            *(source, folder, parse_budget(config.budget)),
+            data=None if data is None else data.batches,
+            held_out=None if held_out is None else held_out.batches,
             scorer=config.scorer,
             compensate=config.compensate is not False,
-            scope=cast(Scope, config.scope),
-            normalize=cast(Normalization, None if config.normalize == "none" else config.normalize),
-            multiple_of=cast(int, config.multiple_of),
+            scope=config.scope,
+            normalize=None if config.normalize == "none" else config.normalize,
+            floor=1,
+            multiple_of=config.multiple_of,
             include=config.include or None,
             exclude=config.exclude or None,
             cache=cache,
+            tokenizer=tokenizer if config.tokenizer is not None else None,
             progress=progress,
-        )
-        result = _result(config, found, text)
+        ) as found,
+    ):
+        result = _result(config, found, cuts_of({"data": data, "held_out": held_out}))
+        write_atomic(folder / CARD_FILE, found.card(result).encode())
         write_json(folder / RESULT, result)
+    if found.quality is not None:
+        compensated = found.compensation is not None
+        told = advice(found.quality, data_aware=reads_data(found.scorer), compensated=compensated)
+        if told is not None:
+            warnings.warn(told, stacklevel=2)
     progress("prune: done", 1, 1)
     return result
 
@@ -86,7 +98,6 @@ def _check(config: PruneConfig) -> None:
         "bias": config.bias,
         "branches": config.branches or config.blocks,
         "uniform": config.uniform,
-        "held_out": config.held_out,
     }
     if given := {name: value for name, value in whole.items() if value}:
         refuse_together({"blockwise": True, **given}, "without: these need the whole model")
@@ -94,31 +105,51 @@ def _check(config: PruneConfig) -> None:
         refuse("model", config.model, "a folder: only one can be pruned block by block")
 
 
-def _data(config: PruneConfig, source: str) -> tuple[Any, Mapping[str, Any] | None]:
-    """Return calibration batches, and what was taken of the text."""
-    if config.data is None:
-        return None, None
-    corpus = read_corpus(config.data)
-    named = source if config.tokenizer is None else config.tokenizer
-    read = read_text(
-        open_folder(source).shapes_alone(),
-        corpus,
-        tokenizer_of(named) if corpus.documents else None,
-        length=config.length,
-        samples=config.samples,
-    )
-    return read.batches, read.plain()
+def _material(config: PruneConfig, source: str) -> tuple[Reading | None, Reading | None, Any]:
+    """Return what to score on, what to measure on, and the tokenizer that cut them."""
+    shapes = open_folder(source).shapes_alone()
+    corpora = {
+        name: _corpus(text, name)
+        for name, text in (("data", config.data), ("held_out", config.held_out))
+        if text is not None
+    }
+    if config.data in TEXTS and config.held_out is None:
+        corpora["held_out"] = read_corpus(str(config.data), argument="held_out", held_out=True)
+    tokenizer = None
+    if config.tokenizer is not None or any(c.documents for c in corpora.values()):
+        tokenizer = found_tokenizer(config.tokenizer, (source,), shapes)
+    ready = {
+        name: read_text(
+            *(shapes, corpus, tokenizer),
+            argument=name,
+            length=config.length,
+            samples=config.samples,
+        )
+        for name, corpus in corpora.items()
+    }
+    for name, reading in ready.items():
+        check_labels(name, reading)
+    data, held_out = ready.get("data"), ready.get("held_out")
+    check_apart(data, held_out)
+    return data, held_out, tokenizer
+
+
+def _corpus(text: str, argument: str) -> Corpus:
+    """Read a text, or what a user's own loader yields."""
+    if names_own(text) and not names_text(text):
+        return own_corpus(text, seed=SPLIT_SEED, argument=argument)
+    return read_corpus(text, argument=argument, held_out=argument == "held_out")
 
 
 def _result(
-    config: PruneConfig, found: PrunedFolder, text: Mapping[str, Any] | None
+    config: PruneConfig, found: PrunedFolder, text: dict[str, Any] | None
 ) -> dict[str, Any]:
     predicted, done, known = found.prediction, found.compensation, found.survivors.communities
     assert known is not None
     worst = max(found.verified, key=lambda v: v["error"], default=None)
     return {
         "kind": KIND,
-        "config": {**asdict(config), "scorer": found.scorer},
+        "config": {**asdict(config), "scorer": found.scorer, "blockwise": True},
         "model": f"{config.model}, {predicted.dense.parameters:,} parameters, block by block",
         "communities": [
             {"name": n, "kind": c.kind, "size": c.size, "kept": int(found.survivors[n].sum())}
@@ -132,9 +163,9 @@ def _result(
         "adaptive": None,
         "compensation": done and {"summary": done.summary(), **done.to_dict()},
         "accuracy": None,
-        "quality": None,
-        "text": {"data": dict(text)} if text is not None else None,
-        "notes": [UNMEASURED],
+        "quality": found.quality and found.quality.plain(),
+        "text": text,
+        "notes": [UNMEASURED] if found.quality is None else [],
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
         "peak_memory": found.peak,

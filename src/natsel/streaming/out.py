@@ -20,14 +20,17 @@ from natsel.common.files import write_atomic
 from natsel.common.folders import make_folder, remove_empty
 from natsel.common.locks import LOCK, OWNER, hold
 from natsel.common.shards import INDEX
+from natsel.extraction.store import PLAN_FILE
+from natsel.integrations.model_card import CARD_FILE
 from natsel.integrations.transformers.beside import FILES
 from natsel.integrations.transformers.pretrained import CODE_FILE, GENERATION_FILE
 from natsel.integrations.transformers.streamed import CONFIG, Folder
 from natsel.streaming.ledger import PROGRESS, Ledger
 
 UNFINISHED = ".natsel-unfinished"
+RESULT = "result.json"
 _OWNER = "cache"
-_WRITTEN = (CONFIG, INDEX, GENERATION_FILE, CODE_FILE, *FILES)
+_WRITTEN = (CONFIG, INDEX, GENERATION_FILE, CODE_FILE, PLAN_FILE, CARD_FILE, RESULT, *FILES)
 
 
 @contextmanager
@@ -92,14 +95,15 @@ class Out:
         shutil.rmtree(self.unfinished)
 
 
-def digest_of(folder: Folder, data: Data | None, *arguments: Any) -> str:
+def digest_of(folder: Folder, data: Data | None, held_out: Data | None, *arguments: Any) -> str:
     """Return a digest of all that decides what comes out."""
     found = hashlib.sha256()
     for path in (folder.path / CONFIG, *folder.shards.files):
         state = path.stat()
         found.update(f"{path.absolute()} {state.st_size} {state.st_mtime_ns}\n".encode())
     found.update(repr([_plain(a) for a in arguments]).encode())
-    for batch in data if data is not None else ():
+    both = (data if data is not None else ()), (held_out if held_out is not None else ())
+    for batch in (*both[0], "held out", *both[1]):
         leaves, spec = tree_flatten(batch)
         found.update(str(spec).encode())
         for leaf in leaves:

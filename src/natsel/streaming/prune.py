@@ -3,97 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from natsel.blockwise import Chain, Feed, Held, Place, chains_of, feed
-from natsel.blockwise.alone import BLOCK, Alone
-from natsel.blockwise.residency import Residency
 from natsel.common.batches import Data, reread
-from natsel.common.calls import first_samples
 from natsel.common.errors import choose, refuse
-from natsel.common.patterns import Patterns, chosen
+from natsel.common.patterns import Patterns
 from natsel.common.progress import Progress, silent
-from natsel.common.shards import ShardWriter
 from natsel.communities.surgery.surgery import remove
-from natsel.communities.tensors import all_tensors
-from natsel.extraction import Compensation
+from natsel.extraction import Compensation, Plan
 from natsel.extraction.prediction import predicted
-from natsel.features import FeatureClass, fuse, matrices
+from natsel.features import FeatureClass
 from natsel.features.scorers import default_scorer, find_scorer
 from natsel.fitness import BranchScorer, Fitness
 from natsel.fitness.registry import get
-from natsel.fitness.score import Scores
-from natsel.integrations.transformers import example_inputs
-from natsel.integrations.transformers.streamed import Folder, open_folder
-from natsel.selection import Latency, Sparsity, Survivors
+from natsel.integrations.model_card import card as card_text
+from natsel.integrations.transformers.beside import written
+from natsel.integrations.transformers.cards import of_plan
+from natsel.integrations.transformers.origin import origin_of
+from natsel.integrations.transformers.streamed import open_folder
+from natsel.quality import Quality
+from natsel.selection import Latency
 from natsel.selection.normalize import Normalization
-from natsel.selection.select import select
 from natsel.selection.sequence import Scope
-from natsel.streaming.block import compensated, cut_block
-from natsel.streaming.finish import finish
-from natsel.streaming.found import Found, find
-from natsel.streaming.ledger import PROGRESS, Ledger
+from natsel.streaming.cutting import LOST, cut
+from natsel.streaming.finish import Finished, finish
+from natsel.streaming.ledger import Ledger
 from natsel.streaming.memory import peak_memory
 from natsel.streaming.out import Out, alone, digest_of
 from natsel.streaming.pruned import PrunedFolder
-from natsel.streaming.scoring import scored
+from natsel.streaming.ranking import score
+from natsel.streaming.work import Options, Work, prepared
+from natsel.streaming.worth import from_plain
 
 SHARD = 2 * 2**30
 """Bytes of a file of the small model at most, unless one block alone is larger."""
 
 _STATISTIC = "magnitude-in"
-
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """How to select.
-
-    Attributes:
-        budget: what must be reached.
-        fitness: the scorer; of a feature class, the statistic whose rank it reads.
-        features: the feature class; None with any other scorer.
-        options: of :func:`natsel.select`.
-        compensate: whether survivors take over.
-    """
-
-    budget: Any
-    fitness: Fitness
-    features: FeatureClass | None
-    options: dict[str, Any]
-    compensate: bool
-
-    @property
-    def in_one_pass(self) -> bool:
-        """Whether each block can be decided about without the others."""
-        alone = isinstance(self.options["floor"], int) and self.features is None
-        return isinstance(self.budget, Sparsity) and self.options["scope"] == "community" and alone
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """All that the passes over the blocks share."""
-
-    chain: Chain
-    residency: Residency
-    found: Found
-    feeds: list[Feed]
-    probe: Feed
-    ledger: Ledger
-    options: Options
-    folder: Folder
-    progress: Progress
-
-    def place(self, number: int, block: nn.Module) -> Place:
-        """Return a block of the dense model with what enters it there."""
-        alone = Alone(block, self.probe, number)
-        store = self.ledger.store(f"dense-{number}")
-        return Place(number, BLOCK, block, alone, self.feeds, store)
 
 
 def prune_folder(
@@ -102,6 +51,7 @@ def prune_folder(
     budget: Any,
     *,
     data: Data | None = None,
+    held_out: Data | None = None,
     scorer: Any = None,
     compensate: bool = True,
     scope: Scope = "community",
@@ -112,6 +62,7 @@ def prune_folder(
     exclude: Patterns = None,
     cache: str | Path | None = None,
     shard_size: int = SHARD,
+    tokenizer: Any = None,
     progress: Progress = silent,
 ) -> PrunedFolder:
     """Prune a model that may be larger than memory: from a folder to a folder, block by block.
@@ -127,6 +78,8 @@ def prune_folder(
         out: an empty folder, or one that is made. Nothing in it loads before all of it is there.
         budget: as :func:`natsel.prune` takes it, but for measured latency.
         data: calibration batches, for scorers that read some, and for compensation.
+        held_out: other batches, with labels, that both models are measured on while they are
+            walked.
         scorer: a fitness that reads no gradients, or a feature class of the magnitude's rank; None
             for the default of language models.
         compensate: let the survivors take over what the others did, if there are data.
@@ -140,6 +93,8 @@ def prune_folder(
             on at the block where it was, when it is started again with the same arguments. It is
             removed in the end.
         shard_size: bytes of a file of the small model, at most.
+        tokenizer: a tokenizer of the transformers library, to be saved in place of what lies
+            beside the dense model.
         progress: called between the blocks.
 
     Returns:
@@ -151,55 +106,132 @@ def prune_folder(
         VerificationError: if a cut block differs from the masked one.
         OSError: if something cannot be written; with ``cache`` the run goes on from there.
     """
+    with pruning(
+        *(source, out, budget),
+        data=data,
+        held_out=held_out,
+        scorer=scorer,
+        compensate=compensate,
+        cache=cache,
+        shard_size=shard_size,
+        tokenizer=tokenizer,
+        progress=progress,
+        scope=scope,
+        normalize=normalize,
+        floor=floor,
+        multiple_of=multiple_of,
+        include=include,
+        exclude=exclude,
+    ) as found:
+        return found
+
+
+@contextmanager
+def pruning(
+    source: str | Path,
+    out: str | Path,
+    budget: Any,
+    *,
+    data: Data | None = None,
+    held_out: Data | None = None,
+    scorer: Any = None,
+    compensate: bool = True,
+    cache: str | Path | None = None,
+    shard_size: int = SHARD,
+    tokenizer: Any = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Iterator[PrunedFolder]:
+    """Prune a folder as :func:`prune_folder`; what was noted on the way goes when this ends.
+
+    So whoever adds to the folder meanwhile, and is killed, adds to it when it is started again.
+
+    Args:
+        source: as there, like all that follows.
+        out: where to.
+        budget: what must be reached.
+        data: calibration batches.
+        held_out: what both models are measured on.
+        scorer: that decides.
+        compensate: let the survivors take over.
+        cache: a folder for hidden states and notes.
+        shard_size: bytes of a file.
+        tokenizer: to be saved.
+        progress: called between the blocks.
+        **options: of :func:`natsel.select`, all of them.
+    """
     begun = time.monotonic()
-    batches = reread(data)
+    batches, measured = reread(data), reread(held_out, "held_out")
     if scorer is None:
         scorer = default_scorer(language=True, has_data=batches is not None)
-    options = Options(
+    choose("scope", options["scope"], ("community", "global"))
+    chosen = Options(
         budget,
         *_scorer(scorer, batches is not None),
-        {
-            "scope": choose("scope", scope, ("community", "global")),
-            "normalize": normalize,
-            "floor": floor,
-            "multiple_of": multiple_of,
-            "include": include,
-            "exclude": exclude,
-        },
+        options,
         compensate and batches is not None,
     )
     if isinstance(budget, Latency):
         refuse("budget", budget, "one that is counted: nothing is timed block by block")
-    if isinstance(multiple_of, str):
-        refuse("multiple_of", multiple_of, "a whole number: nothing is timed block by block")
+    if isinstance(options["multiple_of"], str):
+        refuse(
+            "multiple_of", options["multiple_of"], "a whole number: nothing is timed block by block"
+        )
     folder = open_folder(source)
-    digest = digest_of(folder, batches, budget, scorer, options.options, compensate, shard_size)
+    name = getattr(tokenizer, "name_or_path", None)
+    arguments = (budget, scorer, options, compensate, shard_size, name)
+    digest = digest_of(folder, batches, measured, *arguments)
     ledger = Ledger(None if cache is None else Path(cache), digest)
     with alone(Path(out)), Out(Path(out), ledger, cache) as place:
         progress("prune: find communities", 0, 1)
-        work = _prepared(folder, batches, ledger, options, progress)
-        if not options.in_one_pass:
-            _score(work)
-        writer, survivors = _cut(work, place, shard_size)
-        small = remove(work.residency.model, work.found.communities.values(), survivors)
-        files, is_plain = finish(folder, small, writer, place.path, work.probe, ledger, work.chain)
+        work = prepared(folder, batches, measured, ledger, chosen, progress)
+        if tokenizer is not None:
+            with written(tokenizer, work.residency.model):
+                pass  # one of another model is refused now, not in the end
+        if not chosen.in_one_pass:
+            score(work)
+        writer, survivors = cut(work, place, shard_size)
         notes = [ledger.read(f"block-{k}") for k in range(len(work.chain))]
+        done = [n["compensation"] for n in notes if n["compensation"] is not None]
+        total = _joined(done) if chosen.compensate else None
+        known = work.found.communities
+        small = remove(work.residency.model, known.values(), survivors)
+        plan = Plan.describe(work.residency.model, small, survivors, known)
+        finished = finish(
+            *(folder, small, writer, place.path, work.probe, ledger, work.chain),
+            plan=replace(plan, compensation=None if total is None else total.to_dict()),
+            tokenizer=tokenizer,
+        )
+        yield PrunedFolder(
+            out=Path(out),
+            scorer=scorer if isinstance(scorer, str) else chosen.fitness.name,
+            survivors=survivors,
+            prediction=predicted(known, survivors),
+            verified=tuple(n["verified"] for n in notes if n["verified"] is not None),
+            compensation=total,
+            quality=_quality(work),
+            card=_card(work, finished),
+            is_plain=finished.known.is_plain,
+            files=finished.files,
+            passes=1 if chosen.in_one_pass else 2,
+            peak=peak_memory(),
+            seconds=time.monotonic() - begun,
+        )
         ledger.close()
         place.done()
-    done = [n["compensation"] for n in notes if n["compensation"] is not None]
-    return PrunedFolder(
-        out=Path(out),
-        scorer=scorer if isinstance(scorer, str) else options.fitness.name,
-        survivors=survivors,
-        prediction=predicted(work.found.communities, survivors),
-        verified=tuple(n["verified"] for n in notes if n["verified"] is not None),
-        compensation=_joined(done) if options.compensate else None,
-        is_plain=is_plain,
-        files=files,
-        passes=1 if options.in_one_pass else 2,
-        peak=peak_memory(),
-        seconds=time.monotonic() - begun,
-    )
+
+
+def _quality(work: Work) -> Quality | None:
+    if work.held_out is None:
+        return None
+    dense, small = (from_plain(each) for each in work.ledger.read(LOST))
+    return work.held_out.quality(dense, small)
+
+
+def _card(work: Work, finished: Finished) -> Callable[[Mapping[str, Any]], str]:
+    origin = origin_of(work.residency.model)
+    facts, plain = of_plan(finished.plan), finished.known.is_plain
+    return lambda result: card_text({**facts, **result}, origin, plain=plain)
 
 
 def _scorer(scorer: Any, has_data: bool) -> tuple[Fitness, FeatureClass | None]:
@@ -219,190 +251,6 @@ def _scorer(scorer: Any, has_data: bool) -> tuple[Fitness, FeatureClass | None]:
     if fitness.statistic is not None and not has_data:
         refuse("data", None, f"batches of data: the scorer {fitness.name!r} reads some")
     return fitness, None
-
-
-def _prepared(
-    folder: Folder, batches: Data | None, ledger: Ledger, options: Options, progress: Progress
-) -> Work:
-    """Find chain and communities, and run all that comes before the chain."""
-    mode, fake = folder.fake()
-    model = folder.empty()
-    inputs: Any = first_samples(example_inputs(model), 1)
-    with mode:
-        given: Any = {name: mode.from_tensor(x) for name, x in inputs.items()}
-        chains = chains_of(fake, given)
-    if len(chains) != 1:
-        told = f"{folder.path} with {len(chains)} chains of blocks"
-        refuse("model", told, "a model whose blocks form one chain")
-    chain = chains[0]
-    residency = Residency(model, folder)
-    done = ledger.read(PROGRESS)
-    states = ledger.store("dense-0") if _needs_states(done) else Held()
-    probe_state = Held()
-    with residency.when_called(chain.paths):
-        (probe,) = feed(model, chain, [inputs], probe_state)
-        feeds = feed(model, chain, batches, states) if batches is not None else []
-    if done is None:
-        ledger.store("probe").put(0, probe_state.get(0))
-    found = find(folder.shapes_alone(), inputs, chain, residency, probe, probe_state.get(0))
-    found.communities.require("model", str(folder.path))
-    return Work(chain, residency, found, feeds, probe, ledger, options, folder, progress)
-
-
-def _needs_states(done: Any) -> bool:
-    """Say whether what enters the first block is read again."""
-    return done is None or done["phase"] == "score" or done["block"] == 0
-
-
-def _score(work: Work) -> None:
-    """Go through the dense model once, and note the scores of each block."""
-    done = work.ledger.read(PROGRESS)
-    if done is not None and done["phase"] != "score":
-        return
-    fitness, count = work.options.fitness, len(work.chain)
-    for number in range(done["block"] if done is not None else 0, count):
-        work.progress("prune: score blocks", number, count)
-        with work.residency.resident(work.chain.paths[number]) as block:
-            values = _scores(work, number, block, idle=fitness.statistic is None)
-        work.ledger.note(f"scores-{number}", {n: v.tolist() for n, v in values.items()})
-        work.ledger.note(PROGRESS, {"phase": "score", "block": number + 1, "shards": []})
-        if number:
-            work.ledger.forget(f"dense-{number}")
-    work.ledger.forget(f"dense-{count}")
-    work.ledger.note(PROGRESS, {"phase": "cut", "block": 0, "shards": []})
-
-
-def _scores(work: Work, number: int, block: nn.Module, *, idle: bool) -> dict[str, Tensor]:
-    """Score one block; unless nobody needs them, hidden states go on to the next."""
-    place = work.place(number, block)
-    if idle:
-        place = Place(place.number, BLOCK, block, place.model, [], place.store)
-    local = work.found.local[number]
-    known = work.found.alone(number, place.model, work.ledger.store("probe").get(0))
-    onward = work.ledger.store(f"dense-{number + 1}")
-    return dict(zip(local, scored(known, work.options.fitness, place, onward), strict=True))
-
-
-def _selected(work: Work) -> Survivors:
-    """Select over all communities, once all are scored."""
-    found: dict[str, Tensor] = {}
-    for number in range(len(work.chain)):
-        noted = work.ledger.read(f"scores-{number}")
-        found |= {name: torch.tensor(values) for name, values in noted.items()}
-    scores: Mapping[str, Tensor] = Scores(found, work.found.communities)
-    if work.options.features is not None:
-        scores = fuse(matrices(scores, work.options.features.features))
-    return select(
-        scores,
-        work.options.budget,
-        communities=work.found.communities,
-        **work.options.options,
-    )
-
-
-def _cut(work: Work, out: Out, shard_size: int) -> tuple[ShardWriter, Survivors]:
-    """Go through both models in lockstep; cut, verify, compensate and write each block."""
-    done = work.ledger.read(PROGRESS) or {"phase": "cut", "block": 0, "shards": []}
-    count, known = len(work.chain), work.found.communities
-    everyone = None if work.options.in_one_pass else _selected(work)
-    options = work.options.options
-    allowed = set(chosen(dict(known), options["include"], options["exclude"]))
-    writer = ShardWriter(out.unfinished, most=shard_size, state=done["shards"])
-    for number in range(done["block"], count):
-        work.progress("prune: cut blocks", number, count + 1)
-        with work.residency.resident(work.chain.paths[number]) as block:
-            if everyone is None:
-                scores = _scores(work, number, block, idle=False)
-                masks = _own_share(work, scores, allowed)
-            else:
-                masks = {name: everyone[name] for name in work.found.local[number]}
-            note = _cut_one(work, number, block, masks, writer, ran=everyone is None)
-        work.ledger.note(f"block-{number}", note)
-        step = {"phase": "cut", "block": number + 1, "shards": writer.state()}
-        work.ledger.note(PROGRESS, step)
-        for kind in ("dense", "small"):
-            work.ledger.forget(f"{kind}-{number}")
-    if done["block"] <= count:
-        work.progress("prune: write the rest", count, count + 1)
-        _write_rest(work, writer)
-        work.ledger.note(PROGRESS, {"phase": "cut", "block": count + 1, "shards": writer.state()})
-    masks = {}
-    for number in range(count):
-        for name, kept in work.ledger.read(f"block-{number}")["kept"].items():
-            mask = torch.zeros(known[name].size, dtype=torch.bool)
-            mask[kept] = True
-            masks[name] = mask
-    return writer, Survivors({name: masks[name] for name in known}, known)
-
-
-def _own_share(work: Work, scores: Mapping[str, Tensor], allowed: set[str]) -> dict[str, Tensor]:
-    """Select within one block, where every community loses its own share."""
-    masks = {name: torch.ones(len(v), dtype=torch.bool) for name, v in scores.items()}
-    taking = {name: value for name, value in scores.items() if name in allowed}
-    if taking:
-        options = work.options.options
-        known = work.found.communities
-        selected = select(
-            taking,
-            work.options.budget,
-            communities=known,
-            **{**options, "include": None, "exclude": None},
-        )
-        masks |= dict(selected)
-    return masks
-
-
-def _cut_one(
-    work: Work,
-    number: int,
-    block: nn.Module,
-    masks: Mapping[str, Tensor],
-    writer: ShardWriter,
-    *,
-    ran: bool,
-) -> dict[str, Any]:
-    """Cut one block, write it, and hand on what leaves it in both models."""
-    path, ledger = work.chain.paths[number], work.ledger
-    place = work.place(number, block)
-    assert isinstance(place.model, Alone)
-    probe = ledger.store("probe")
-    hidden = probe.get(number)
-    known = work.found.alone(number, place.model, hidden)
-    local = {twin.name: masks[name] for name, twin in work.found.local[number].items()}
-    small, verified = cut_block(place.model, known, local, hidden, path)
-    entering = ledger.store(f"small-{number}" if number else "dense-0")
-    done = None
-    if work.options.compensate and verified is not None:
-        done = compensated(place, small, known, local, entering, path)
-    inner = small.get_submodule(BLOCK)
-    if number + 1 < len(work.chain) and work.feeds:
-        if not ran:
-            place.leave(ledger.store(f"dense-{number + 1}"))
-        Place(number, BLOCK, inner, small, work.feeds, entering).leave(
-            ledger.store(f"small-{number + 1}")
-        )
-    with torch.no_grad():
-        probe.put(number + 1, small(hidden))
-    tensors = {f"{path}.{name}": tensor for name, tensor in all_tensors(inner).items()}
-    writer.add({work.folder.stored(n): t for n, t in tensors.items() if n in work.folder})
-    kept = {name: mask.nonzero().reshape(-1).tolist() for name, mask in masks.items()}
-    return {"kept": kept, "verified": verified, "compensation": done}
-
-
-def _write_rest(work: Work, writer: ShardWriter) -> None:
-    """Copy what is in no block, tensor by tensor."""
-    inside = tuple(f"{path}." for path in work.chain.paths)
-    for name, tensor in all_tensors(work.residency.model).items():
-        if name.startswith(inside) or name not in work.folder:
-            continue
-        value = work.folder.read(name)
-        writer.add(
-            {
-                work.folder.stored(name): value.to(tensor.dtype)
-                if value.is_floating_point()
-                else value
-            }
-        )
 
 
 def _joined(done: list[dict[str, Any]]) -> Compensation:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from natsel.communities import Cost
 from natsel.extraction import Compensation, Prediction
+from natsel.quality import Quality
 from natsel.selection import Survivors
 
 
@@ -23,6 +25,8 @@ class PrunedFolder:
         verified: for each block that lost something, the difference to the masked block in
             float64, relative to what the removal changes, with what it may be.
         compensation: what survivors took over, consumer by consumer; None if nothing was.
+        quality: what the dense and the small model are worth on held-out data; None without them.
+        card: of a result, the text of a model card for this folder.
         is_plain: whether a plain configuration says what the model is.
         files: the file of each tensor.
         passes: how often the blocks of the dense model were read.
@@ -36,6 +40,8 @@ class PrunedFolder:
     prediction: Prediction
     verified: tuple[dict[str, Any], ...]
     compensation: Compensation | None
+    quality: Quality | None
+    card: Callable[[Mapping[str, Any]], str]
     is_plain: bool
     files: dict[str, str]
     passes: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,9 @@ from torch import nn
 from natsel.common.errors import refuse
 from natsel.common.files import replacing
 from natsel.common.folders import make_folder, remove_empty
+from natsel.common.shards import Shards
 from natsel.communities.tensors import tensors_of
 from natsel.extraction import Plan, has_plan, plan_of
-from natsel.extraction.store import MODEL_FILE
 from natsel.integrations.model_card import CARD_FILE, is_own
 from natsel.integrations.model_card import card as card_text
 from natsel.integrations.transformers.beside import source_folder
@@ -90,20 +91,17 @@ def read_card(path: Path) -> str | None:
 
 def _unchanged(small: nn.Module, folder: Path) -> bool:
     """Say whether a folder holds the tensors of a model; one at a time is in memory."""
-    from safetensors import SafetensorError, safe_open
-
     held = tensors_of(small)
     try:
-        with safe_open(folder / MODEL_FILE, framework="pt") as file:
-            return all(
-                name in held
-                and held[name].shape == stored.shape
-                and torch.equal(held[name].detach().cpu(), stored)
-                for name in file.keys()  # noqa: SIM118 - it is no mapping
-                for stored in [file.get_tensor(name)]
-                if stored.numel()
-            )
-    except (OSError, SafetensorError):
+        shards = Shards(folder)
+        return all(
+            name in held
+            and held[name].shape == shards.place(name).shape
+            and torch.equal(held[name].detach().cpu(), shards.read(name))
+            for name in shards
+            if math.prod(shards.place(name).shape)
+        )
+    except (OSError, ValueError):
         return False
 
 
