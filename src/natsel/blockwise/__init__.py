@@ -6,9 +6,21 @@ the model from its start again: it keeps the hidden states that enter a block fo
 at the block alone, changes it, runs it once more, and goes on with what comes out.
 """
 
+from natsel.blockwise.begun import begun
 from natsel.blockwise.chain import Chain, chains_of
 from natsel.blockwise.feed import Feed, feed
 from natsel.blockwise.store import Held, OnDisk, Store
 from natsel.blockwise.walk import Place, walk
 
-__all__ = ["Chain", "Feed", "Held", "OnDisk", "Place", "Store", "chains_of", "feed", "walk"]
+__all__ = [
+    "Chain",
+    "Feed",
+    "Held",
+    "OnDisk",
+    "Place",
+    "Store",
+    "begun",
+    "chains_of",
+    "feed",
+    "walk",
+]
