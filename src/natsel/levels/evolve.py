@@ -82,7 +82,7 @@ def evolve_levels(
         held_out: batches to decide on.
         scores: one tensor per community, higher is fitter, as :func:`natsel.score` returns them;
             of communities that are missing, the default: "auto" with labels, "joint" without, and
-            for branches how far each turns its stream.
+            for branches "cosine".
         kinds: of the communities that give; the others stay whole. All but those of which removing
             is not masking by default.
         blocks: branches of one block come and go together.

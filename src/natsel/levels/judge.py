@@ -138,9 +138,7 @@ class Judge:
         both = own.keys() & other.keys()
         return bool(both) and not sum(own[n] for n in both) < sum(other[n] for n in both)
 
-    def value(
-        self, survivors: Mapping[str, Tensor], windows: Sequence[int] | None = None
-    ) -> float:
+    def value(self, survivors: Mapping[str, Tensor], windows: Sequence[int] | None = None) -> float:
         """Return the mean over all judged places of some windows; of all by default."""
         asked = list(range(len(self)) if windows is None else windows)
         return float(self.totals(survivors, asked).sum() / self.places[asked].sum())
@@ -185,7 +183,9 @@ class Judge:
         ):
             head = None
             if self._head is not None and not any(n.startswith(f"{self._head}.") for n in replaced):
-                head = model.get_submodule(self._head)
+                last = model.get_submodule(self._head)
+                assert isinstance(last, nn.Linear)
+                head = last
             for number in numbers:
                 with (
                     self._prefix.running(model, survivors, number),
