@@ -151,14 +151,18 @@ class Judge:
         self._prefix.rebase(survivors)
 
     def state(self) -> dict[str, Any]:
-        """Return what is known, as JSON holds it."""
-        known = {key: [[n, v] for n, v in values.items()] for key, values in self._known.items()}
+        """Return what is known, as JSON holds it: None for what is infinite."""
+        known = {
+            key: [[n, v if v < float("inf") else None] for n, v in values.items()]
+            for key, values in self._known.items()
+        }
         return {"known": known, **{name: getattr(self, name) for name in COUNTS}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned."""
         self._known = {
-            key: {int(n): float(v) for n, v in values} for key, values in state["known"].items()
+            key: {int(n): float("inf") if v is None else float(v) for n, v in values}
+            for key, values in state["known"].items()
         }
         for name in COUNTS:
             setattr(self, name, int(state[name]))

@@ -174,7 +174,7 @@ class Search:
         """Return all that a search goes on from, as JSON holds it."""
         return {
             "best": self.space.plain(self.best) if self.history else None,
-            "value": self.value,
+            "value": self.value if self.value < math.inf else None,
             "evaluations": self.evaluations,
             "history": [asdict(g) for g in self.history],
             "drawn": self._num_drawn,
@@ -189,7 +189,7 @@ class Search:
         if not state["history"]:  # nothing but what was judged is known: all else begins anew
             return
         self.best = self.space.individual(state["best"])
-        self.value = float(state["value"])
+        self.value = math.inf if state["value"] is None else float(state["value"])
         self.evaluations = int(state["evaluations"])
         self.history = [Generation(**g) for g in state["history"]]
         self._num_drawn = int(state["drawn"])
