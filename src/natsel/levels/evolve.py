@@ -155,8 +155,13 @@ def evolve_levels(
         if state is not None:
             search.load(state)
         if not search.history:
+
+            def keep() -> None:
+                folder.write(search.state())
+                progress("levels: one after the other", search.spent, evaluations)
+
             progress("levels: one after the other", 0, evaluations)
-            seeds += search.greedy(evaluations, lambda: folder.write(search.state()))
+            seeds += search.greedy(evaluations, keep)
             search.start(list(dict.fromkeys(seeds)))
         check_finite(search.value, "all plans that the search starts from")
         folder.write(search.state())

@@ -87,8 +87,13 @@ class Search:
         """
         room = GREEDY * evaluations * self.batch
         found = taken_out(self.space, self.judge, self._windows, room=room, keep=keep)
-        self.evaluations = math.ceil(self.judge.num_windows / self.batch)
+        self.evaluations = self.spent
         return [] if found is None else [found]
+
+    @property
+    def spent(self) -> int:
+        """How many evaluations as many windows are as were run so far."""
+        return math.ceil(self.judge.num_windows / self.batch)
 
     def start(self, seeds: Sequence[Individual]) -> None:
         """Judge what a search starts from on the same windows; the best is the incumbent."""
