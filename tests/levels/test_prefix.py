@@ -40,7 +40,7 @@ def test_each_child_of_each_parent_comes_to_the_numbers_of_a_plain_run(llama, tm
         shared.stand_on(out(llama, *parent))
         for gone in combinations(range(8), 2):
             plain = Judge.__new__(Judge)
-            plain.__dict__ |= shared.__dict__ | {"_known": {}, "_prefix": NOTHING}
+            plain.__dict__ |= shared.__dict__ | {"_known": {}, "prefix": NOTHING}
             child = out(llama, *gone)
             windows = [3, 0, 2, 1]
             assert torch.equal(shared.totals(child, windows), plain.totals(child, windows))
@@ -74,6 +74,33 @@ def test_widths_too_begin_where_they_differ(llama):
     assert [len(calls) for calls in blocks] == [2, 2, 6, 6]  # of the child nothing was held
     assert torch.equal(shared.totals(child), plain.totals(child))
     assert torch.equal(shared.totals(grandchild), plain.totals(grandchild))
+
+
+def test_states_in_files_change_nothing_and_go_with_the_search(llama, windows, others, tmp_path):
+    def found(**more):
+        levels = natsel.evolve_levels(
+            *(llama, natsel.Sparsity(0.5), windows),
+            held_out=others,
+            kinds=["branch"],
+            evaluations=8,
+            offspring=4,
+            **more,
+        )
+        return levels.plain()
+
+    written = []
+    put = OnDisk.put
+
+    def noting(self, number, tensor):
+        written.append(number)
+        put(self, number, tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnDisk, "put", noting)
+        there = found(offload=tmp_path / "states")
+    assert written
+    assert not any((tmp_path / "states").iterdir())
+    assert there == found()
 
 
 class Listening(nn.Module):

@@ -54,6 +54,7 @@ def evolve_levels(
     dynamics: str | Dynamic | Step | None = None,
     generator: torch.Generator | None = None,
     cache: str | Path | None = None,
+    offload: str | Path | None = None,
     progress: Progress = silent,
 ) -> Levels:
     """Search how much each community gives, and which branches go, by evolution.
@@ -96,6 +97,8 @@ def evolve_levels(
             of the next moves; by default all get as many.
         generator: where all randomness comes from; seed 0 by default.
         cache: a folder from which a killed search goes on.
+        offload: a folder for the hidden states that children begin with, which go with the search;
+            in memory by default, a gigabyte at most.
         progress: called after each generation.
 
     Returns:
@@ -151,7 +154,7 @@ def evolve_levels(
         "random": bytes(generator.get_state().tolist()).hex()[:64],
     }
     folder = Folder(cache, told)
-    with folder.held() as state:
+    with folder.held() as state, judge.prefix.offloaded(offload):
         if state is not None:
             search.load(state)
         if not search.history:

@@ -56,6 +56,7 @@ class Judge:
 
     Attributes:
         places: how many places are judged of each window, float64 ``[windows]``.
+        prefix: hidden states of the selection that others begin from.
         num_windows: windows that were run, over all selections.
         num_tokens: places that were judged in them.
         num_run: selections of which at least one window was run.
@@ -94,7 +95,7 @@ class Judge:
         self._dense = None
         if measure == "kl":
             self._dense = Dense(model, self.windows, self._rows, head=self._head)
-        self._prefix = Prefix(
+        self.prefix = Prefix(
             *(model, communities, self.windows[0]),
             num_windows=len(cuts),
             at_once=at_once,
@@ -148,7 +149,7 @@ class Judge:
 
         What they come to is the same; it is only sooner there.
         """
-        self._prefix.rebase(survivors)
+        self.prefix.rebase(survivors)
 
     def state(self) -> dict[str, Any]:
         """Return what is known, as JSON holds it: None for what is infinite."""
@@ -192,7 +193,7 @@ class Judge:
                 head = last
             for number in numbers:
                 with (
-                    self._prefix.running(model, survivors, number),
+                    self.prefix.running(model, survivors, number),
                     nullcontext() if head is None else headless(model, self._head),
                 ):
                     left = logits_of(run_model(model, self.windows[number], replaced))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from natsel.blockwise import Chain, Held, Store, begun, chains_of
+from natsel.blockwise import Chain, Held, OnDisk, Store, begun, chains_of
 from natsel.common.calls import Inputs, call, logits_of, without_cache
+from natsel.common.folders import make_folder
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
 
@@ -70,6 +73,25 @@ class Prefix:
         step = -(-(len(self.chain) - 1) // most)
         self._kept = tuple(range(1, len(self.chain), step))
         self._first = [_first_blocks(c, self.chain) for c in self._communities]
+
+    @contextmanager
+    def offloaded(self, path: str | Path | None) -> Iterator[None]:
+        """Hold states in files for a while, in a folder of their own that goes afterwards.
+
+        Args:
+            path: where that folder is made; None leaves the states where they are.
+        """
+        if path is None:
+            yield
+            return
+        before = self._store
+        make_folder(Path(path), "offload")
+        with TemporaryDirectory(prefix="states-", dir=path) as own:
+            self._store, self._there = OnDisk(own), set()
+            try:
+                yield
+            finally:
+                self._store, self._there = before, set()
 
     def rebase(self, survivors: Mapping[str, Tensor]) -> None:
         """Let a selection be the one whose states are held; those of another are let go."""
