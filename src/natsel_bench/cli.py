@@ -216,6 +216,53 @@ def language(
         voice.result(result)
 
 
+@app.command(
+    "depth",
+    epilog=examples(
+        "natsel bench depth ./smollm2 --text input.txt --out bench",
+        "natsel bench depth ./smollm2 --text a.txt --only dense,rate --out b",
+    ),
+)
+def depth(
+    model: Annotated[str, typer.Argument(help="A folder with a language model and tokenizer.")],
+    text: Annotated[Path, typer.Option(help="A text: its end evaluates, the rest is searched on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the rows and depth.json.")],
+    only: Annotated[str | None, typer.Option(help="Rows, such as dense,blocks-searched.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a held-out window.")] = 512,
+    samples: Annotated[int, typer.Option(help="Held-out windows.")] = 16,
+    search_length: Annotated[int, typer.Option(help="Tokens in a window of the search.")] = 256,
+    windows: Annotated[int, typer.Option(help="Windows of the search.")] = 64,
+    evaluations: Annotated[int, typer.Option(help="Plans that a search judges.")] = 320,
+    fitness: Annotated[str, typer.Option(help="kl or loss.")] = "kl",
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Blocks and branches out of a language model, by scores and by search: perplexity."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
+        from natsel_bench.depth import bench_depth
+
+        with voice.progress() as progress:
+            result = bench_depth(
+                model,
+                text,
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                length=length,
+                samples=samples,
+                search_length=search_length,
+                windows=windows,
+                evaluations=evaluations,
+                fitness=fitness,
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
 @app.command("score", epilog=examples("natsel bench score --repeats 5"))
 def score(
     repeats: Annotated[int, typer.Option(help="Pairs of a score and the bare passes.")] = 9,

@@ -230,6 +230,33 @@ def _language(result: Result) -> Words:
     return Words(f"Perplexity of {config['model']}", head, rows, sentences)
 
 
+def _depth(result: Result) -> Words:
+    rows, sentences = [], []
+    for r in result["rows"]:
+        if "missing" in r:
+            sentences.append(f"{r['title']}: not run, {r['missing']}")
+        elif "losses" in r:
+            told = ["" if r[k] is None else f"{r[k]:.3f}" for k in ("ratio", "excess")]
+            out = ", ".join(map(str, r["out"]))
+            seconds = f"{r['processor_seconds']:.0f} s"
+            rows.append([r["title"], f"{r['perplexity']:.2f}", *told, out, seconds])
+        else:
+            sentences.append(
+                f"{1 / r['seconds']:.2f} plans a second against {1 / r['plain_seconds']:.2f} "
+                f"of the loop that copies, masks and runs all: {r['ratio']:.1f} times; "
+                f"divergences of both differ by {r['differs']:.1e} at most."
+            )
+    config = result["config"]
+    sentences.append(
+        f"Perplexity on the last {config['samples']} windows of {config['length']} tokens; "
+        f"searches judge {config['evaluations']} plans on {config['windows']} windows of "
+        f"{config['search_length']} from before. Processor seconds. Excess: of log-perplexity "
+        "over the dense model's, relative to that by cosine."
+    )
+    head = ("what goes", "perplexity", "ratio", "excess", "out", "time")
+    return Words(f"Depth of {config['model']}, no training", head, rows, sentences)
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -238,4 +265,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "search": _search,
     "peers": _peers,
     "language": _language,
+    "depth": _depth,
 }

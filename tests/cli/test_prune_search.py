@@ -38,12 +38,36 @@ def test_a_search_decides_and_is_told(natsel, tmp_path, model, kinds):
 
 
 @pytest.mark.parametrize(
+    ("depth", "budget"),
+    [
+        (("--blocks", "--kinds", "branch"), "sparsity=0.5"),
+        (("--kinds", "branch"), "parameters=0.6"),
+    ],
+)
+def test_depth_is_searched(natsel, tmp_path, depth, budget):
+    out = tmp_path / "small"
+    given = ("--data", "digits", "--search", "4", "--budget", budget, "--no-measure", "--json")
+    done = natsel("prune", "vit", "--out", out, *given, *depth)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["parameters"][1] < found["parameters"][0]
+    assert found["levels"]["evaluations"] <= 8
+    if "branch" in depth:
+        (level,) = found["levels"]["levels"].values()
+        assert level[0] < level[1] == (6 if "--blocks" in depth else 12)
+        assert len(found["levels"]["out"]) == level[1] - level[0]
+
+
+@pytest.mark.parametrize(
     ("more", "told"),
     [
         ((), "data=None is not allowed"),
         (("--data", "digits", "--scope", "global"), "search=4, scope='global' are not allowed"),
         (("--data", "digits", "--scorer", "adaptive"), "search=4, scorer='adaptive'"),
         (("--data", "digits", "--kinds", "heads"), "kinds='heads' is not allowed"),
+        (("--data", "digits", "--kinds", "branch"), "kinds='branch'"),
+        (("--data", "digits", "--blocks", "--branches"), "branches=True, blocks=True"),
+        (("--data", "digits", "--budget", "parameters=0.0001"), "the nearest that any levels"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(natsel, tmp_path, more, told):

@@ -48,7 +48,7 @@ def away_from(best, llama):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("dynamics", [None, "replicator", "wright-fisher"])
-def test_the_search_finds_the_optimum_in_fewer_runs_than_there_are_subsets(
+def test_the_search_finds_the_optimum_with_half_of_what_brute_force_runs(
     llama, windows, others, table, seed, dynamics
 ):
     best = min(table, key=lambda s: float(table[s].mean()))
@@ -66,28 +66,44 @@ def test_the_search_finds_the_optimum_in_fewer_runs_than_there_are_subsets(
     )
     assert gone(levels) == best
     assert levels.history[-1].best == pytest.approx(float(table[best].mean()), abs=1e-5)
-    assert levels.runs < len(SUBSETS)
-    # Most children stop before they have seen all: not half of what brute force runs.
+    # Most children stop before they have seen all, and so do those that are taken out one by one.
     assert levels.tokens < 12 * len(windows) * len(SUBSETS) / 2
 
 
 def test_evopress_own_recipe_agrees_and_runs_more(llama, windows, others, table):
-    asked = 0
-
-    def fitness(subset, num):
-        nonlocal asked
-        asked += num
-        return float(table[subset][:num].mean())
-
-    found, value = evopress(
-        8, 4, fitness, generations=12, offspring=8, survivors=(4, 2, 1), windows=(1, 2, 3)
-    )
+    """At as many windows as the search ran, EvoPress' recipe is no nearer to the optimum."""
     levels = natsel.evolve_levels(
-        llama, HALF, windows, held_out=others, kinds=["branch"], evaluations=48, offspring=8
+        llama, HALF, windows, held_out=others, kinds=["branch"], evaluations=24, offspring=4
     )
-    assert gone(levels) == found
-    assert levels.history[-1].best == pytest.approx(value, abs=1e-5)
-    assert levels.tokens < 12 * asked
+    budget = levels.tokens // 12
+    found, ends = [], []
+    for seed in range(20):
+        asked, best = 0, float("inf")
+
+        def fitness(subset, num):
+            nonlocal asked, best
+            asked += num
+            value = float(table[subset][:num].mean())
+            if asked <= budget and num == len(windows):
+                best = min(best, value)
+            return value
+
+        end, value = evopress(
+            *(8, 4, fitness),
+            generations=12,
+            offspring=8,
+            survivors=(4, 2, 1),
+            windows=(1, 2, 3),
+            seed=seed,
+        )
+        assert asked > budget
+        found.append(best)
+        ends.append((end, value))
+    # With all of its evaluations it agrees, from most starts.
+    value = levels.history[-1].best
+    assert sum(end == gone(levels) for end, _ in ends) >= 15
+    assert min(v for _, v in ends) == pytest.approx(value, abs=1e-5)
+    assert all(value <= other + 1e-5 for other in found)
 
 
 def test_whole_blocks_go_together(llama, windows, others, table):

@@ -13,7 +13,8 @@ from natsel.levels.budgets import gauge_of
 from natsel.levels.drawing import Drawing
 from natsel.levels.judge import Judge
 from natsel.levels.moves import additive, swap, uniform
-from natsel.levels.searching import Search, race
+from natsel.levels.racing import race
+from natsel.levels.searching import Search
 from natsel.levels.space import Space, sites, with_level
 
 BUDGETS = (
@@ -142,7 +143,7 @@ def test_equal_masks_run_once(tower, chosen):
     (name,) = [n for n, c in tower.items() if c.branches]
     for alive in chosen:
         masks = {**tower.full(), name: torch.tensor(alive)}
-        first = judge.totals(masks, 3)
+        first = judge.totals(masks, range(3))
         assert torch.equal(judge.totals(masks)[:3], first)
     different = len({tuple(alive) for alive in chosen})
     assert judge.num_run == different
@@ -155,8 +156,8 @@ def test_a_race_stops_whoever_cannot_win_and_loses_no_winner(tower):
     masks = [{**tower.full(), name: torch.arange(4) != number} for number in range(4)]
     values = [fresh.value(m) for m in masks]
     order = sorted(range(4), key=lambda i: values[i])
-    bound = float(fresh.totals(masks[order[1]]).sum())
-    found = race(judge, masks, bound, go_on=(1.0, 1.0))
+    bound = fresh.totals(masks[order[1]])
+    found = race(judge, masks, bound, range(len(judge)), go_on=(1.0, 1.0), behind=float("inf"))
     assert found[order[0]] == pytest.approx(values[order[0]])
     assert all(found[i] == float("inf") for i in order[1:])
     assert judge.num_windows < 4 * len(judge)

@@ -6,6 +6,7 @@ the model from its start again: it keeps the hidden states that enter a block fo
 at the block alone, changes it, runs it once more, and goes on with what comes out.
 """
 
+from natsel.blockwise.begun import begun
 from natsel.blockwise.chain import Chain, chains_of
 from natsel.blockwise.feed import Feed, feed, finish, handing_on
 from natsel.blockwise.store import Held, OnDisk, Store
@@ -18,6 +19,7 @@ __all__ = [
     "OnDisk",
     "Place",
     "Store",
+    "begun",
     "chains_of",
     "feed",
     "finish",

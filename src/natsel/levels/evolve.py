@@ -30,6 +30,9 @@ from natsel.selection.select import Budget
 
 _LOG = logger_of(__name__)
 
+PLACES = 128
+"""Places of a window that are judged, where nothing else is asked."""
+
 CONFIRMING = 0.5
 """Share of the windows that decides, where none are given for it."""
 
@@ -46,9 +49,12 @@ def evolve_levels(
     fitness: Measure = "kl",
     evaluations: int = 256,
     offspring: int = 16,
+    windows: int = 8,
+    places: int | None = PLACES,
     dynamics: str | Dynamic | Step | None = None,
     generator: torch.Generator | None = None,
     cache: str | Path | None = None,
+    offload: str | Path | None = None,
     progress: Progress = silent,
 ) -> Levels:
     """Search how much each community gives, and which branches go, by evolution.
@@ -57,8 +63,14 @@ def evolve_levels(
     the scores say which; of branches, which of them are out. Children come of swaps that keep the
     budget, a level given here and taken there; they are judged jointly, all kinds together, in a
     race on growing data with the best so far as the bound, and the best of all stays (1 + lambda
-    with elitism). The uniform plan and the plans by the scores are what the search starts from.
-    Branches that are out are not run, and no selection is run twice.
+    with elitism). Each generation races on windows of its own, in turn, as far as the data go; who
+    wins has to win on those of the generations before, too. The search starts from the uniform
+    plan, the plans by the scores and, where branches alone give, the plan of taking out one after
+    the other, whichever costs least beside those that are out.
+
+    Branches that are out are not run; blocks before the first one in which a child differs from
+    its parent are not run again; the last layer reads the places that are judged; no selection is
+    run twice on the same window. None of this changes what a window comes to.
 
     What it finds is kept if it is no worse than the uniform plan on windows that it did not see;
     the paired test over them is told.
@@ -71,17 +83,22 @@ def evolve_levels(
         held_out: batches to decide on.
         scores: one tensor per community, higher is fitter, as :func:`natsel.score` returns them;
             of communities that are missing, the default: "auto" with labels, "joint" without, and
-            for branches how far each turns its stream.
+            for branches "cosine".
         kinds: of the communities that give; the others stay whole. All but those of which removing
             is not masking by default.
         blocks: branches of one block come and go together.
         fitness: "kl" (to the dense model; needs no labels), "loss" or "error".
         evaluations: children that are judged.
         offspring: children in a generation.
+        windows: on how many windows a generation races; of images, 8 groups are as many windows.
+        places: how many places (tokens) of a window the search judges, drawn once by chance; None
+            for all. Windows are run whole, and what decides in the end reads all places.
         dynamics: a law (:mod:`natsel.dynamics`) by which the sites of moves that succeed get more
             of the next moves; by default all get as many.
         generator: where all randomness comes from; seed 0 by default.
         cache: a folder from which a killed search goes on.
+        offload: a folder for the hidden states that children begin with, which go with the search;
+            in memory by default, a gigabyte at most.
         progress: called after each generation.
 
     Returns:
@@ -108,7 +125,8 @@ def evolve_levels(
         arXiv 2410.14649, 2024.
     """
     choose("fitness", fitness, MEASURES)
-    for name, value in (("evaluations", evaluations), ("offspring", offspring)):
+    numbers = {"evaluations": evaluations, "offspring": offspring, "windows": windows}
+    for name, value in {**numbers, "places": 1 if places is None else places}.items():
         check_whole(name, value)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     taking = _taking_part(communities, kinds)
@@ -119,27 +137,35 @@ def evolve_levels(
         searching, deciding = _halved(searching, generator)
     else:
         deciding = gathered(model, reread(held_out, "held_out"))
-    judge = Judge(taking, *searching, measure=fitness)
+    judge = Judge(taking, *searching, measure=fitness, places=places, at_once=windows)
     found = scores_for(taking, scores, _as_batches(searching))
     space = Space(taking, found, gauge_of(budget, taking), blocks=blocks)
     even = uniform(space)
     seeds = [even, *(additive(space, found, scale) for scale in ("mean", None))]
-    search = Search(space, judge, Drawing(len(sites(space)), dynamics), generator)
+    search = Search(space, judge, Drawing(len(sites(space)), dynamics), generator, batch=windows)
     told = {
         "communities": {p.name: [p.size, len(p.units)] for p in space.places},
         "budget": [space.gauge.name, str(space.gauge.asked), space.gauge.limit],
         "data": judge.digest(),
         "seeds": [space.plain(seed) for seed in seeds],
         "offspring": offspring,
+        "windows": windows,
         "dynamics": None if search.drawing.law is None else search.drawing.law.name,
         "random": bytes(generator.get_state().tolist()).hex()[:64],
     }
     folder = Folder(cache, told)
-    with folder.held() as state:
-        if state is None:
-            search.start(list(dict.fromkeys(seeds)))
-        else:
+    with folder.held() as state, judge.prefix.offloaded(offload):
+        if state is not None:
             search.load(state)
+        if not search.history:
+
+            def keep() -> None:
+                folder.write(search.state())
+                progress("levels: one after the other", search.spent, evaluations)
+
+            progress("levels: one after the other", 0, evaluations)
+            seeds += search.greedy(evaluations, keep)
+            search.start(list(dict.fromkeys(seeds)))
         check_finite(search.value, "all plans that the search starts from")
         folder.write(search.state())
         while search.evaluations < evaluations:

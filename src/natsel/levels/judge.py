@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.adaptive.arena import key_of
+from natsel.blockwise import Store
 from natsel.common.calls import (
     IGNORED,
     Inputs,
@@ -24,6 +26,8 @@ from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.levels.dense import Dense, classes_last
 from natsel.levels.masking import Masking
+from natsel.levels.prefix import ROOM, Prefix
+from natsel.quality.head import head_of, headless
 from natsel.quality.losses import run_model
 
 Measure = Literal["kl", "loss", "error"]
@@ -44,11 +48,17 @@ class Judge:
         labels: beside the outputs that predict them; None for "kl".
         measure: "kl": divergence of what survives from the dense model, over the places of a
             window; "loss": cross-entropy of the labels; "error": the share that is wrong.
+        places: of each window only so many are judged, drawn once by chance; None for all. The
+            model reads the whole window, its last layer only these places.
+        at_once: of how many windows hidden states are held, at least.
+        room: bytes for hidden states.
+        store: where they are held; in memory by default.
 
     Attributes:
-        places: how many places each window has, float64 ``[windows]``.
+        places: how many places are judged of each window, float64 ``[windows]``.
+        prefix: hidden states of the selection that others begin from.
         num_windows: windows that were run, over all selections.
-        num_tokens: places in them.
+        num_tokens: places that were judged in them.
         num_run: selections of which at least one window was run.
     """
 
@@ -59,61 +69,102 @@ class Judge:
         labels: Tensor | None = None,
         *,
         measure: Measure = "kl",
+        places: int | None = None,
+        at_once: int = 8,
+        room: int = ROOM,
+        store: Store | None = None,
     ) -> None:
         if measure != "kl" and labels is None:
             refuse("fitness", measure, "'kl', which needs no labels, or batches with labels")
         self.measure = measure
         self._masking = Masking(communities)
-        several = labels is not None and labels.dim() > 1
         model = self._masking.model
-        if not several:
-            several = _predicts_many(model, _part(inputs, 0, 1))
+        self._shape = _places_of(model, _part(inputs, 0, 1))
+        several = bool(self._shape) or (labels is not None and labels.dim() > 1)
         size = len(tensors_of_inputs(inputs)[0])
         step = 1 if several else min(TOGETHER, max(1, size // 8))
         cuts = [(i, min(i + step, size)) for i in range(0, size, step)]
         self.windows = [_part(inputs, *ends) for ends in cuts]
-        self.labels = None if labels is None else [labels[a:b] for a, b in cuts]
-        self._dense = Dense(model, self.windows) if measure == "kl" else None
-        self.places = torch.tensor([self._count(i) for i in range(len(cuts))], dtype=torch.float64)
+        self.labels = None if labels is None or measure == "kl" else [labels[a:b] for a, b in cuts]
+        # Of images the places are not all dimensions but the last: their logits are made whole.
+        self._head = head_of(model, self.windows[0]) if len(self._shape) < 2 else None
+        self._rows: list[Tensor] = []
+        for number, window in enumerate(self.windows):
+            there = self._there(number, window)
+            self._rows.append(sampled(there, places, seed=number))
+        self._dense = None
+        if measure == "kl":
+            self._dense = Dense(model, self.windows, self._rows, head=self._head)
+        self.prefix = Prefix(
+            *(model, communities, self.windows[0]),
+            num_windows=len(cuts),
+            at_once=at_once,
+            room=room,
+            store=store,
+        )
+        self.places = torch.tensor([len(rows) for rows in self._rows], dtype=torch.float64)
         self.num_windows = self.num_tokens = self.num_run = 0
-        self._known: dict[str, list[float]] = {}
+        self._known: dict[str, dict[int, float]] = {}
 
     def __len__(self) -> int:
         """Return how many windows there are."""
         return len(self.windows)
 
-    def totals(self, survivors: Mapping[str, Tensor], stop: int | None = None) -> Tensor:
-        """Return what the first windows come to, summed over their places: lower is better.
+    def totals(
+        self, survivors: Mapping[str, Tensor], windows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return what some windows come to, summed over their places: lower is better.
 
         Args:
             survivors: one boolean tensor per community.
-            stop: how many windows; None for all.
+            windows: which; None for all.
 
         Returns:
-            float64 ``[stop]``; infinite where it is not finite.
+            float64 ``[windows]``; infinite where it is not finite.
         """
-        stop = len(self) if stop is None else min(stop, len(self))
-        known = self._known.setdefault(key_of(survivors), [])
-        if len(known) < stop:
+        asked = range(len(self)) if windows is None else windows
+        known = self._known.setdefault(key_of(survivors), {})
+        if missing := [number for number in asked if number not in known]:
             self.num_run += not known
-            known += self._run(survivors, len(known), stop)
-        return torch.tensor(known[:stop], dtype=torch.float64)
+            known.update(self._run(survivors, missing))
+        return torch.tensor([known[number] for number in asked], dtype=torch.float64)
 
-    def beaten(self, survivors: Mapping[str, Tensor], bound: float) -> bool:
-        """Tell whether what is known already says that a selection comes to a bound or more."""
-        return not sum(self._known.get(key_of(survivors), ())) < bound
+    def seen(self, survivors: Mapping[str, Tensor]) -> list[int]:
+        """Return the windows that a selection was run on, in the order in which it was."""
+        return list(self._known.get(key_of(survivors), ()))
 
-    def value(self, survivors: Mapping[str, Tensor]) -> float:
-        """Return the mean over all places of all windows."""
-        return float(self.totals(survivors).sum() / self.places.sum())
+    def beaten(self, survivors: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> bool:
+        """Tell whether a selection is no better on the windows that another was run on, too."""
+        own, other = (self._known.get(key_of(s), {}) for s in (survivors, by))
+        both = own.keys() & other.keys()
+        return bool(both) and not sum(own[n] for n in both) < sum(other[n] for n in both)
+
+    def value(self, survivors: Mapping[str, Tensor], windows: Sequence[int] | None = None) -> float:
+        """Return the mean over all judged places of some windows; of all by default."""
+        asked = list(range(len(self)) if windows is None else windows)
+        return float(self.totals(survivors, asked).sum() / self.places[asked].sum())
+
+    def stand_on(self, survivors: Mapping[str, Tensor]) -> None:
+        """Let selections that begin as this one does begin where they differ from it.
+
+        What they come to is the same; it is only sooner there.
+        """
+        self.prefix.rebase(survivors)
 
     def state(self) -> dict[str, Any]:
-        """Return what is known, as JSON holds it."""
-        return {"known": self._known, **{name: getattr(self, name) for name in COUNTS}}
+        """Return what is known, as JSON holds it: None for what is infinite."""
+        known = {
+            key: [[n, v if v < float("inf") else None] for n, v in values.items()]
+            for key, values in self._known.items()
+        }
+        return {"known": known, **{name: getattr(self, name) for name in COUNTS}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned."""
-        self._known = {key: [float(v) for v in values] for key, values in state["known"].items()}
+        self._known = {
+            key: {int(n): float("inf") if v is None else float(v) for n, v in values}
+            for key, values in state["known"].items()
+        }
         for name in COUNTS:
             setattr(self, name, int(state[name]))
 
@@ -123,66 +174,99 @@ class Judge:
         for window in self.windows:
             for tensor in tensors_of_inputs(window):
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        for rows in self._rows:
+            digest.update(rows.numpy().tobytes())
         return digest.hexdigest()
 
-    def _run(self, survivors: Mapping[str, Tensor], start: int, stop: int) -> list[float]:
-        found = []
+    def _run(self, survivors: Mapping[str, Tensor], numbers: Sequence[int]) -> dict[int, float]:
+        found = {}
         with (
             self._masking.masked(survivors) as (model, replaced),
             evaluating(model),
             without_cache(model),
             torch.no_grad(),
         ):
-            for number in range(start, stop):
-                logits = logits_of(run_model(model, self.windows[number], replaced))
-                value = self._judged(classes_last(logits).float(), number)
-                found.append(value if value == value else float("inf"))
+            head = None
+            if self._head is not None and not any(n.startswith(f"{self._head}.") for n in replaced):
+                last = model.get_submodule(self._head)
+                assert isinstance(last, nn.Linear)
+                head = last
+            for number in numbers:
+                with (
+                    self.prefix.running(model, survivors, number),
+                    nullcontext() if head is None else headless(model, self._head),
+                ):
+                    left = logits_of(run_model(model, self.windows[number], replaced))
+                rows = self._rows[number].to(left.device)
+                if head is None:
+                    logits = classes_last(left).flatten(0, -2)[rows]
+                else:
+                    logits = F.linear(left.flatten(0, -2)[rows], head.weight, head.bias)
+                value = self._judged(logits.float(), number)
+                found[number] = value if value == value else float("inf")
                 self.num_windows += 1
-                self.num_tokens += int(self.places[number])
+                self.num_tokens += len(rows)
         return found
 
     def _judged(self, logits: Tensor, number: int) -> float:
-        if self.labels is not None and self.measure != "kl":
-            rows, labels = logits.flatten(0, -2), self.labels[number].flatten().to(logits.device)
-            counts = labels != IGNORED
+        """Return what the judged places of a window come to, from their logits ``[places, K]``."""
+        if self.labels is not None:
+            rows = self._rows[number]
+            labels = self.labels[number].flatten()[rows].to(logits.device)
             if self.measure == "error":
-                return float(((rows.argmax(-1) != labels) & counts).sum())
-            losses = F.cross_entropy(rows, labels, ignore_index=IGNORED, reduction="none")
-            return float(losses.double().sum())
+                return float((logits.argmax(-1) != labels).sum())
+            return float(F.cross_entropy(logits, labels, reduction="none").double().sum())
         assert self._dense is not None
-        there = self._there(number, self._dense.shapes[number]).flatten().to(logits.device)
-        rows = logits.flatten(0, -2)
-        step = max(1, CHUNK // rows.shape[-1])
+        step = max(1, CHUNK // logits.shape[-1])
         total = 0.0
-        for start in range(0, len(rows), step):
+        for start in range(0, len(logits), step):
             part = slice(start, start + step)
             dense = self._dense(number, part)
-            each = F.kl_div(rows[part].log_softmax(-1), dense, log_target=True, reduction="none")
+            each = F.kl_div(logits[part].log_softmax(-1), dense, log_target=True, reduction="none")
             # Rounding makes the least divergences negative; a sum of them must not shrink.
-            total += float((each.sum(-1).double().clamp_min(0.0) * there[part]).sum())
+            total += float(each.sum(-1).double().clamp_min(0.0).sum())
         return total
 
-    def _there(self, number: int, shape: torch.Size) -> Tensor:
-        """Return 1 for each place of a window that is no padding."""
-        window = self.windows[number]
+    def _there(self, number: int, window: Inputs) -> Tensor:
+        """Return which places of a window count, flat: those with a label; those of no padding."""
+        if self.labels is not None:
+            found = (self.labels[number] != IGNORED).flatten()
+            if not bool(found.any()):
+                refuse("data", f"window {number} without a label that counts", "labels in each")
+            return found
+        shape = (len(tensors_of_inputs(window)[0]), *self._shape)
         mask = window.get("attention_mask") if isinstance(window, dict) else None
         if mask is None or mask.shape != shape:
-            return torch.ones(shape, dtype=torch.float64)
-        return mask.double()
-
-    def _count(self, number: int) -> float:
-        if self.labels is not None and self.measure != "kl":
-            counted = int((self.labels[number] != IGNORED).sum())
-            if not counted:
-                refuse("data", f"window {number} without a label that counts", "labels in each")
-            return float(counted)
-        assert self._dense is not None
-        return float(self._there(number, self._dense.shapes[number]).sum())
+            return torch.ones(shape, dtype=torch.bool).flatten()
+        return (mask != 0).flatten().cpu()
 
 
-def _predicts_many(model: nn.Module, inputs: Inputs) -> bool:
+def sampled(there: Tensor, most: int | None, *, seed: int) -> Tensor:
+    """Return the numbers of places that are judged, rising: all that count, or some by chance.
+
+    Args:
+        there: which places count.
+        most: how many at most; None for all.
+        seed: which ones.
+
+    Example:
+        >>> sampled(torch.tensor([True, False, True]), None, seed=0)
+        tensor([0, 2])
+        >>> len(sampled(torch.ones(512, dtype=torch.bool), 128, seed=0))
+        128
+    """
+    found = there.nonzero().flatten()
+    if most is None or len(found) <= most:
+        return found
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    return found[order[:most].sort().values]
+
+
+def _places_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:
+    """Return the shape of the places of one sample, each of which is predicted; () for one."""
     with evaluating(model), without_cache(model), torch.no_grad():
-        return logits_of(run_model(model, inputs, {})).dim() > 2
+        logits = classes_last(logits_of(run_model(model, inputs, {})))
+    return tuple(logits.shape[1:-1])
 
 
 def _part(inputs: Inputs, start: int, stop: int) -> Inputs:

@@ -91,14 +91,14 @@ def _swapped(
     kin = float(torch.rand((), generator=generator)) < KIN
     while not space.meets(child):
         able = [
-            i != got and i not in gives and _can_give(space, child, s)
+            i != got and i not in gives and can_give(space, child, s)
             for i, s in enumerate(all_sites)
         ]
         near = [a and (not kin or k == kinds[got]) for a, k in zip(able, kinds, strict=True)]
         gave = _drawn(giving, near if any(near) else able, generator)
         if gave is None:
             return parent, [], []
-        child = _taken(space, child, all_sites[gave])
+        child = taken(space, child, all_sites[gave])
         gives.append(gave)
     first = [all_sites[got][0], *(all_sites[i][0] for i in reversed(gives))]
     return filled(space, child, first, generator), [got], gives
@@ -116,7 +116,8 @@ def _can_get(space: Space, individual: Individual, site: Site) -> bool:
     return site[1] in level if isinstance(level, frozenset) else level < place.size
 
 
-def _can_give(space: Space, individual: Individual, site: Site) -> bool:
+def can_give(space: Space, individual: Individual, site: Site) -> bool:
+    """Tell whether a community, or a unit of branches, has anything to give."""
     level, place = individual[site[0]], space.places[site[0]]
     if isinstance(level, frozenset):
         return site[1] not in level and len(level) < len(place.units) - 1
@@ -135,7 +136,7 @@ def _given(
     return with_level(individual, at, min(size, level + max(1, round(share * size))))
 
 
-def _taken(space: Space, individual: Individual, site: Site) -> Individual:
+def taken(space: Space, individual: Individual, site: Site) -> Individual:
     """Take a unit of branches, or as few populations as the budget asks for."""
     at, unit = site
     level = individual[at]
@@ -244,8 +245,8 @@ def mended(space: Space, individual: Individual, order: Sequence[int]) -> Indivi
             if space.meets(individual):
                 return filled(space, individual)
             site = (at, unit if place.units else None)
-            if _can_give(space, individual, site):
-                individual = _taken(space, individual, site)
+            if can_give(space, individual, site):
+                individual = taken(space, individual, site)
     return filled(space, individual)
 
 

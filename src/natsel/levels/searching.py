@@ -1,27 +1,34 @@
-"""(1 + lambda) over whole networks: children by swaps, a race between them, the best one stays."""
+"""(1 + lambda) over whole networks: children by swaps, a race between them, the best one stays.
+
+Each generation races on windows of its own, in turn, as far as there are more than one generation
+reads: a search that sees the same few again and again learns those.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from natsel.levels.drawing import Drawing
+from natsel.levels.greedy import taken_out
 from natsel.levels.judge import Judge
 from natsel.levels.moves import Move, swap
+from natsel.levels.racing import race
 from natsel.levels.space import Individual, Space
 
-RUNGS = (0.25, 0.5, 1.0)
-"""Shares of the windows after which a race looks who goes on."""
-GO_ON = (0.5, 0.25)
-"""Which share of all children goes on to the next rung, at least one."""
 MOST_SWAPS = 3
 PATIENCE = 8
 """How many swaps are drawn for each child that is wanted, at most."""
+CHALLENGERS = 2
+"""Children of a generation that may try the incumbent on the windows it stood on before."""
+STOOD = 3
+"""On how many generations' windows they have to, at most."""
+GREEDY = 0.5
+"""Share of the evaluations that may go into the plan of taking out one after the other."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,10 @@ class Generation:
 
     Attributes:
         number: of the generation; 0 for what it started from.
-        evaluations: children that were judged so far.
-        tokens: places that were run so far.
-        best: fitness of the best individual, lower is better.
+        evaluations: children that were judged so far; of what greedy plans ran, so many windows
+            as a generation has count as one.
+        tokens: places that were judged so far.
+        best: fitness of the best individual on the windows that it was judged on, lower is better.
         vector: its levels: counts, and for branches those that are out.
     """
 
@@ -52,8 +60,9 @@ class Search:
         judge: of individuals.
         drawing: which site gets and which gives.
         generator: where all randomness comes from.
+        batch: windows that one generation races on.
         best: the incumbent.
-        value: its fitness on all windows.
+        value: its fitness on the windows that it was judged on.
         evaluations: children so far.
         history: of the generations so far.
     """
@@ -62,37 +71,82 @@ class Search:
     judge: Judge
     drawing: Drawing
     generator: torch.Generator
+    batch: int = 8
     best: Individual = ()
     value: float = math.inf
     evaluations: int = 0
     history: list[Generation] = field(default_factory=list)
+    _num_drawn: int = 0
+
+    def greedy(self, evaluations: int, keep: Callable[[], None] = lambda: None) -> list[Individual]:
+        """Return the plan of taking out one branch after the other, where branches are all.
+
+        Args:
+            evaluations: of the whole search; a share of them may go into it.
+            keep: is called after each step.
+        """
+        room = GREEDY * evaluations * self.batch
+        found = taken_out(self.space, self.judge, self._windows, room=room, keep=keep)
+        self.evaluations = self.spent
+        return [] if found is None else [found]
+
+    @property
+    def spent(self) -> int:
+        """How many evaluations as many windows are as were run so far."""
+        return math.ceil(self.judge.num_windows / self.batch)
 
     def start(self, seeds: Sequence[Individual]) -> None:
-        """Judge what a search starts from on all windows; the best of it is the incumbent."""
-        values = [self.judge.value(self.space.survivors(seed)) for seed in seeds]
+        """Judge what a search starts from on the same windows; the best is the incumbent."""
+        windows = self._windows()
+        values = [self.judge.value(self.space.survivors(seed), windows) for seed in seeds]
         place = min(range(len(seeds)), key=lambda i: (math.isnan(values[i]), values[i]))
         self.best, self.value = seeds[place], values[place]
         self._note()
 
     def generation(self, size: int) -> None:
-        """Let children of the incumbent race, and keep the best of all.
+        """Let children of the incumbent race on fresh windows, and keep the best of all.
+
+        A child that wins has to win on windows that the incumbent stood on before, too.
 
         Args:
             size: how many children.
         """
+        windows = self._windows()
+        incumbent = self.space.survivors(self.best)
+        self.judge.stand_on(incumbent)
+        own = self.judge.totals(incumbent, windows)
         moves = self._children(size)
-        values = race(self.judge, [self.space.survivors(m.child) for m in moves], self._total())
+        plans = [self.space.survivors(m.child) for m in moves]
+        values = race(self.judge, plans, own, windows)
         self.evaluations += len(moves)
         self.drawing.learn(moves, values, self.generator)
-        for move, value in zip(moves, values, strict=True):
-            if value < self.value:
-                self.best, self.value = move.child, value
+        stood = self.judge.seen(incumbent)[-STOOD * self.batch :]
+        more = [*(n for n in stood if n not in windows), *windows]
+        bound = self.judge.totals(incumbent, more)
+        for place in sorted(range(len(moves)), key=lambda i: values[i])[:CHALLENGERS]:
+            if not values[place] < math.inf:
+                break
+            (value,) = race(self.judge, [plans[place]], bound, more)
+            if value < math.inf:
+                self.best = moves[place].child
+                break
+        best = self.space.survivors(self.best)
+        self.value = self.judge.value(best, self.judge.seen(best))
         self._note()
+
+    def _windows(self) -> list[int]:
+        """Return the windows that are next; all where there are no more than one batch."""
+        size = len(self.judge)
+        if size <= self.batch:
+            return list(range(size))
+        found = [(self._num_drawn + i) % size for i in range(self.batch)]
+        self._num_drawn += self.batch
+        return found
 
     def _children(self, size: int) -> list[Move]:
         """Return children that are not known to be worse; fewer where there are no more."""
         found: dict[Individual, Move] = {}
-        bound = self._total()
+        incumbent = self.space.survivors(self.best)
         for _ in range(PATIENCE * size):
             if len(found) == size:
                 break
@@ -109,13 +163,10 @@ class Search:
                 swaps=min(draws),
             )
             if move.child not in found and not self.judge.beaten(
-                self.space.survivors(move.child), bound
+                self.space.survivors(move.child), incumbent
             ):
                 found[move.child] = move
         return list(found.values())
-
-    def _total(self) -> float:
-        return float(self.judge.totals(self.space.survivors(self.best)).sum())
 
     def _note(self) -> None:
         vector = self.space.plain(self.best)
@@ -127,10 +178,11 @@ class Search:
     def state(self) -> dict[str, Any]:
         """Return all that a search goes on from, as JSON holds it."""
         return {
-            "best": self.space.plain(self.best),
-            "value": self.value,
+            "best": self.space.plain(self.best) if self.history else None,
+            "value": self.value if self.value < math.inf else None,
             "evaluations": self.evaluations,
             "history": [asdict(g) for g in self.history],
+            "drawn": self._num_drawn,
             "random": bytes(self.generator.get_state().tolist()).hex(),
             "drawing": self.drawing.state(),
             "judge": self.judge.state(),
@@ -138,60 +190,14 @@ class Search:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
+        self.judge.load(state["judge"])
+        if not state["history"]:  # nothing but what was judged is known: all else begins anew
+            return
         self.best = self.space.individual(state["best"])
-        self.value = float(state["value"])
+        self.value = math.inf if state["value"] is None else float(state["value"])
         self.evaluations = int(state["evaluations"])
         self.history = [Generation(**g) for g in state["history"]]
+        self._num_drawn = int(state["drawn"])
         random = torch.tensor(list(bytes.fromhex(state["random"])), dtype=torch.uint8)
         self.generator.set_state(random)
         self.drawing.load(state["drawing"])
-        self.judge.load(state["judge"])
-
-
-def race(
-    judge: Judge,
-    candidates: Sequence[Mapping[str, Tensor]],
-    bound: float,
-    *,
-    rungs: Sequence[float] = RUNGS,
-    go_on: Sequence[float] = GO_ON,
-) -> list[float]:
-    """Judge candidates on growing data; who cannot win any more stops.
-
-    What a window comes to is never negative, so that a candidate whose sum over the windows seen
-    exceeds that of the incumbent over all of them is worse, whatever comes: it stops. After each
-    rung but the last only a share of the others goes on, the best so far.
-
-    Args:
-        judge: of candidates.
-        candidates: selections.
-        bound: the incumbent's sum over all windows.
-        rungs: shares of the windows, rising, the last one 1.
-        go_on: shares of the candidates that go on after each rung but the last.
-
-    Returns:
-        The mean over all windows of those that saw them all; infinity of the others, which are not
-        known to be better.
-    """
-    totals = [math.inf] * len(candidates)
-    seen = [math.inf] * len(candidates)
-    running = list(range(len(candidates)))
-    for number, rung in enumerate(rungs):
-        stop = min(len(judge), max(1, math.ceil(rung * len(judge))))
-        left = []
-        for i in running:
-            total = 0.0
-            for upto in range(1, stop + 1):  # window by window, so that none is run in vain
-                total = float(judge.totals(candidates[i], upto).sum())
-                if not total < bound:
-                    break
-            seen[i] = total / float(judge.places[:upto].sum())
-            if total < bound:
-                left.append(i)
-                if stop == len(judge):
-                    totals[i] = total
-        running = sorted(left, key=lambda i: seen[i])
-        if number < len(go_on):
-            running = running[: max(1, math.ceil(go_on[number] * len(candidates)))]
-    whole = float(judge.places.sum())
-    return [total / whole for total in totals]

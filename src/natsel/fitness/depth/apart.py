@@ -5,15 +5,14 @@ Blocks before the one that a branch is in compute what they did: they are not ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from natsel.blockwise import Chain, Place, chains_of, walk
+from natsel.blockwise import Chain, begun, chains_of, walk
 from natsel.common.batches import Data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, cross_entropy, has_labels
 from natsel.common.errors import refuse
@@ -69,7 +68,7 @@ def _along_a_chain(
         for branch in (b for b in inside[chain] if _block_of(b, chain) == place.number):
             sums = []
             for number, batch in enumerate(batches):
-                with _begun(model, chain, place, place.store.get(number)):
+                with begun(model, chain, place.number, place.store.get(number)):
                     sums.append(_sums(model, batch, criterion, branch.gates))
             found[branch.name] = _mean(sums)
     return found
@@ -78,41 +77,6 @@ def _along_a_chain(
 def _block_of(branch: Branch, chain: Chain) -> int | None:
     held = f"{branch.holder}."
     return next((n for n, path in enumerate(chain.paths) if held.startswith(f"{path}.")), None)
-
-
-@contextmanager
-def _begun(model: nn.Module, chain: Chain, place: Place, hidden: Tensor) -> Iterator[None]:
-    """Let a model begin with what enters a block, known from an earlier run.
-
-    The rows of the batch may come in parts, one after the other.
-    """
-    start = 0
-
-    def handed_on(*args: Any, **named: Any) -> Any:
-        return next(iter((*args, *named.values())))
-
-    def enters(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        nonlocal start
-        values = (*args, *named.values())
-        rows = hidden[start : start + len(values[0])]
-        start += len(rows)
-        return ((rows, *args[1:]), named) if args else ((), {**named, next(iter(named)): rows})
-
-    skipped = [model.get_submodule(path) for path in chain.paths[: place.number]]
-    handle = place.block.register_forward_pre_hook(enters, with_kwargs=True)
-    forwards: list[tuple[nn.Module, Callable[..., Any] | None]] = []
-    try:
-        for block in skipped:
-            forwards.append((block, vars(block).get("forward")))
-            object.__setattr__(block, "forward", handed_on)
-        yield
-    finally:
-        handle.remove()
-        for block, own in forwards:
-            if own is None:
-                del vars(block)["forward"]
-            else:
-                object.__setattr__(block, "forward", own)
 
 
 def _sums(model: nn.Module, batch: Any, criterion: Criterion, closed: Sequence[str]) -> Sums:
