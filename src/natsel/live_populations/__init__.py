@@ -7,6 +7,7 @@ import natsel.live_populations.methods as methods
 from natsel.live_populations.allowances import Bytes, Held
 from natsel.live_populations.entries import Call, Entries
 from natsel.live_populations.live import live
+from natsel.live_populations.proof import prove
 from natsel.live_populations.registry import METHODS, Method, Scorer, get, register
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "get",
     "live",
     "methods",
+    "prove",
     "register",
 ]

@@ -78,6 +78,13 @@ class Entries:
         """Where somebody lives, ``[batch, heads, entries]``."""
         return self.positions >= 0
 
+    @property
+    def newest(self) -> Tensor:
+        """Which entries are the newest ``window`` of their head, ``[batch, heads, entries]``."""
+        age = self.alive.flip(-1).cumsum(-1).flip(-1)  # 1 for the newest
+        window = torch.as_tensor(self.window, device=age.device).reshape(-1, 1, 1)
+        return self.alive & (age <= window)
+
     def remembered(self, name: str, born: float) -> Tensor:
         """Return what is remembered of each entry.
 
@@ -101,6 +108,7 @@ class Entries:
 
         At least one votes, padding never does.
         """
+        self._require_queries()
         real = self.query_positions >= 0
         age = real.flip(-1).cumsum(-1).flip(-1)  # 1 for the newest
         window = torch.as_tensor(self.window, device=real.device).reshape(-1, 1).clamp(min=1)
@@ -133,6 +141,7 @@ class Entries:
         Yields:
             ``[batch, heads, query heads of a head, queries, entries]``.
         """
+        self._require_queries()
         at, begin, num = self.query_positions, -self.num_new, self.queries.shape[2]
         if window:
             at = at.masked_fill(~self.voters, -1)
@@ -143,6 +152,11 @@ class Entries:
         each = self.queries.shape[0] * self.queries.shape[1] * self.keys.shape[2]
         for block in blocks_of(num - begin, each, most):
             yield self._weights(slice(begin + block.start, begin + block.stop), at)
+
+    def _require_queries(self) -> None:
+        if not self.queries.shape[2]:
+            told = type(self.call.module).__name__ if self.call is not None else "none"
+            refuse("module", told, "one whose queries are known: with q_proj and rotary embeddings")
 
     def _weights(self, block: slice, at: Tensor) -> Tensor:
         if self.call is not None and self.call.biased:

@@ -13,6 +13,8 @@ from natsel.live_populations.entries import Entries
 def snapkv(entries: Entries, *, kernel: int = 5) -> Tensor:
     """Return the mean attention from the newest ``window`` queries, smoothed over neighbours.
 
+    Who is among the newest stays in any case, and smooths nobody.
+
     Args:
         entries: of a layer.
         kernel: an odd number of neighbours that are averaged; 1 for none.
@@ -23,5 +25,5 @@ def snapkv(entries: Entries, *, kernel: int = 5) -> Tensor:
     """
     if not is_whole(kernel) or kernel % 2 == 0:
         refuse("kernel", kernel, "an odd whole number")
-    received = entries.received(window=True).masked_fill(~entries.alive, 0.0)
+    received = entries.received(window=True).masked_fill(~entries.alive | entries.newest, 0.0)
     return F.avg_pool1d(received, kernel, stride=1, padding=kernel // 2)
