@@ -85,6 +85,7 @@ def to_kvpress(method: str | Method | Scorer, *, window: int | None = None) -> P
     found = get(method)
     newest = found.window if window is None else window
 
+    @torch.no_grad()
     def score(
         module: nn.Module,
         hidden_states: Tensor,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -53,11 +55,23 @@ def evolution(
     pressure = law.pressure if pressure is None else pressure
     _check(rate, pressure, level, every)
     mass = entries.remembered(MASS, BORN).masked_fill_(~entries.alive, 0.0)
-    done = entries.queries.shape[2] - entries.num_new
-    for weights in entries.in_time(most=every):
-        at = entries.query_positions[:, done : done + weights.shape[-2]]
+    asked = _real_first(entries)
+    done = asked.queries.shape[2] - asked.num_new
+    for weights in asked.in_time(most=every):
+        at = asked.query_positions[:, done : done + weights.shape[-2]]
         done += weights.shape[-2]
-        mass = _step(law, mass, weights, entries.positions, at, rate, pressure, level, entries)
+        before, fitness, living = _measured(mass, weights, entries.positions, at)
+        if law.space == "box":
+            before = before.clamp(max=CEILING)
+        num = (at >= 0).sum(-1)
+        generator = entries.generator if law.stochastic else None
+        # A step takes one time for all: rows of another padding take theirs in turn.
+        for count in num.unique().tolist():
+            if not count:
+                continue
+            after = law.step(before, fitness, rate * count, pressure=pressure, generator=generator)
+            after = after.masked_fill(after < level, 0.0)
+            mass = torch.where(living & (num == count)[:, None, None], after, mass)
     entries.memory[MASS] = mass
     return mass
 
@@ -67,34 +81,30 @@ def extinct(entries: Entries) -> Tensor:
     return entries.memory[MASS] <= 0
 
 
-def _step(
-    law: Dynamic,
-    mass: Tensor,
-    weights: Tensor,
-    positions: Tensor,
-    at: Tensor,
-    rate: float,
-    pressure: float,
-    level: float,
-    entries: Entries,
-) -> Tensor:
-    """Let the entries that are born by now live through a block of queries."""
+def _real_first(entries: Entries) -> Entries:
+    """Return the entries with the queries that are no padding first, so that time begins there."""
+    padding = entries.query_positions[:, -entries.num_new :] < 0
+    if not bool(padding.any()):
+        return entries
+    order = padding.to(torch.uint8).argsort(dim=-1, stable=True)
+    queries = entries.queries[:, :, -entries.num_new :]
+    index = order[:, None, :, None].expand(queries.shape)
+    at = entries.query_positions[:, -entries.num_new :].gather(-1, order)
+    return replace(entries, queries=queries.gather(2, index), query_positions=at)
+
+
+def _measured(
+    mass: Tensor, weights: Tensor, positions: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return masses and fitness of those who are born by a block of queries, and who lives."""
     newest = at.amax(-1)[:, None, None]  # -1 for a row of padding, in which nobody is born yet
-    born = (positions >= 0) & (positions <= newest)
-    living = born & (mass > 0)
+    living = (positions >= 0) & (positions <= newest) & (mass > 0)
     seen = (weights > 0).sum(-1, keepdim=True).to(weights.dtype)
     fitness = (weights * seen).mean(2).sum(2)
     num = living.sum(-1, keepdim=True).clamp(min=1)
     mean = fitness.masked_fill(~living, 0.0).sum(-1, keepdim=True) / num
     fitness = torch.where(living, fitness / mean.clamp(min=1e-12), torch.zeros_like(fitness))
-    before = torch.where(living, mass, torch.zeros_like(mass))
-    if law.space == "box":
-        before = before.clamp(max=CEILING)
-    dt = rate * weights.shape[-2]
-    generator = entries.generator if law.stochastic else None
-    after = law.step(before, fitness, dt, pressure=pressure, generator=generator)
-    after = after.masked_fill(after < level, 0.0)
-    return torch.where(living, after, mass)
+    return torch.where(living, mass, torch.zeros_like(mass)), fitness, living
 
 
 def _check(rate: float, pressure: float, level: float, every: int) -> None:
