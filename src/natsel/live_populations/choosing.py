@@ -32,7 +32,11 @@ def places(scores: Tensor, alive: Tensor, protected: Tensor) -> Tensor:
         >>> places(torch.tensor([1.0, 3.0, 3.0, 2.0]), yes, torch.arange(4) == 0)
         tensor([0, 1, 2, 3])
     """
-    order = scores.double().masked_fill(~alive, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    order = (
+        scores.double()
+        .masked_fill(~alive, -torch.inf)
+        .argsort(dim=-1, descending=True, stable=True)
+    )
     rank = (protected & alive).long() - (~alive).long()
     order = order.gather(-1, rank.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
     index = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)

@@ -43,7 +43,7 @@ def attach(
             refuse(name, value, "True or False")
     if budget is None and method.extinct is None:
         refuse("budget", None, f"a budget: under {method.name!r} nobody leaves without one")
-    if isinstance(budget, Bytes) and (scope != "head" or method.extinct is not None and merge):
+    if isinstance(budget, Bytes) and scope != "head":
         allowed = "scope='head': where heads hold different counts, bytes are those of the longest"
         refuse_together({"budget": budget, "scope": scope}, allowed)
     if merge and for_proof:

@@ -102,7 +102,7 @@ def layer_of(cache: object, index: int, *, for_proof: bool) -> LiveLayer:
         refuse("past_key_values", told, "transformers.DynamicCache")
     if cache.layer_class_to_replicate is DynamicLayer:
         while len(cache.layers) <= index:
-            cache.layers.append(DynamicLayer())
+            cache.layers.append(DynamicLayer())  # type: ignore[no-untyped-call]
     layer = cache.layers[index] if index < len(cache.layers) else None
     if isinstance(layer, LiveLayer):
         return layer

@@ -19,7 +19,7 @@ INSIDE = (
 )
 
 
-class LiveLayer(DynamicLayer):  # type: ignore[misc]
+class LiveLayer(DynamicLayer):
     """Holds entries as one rectangle: where heads hold different counts, the longest decides.
 
     Where nobody has left, it is a dynamic layer and nothing else. Afterwards the living of a head
@@ -44,9 +44,11 @@ class LiveLayer(DynamicLayer):  # type: ignore[misc]
     """
 
     is_croppable = False
+    keys: Tensor  # type: ignore[assignment]  # as soon as there is an entry
+    values: Tensor  # type: ignore[assignment]
 
     def __init__(self, *, for_proof: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.for_proof = for_proof
         self.closed = False
         self.alike = True
@@ -69,6 +71,8 @@ class LiveLayer(DynamicLayer):  # type: ignore[misc]
         """Return a live layer that holds what a dynamic one does."""
         live = cls(for_proof=for_proof)
         if layer.is_initialized and layer.get_seq_length():
+            assert layer.keys is not None
+            assert layer.values is not None
             live.update(layer.keys, layer.values)
         return live
 

@@ -254,9 +254,7 @@ class Session:
             )
         return scores
 
-    def _living(
-        self, layer: LiveLayer, scores: Tensor, alive: Tensor, protected: Tensor
-    ) -> Tensor:
+    def _living(self, layer: LiveLayer, scores: Tensor, alive: Tensor, protected: Tensor) -> Tensor:
         """Return who is alive after extinction; the floor and the best one of a head stay."""
         if self.method.extinct is None:
             return alive
