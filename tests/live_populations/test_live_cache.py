@@ -95,7 +95,7 @@ def test_nothing_stays_on_the_model():
         handle.close()
         assert handle.is_closed
     assert parts() == before
-    assert not handle.layers == ()
+    assert handle.layers == (0, 1)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "random"])

@@ -82,7 +82,6 @@ def test_extinction_needs_no_budget_and_bytes_bound_it():
     with natsel.live(model, "evolution", **options) as free:
         model.generate(ids, max_new_tokens=8, do_sample=False)
     assert 2 <= int(free.held(1).min()) < 47
-    assert free.held(1).unique().numel() > 1 or free.held(0).unique().numel() > 1
     each = 2 * 2 * 2 * 8 * 4
     with natsel.live(model, "evolution", Bytes(9 * each), **options) as bounded:
         model.generate(ids, max_new_tokens=8, do_sample=False)
@@ -137,7 +136,7 @@ def test_merging_conserves_mass_and_means():
 
 def test_equal_entries_merge_without_a_trace():
     """A decoder without positions cannot tell equal tokens apart: merging them changes nothing."""
-    model = decoder("gpt2", num_layers=1).double()
+    model = decoder("gpt2", num_layers=1).double().requires_grad_(False)
     torch.nn.init.zeros_(model.transformer.wpe.weight)
     ids = torch.tensor([[7, 7, 9, 7, 9, 7, 11, 9]])
     after = torch.tensor([[5]])

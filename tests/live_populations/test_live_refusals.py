@@ -84,10 +84,10 @@ def test_models_without_entries_that_can_leave(build, message):
 def test_attention_that_takes_no_mask_for_each_head():
     model = decoder("llama")
     model.config._attn_implementation_internal = "flash_attention_2"
-    with pytest.raises(ValueError, match="'flash_attention_2' .*'sdpa' or 'eager', which take"):
+    with pytest.raises(ValueError, match=r"'flash_attention_2' .*'sdpa' or 'eager', which take"):
         natsel.live(model, "newest", HALF)
     upcast = decoder("gpt2", attn_implementation="eager", reorder_and_upcast_attn=True)
-    with pytest.raises(ValueError, match="reorder_and_upcast_attn=True"):
+    with pytest.raises(ValueError, match=r"reorder_and_upcast_attn=True"):
         natsel.live(upcast, "newest", HALF)
 
 
@@ -111,22 +111,26 @@ def test_caches_that_cannot_lose_entries(name):
 
 def test_a_call_without_a_cache():
     model = decoder("llama")
-    with natsel.live(model, "newest", HALF), pytest.raises(ValueError, match="use_cache=False"):
+    with natsel.live(model, "newest", HALF), pytest.raises(ValueError, match=r"use_cache=False"):
         model(prompts(), use_cache=False)
     model(prompts(), use_cache=False)
 
 
 def test_a_window_longer_than_what_may_stay():
     model = decoder()
-    with natsel.live(model, "snapkv", HALF, window=32):
-        with pytest.raises(ValueError, match="window=32 .*at most 10, .* stay of 20 entries"):
-            model(prompts())
+    with (
+        natsel.live(model, "snapkv", HALF, window=32),
+        pytest.raises(ValueError, match=r"window=32 .*at most 10, .* stay of 20 entries"),
+    ):
+        model(prompts())
     with natsel.live(model, "snapkv", Held(50), window=32) as handle:
         model(prompts())  # nobody has to leave
     assert handle.num_held == handle.num_seen
-    with natsel.live(model, "newest", HALF, sinks=8, window=4):
-        with pytest.raises(ValueError, match="sinks=8 .*at most 6 beside a window of 4"):
-            model(prompts())
+    with (
+        natsel.live(model, "newest", HALF, sinks=8, window=4),
+        pytest.raises(ValueError, match=r"sinks=8 .*at most 6 beside a window of 4"),
+    ):
+        model(prompts())
 
 
 def test_two_methods_on_one_cache():
@@ -134,7 +138,7 @@ def test_two_methods_on_one_cache():
     with natsel.live(model, "newest", HALF) as first:
         with pytest.raises(ValueError, match=r"no other method thins: close\(\) that of 'newest'"):
             natsel.live(model, "snapkv", HALF)
-        with pytest.raises(ValueError, match="no other method thins"):
+        with pytest.raises(ValueError, match=r"no other method thins"):
             natsel.live(model.transformer, "snapkv", HALF)  # a part of it
         model(prompts())
     assert first.num_held < first.num_seen
@@ -145,13 +149,17 @@ def test_two_methods_on_one_cache():
 
 def test_a_method_that_gives_something_else():
     model = decoder()
-    with natsel.live(model, lambda entries: entries.keys, HALF):
-        with pytest.raises(ValueError, match=r"scores of shape \(2, 4, 20\), .* \(2, 4, 20, 8\)"):
-            model(prompts())
+    with (
+        natsel.live(model, lambda entries: entries.keys, HALF),
+        pytest.raises(ValueError, match=r"scores of shape \(2, 4, 20\), .* \(2, 4, 20, 8\)"),
+    ):
+        model(prompts())
     nan = float("nan")
-    with natsel.live(model, lambda entries: entries.keys.sum(-1) * nan, HALF):
-        with pytest.raises(NonFiniteError, match="gave NaN or infinity at layer 0"):
-            model(prompts())
+    with (
+        natsel.live(model, lambda entries: entries.keys.sum(-1) * nan, HALF),
+        pytest.raises(NonFiniteError, match=r"gave NaN or infinity at layer 0"),
+    ):
+        model(prompts())
 
 
 def test_entries_that_have_left_do_not_return():
@@ -160,7 +168,7 @@ def test_entries_that_have_left_do_not_return():
         cache = model(prompts()).past_key_values
         assert not cache.is_croppable
         cache.crop(0)
-        with pytest.raises(ValueError, match="tokens_to_remove=-3 .*do not return"):
+        with pytest.raises(ValueError, match=r"tokens_to_remove=-3 .*do not return"):
             cache.crop(-3)
 
 
@@ -168,17 +176,17 @@ def test_an_uneven_cache_does_not_go_on_outside():
     model = decoder()
     with natsel.live(model, "key-norm", HALF, scope="layer"):
         cache = model(prompts()).past_key_values
-    with pytest.raises(ValueError, match="past_key_values='LiveLayer after close"):
+    with pytest.raises(ValueError, match=r"past_key_values='LiveLayer after close"):
         model(prompts(2, 1), past_key_values=cache)
 
 
 def test_a_handle_tells_what_it_does_not_know():
     handle = natsel.live(decoder("gemma3"), "newest", HALF)
-    with pytest.raises(ValueError, match="expected a call of the decoder before"):
+    with pytest.raises(ValueError, match=r"expected a call of the decoder before"):
         handle.held(1)
-    with pytest.raises(ValueError, match="layer=0 .*sliding_attention"):
+    with pytest.raises(ValueError, match=r"layer=0 .*sliding_attention"):
         handle.held(0)
-    with pytest.raises(ValueError, match="layer='7'"):
+    with pytest.raises(ValueError, match=r"layer='7'"):
         handle.held(7)
     handle.close()
     handle.close()
@@ -187,7 +195,7 @@ def test_a_handle_tells_what_it_does_not_know():
 def test_a_proof_of_a_merge_or_of_no_tokens():
     from natsel.live_populations import prove
 
-    with pytest.raises(ValueError, match="merge=True .*False for a proof"):
+    with pytest.raises(ValueError, match=r"merge=True .*False for a proof"):
         prove(decoder(), "newest", HALF, prompts(), merge=True)
-    with pytest.raises(ValueError, match="inputs=.*token ids of shape"):
+    with pytest.raises(ValueError, match=r"inputs=.*token ids of shape"):
         prove(decoder(), "newest", HALF, torch.zeros(3))

@@ -166,7 +166,5 @@ def refuse_twice(modules: Mapping[int, nn.Module], told: str) -> None:
     for module in modules.values():
         if module in _at_work:
             name = _at_work[module]._session.method.name
-            allowed = (
-                f"a decoder whose cache no other method thins: close() that of {name!r} before"
-            )
+            allowed = f"a decoder whose cache no other method thins: close() that of {name!r}"
             refuse("model", told, allowed)
