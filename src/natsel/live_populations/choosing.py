@@ -126,7 +126,7 @@ def survivors_together(
         safe.append(((best | kept) & lives).reshape(rows, -1))
     place = places(torch.cat(values, -1), torch.cat(living, -1), torch.cat(safe, -1))
     keep = torch.cat(living, -1) & (place < (counts * heads)[:, None])
-    parts = keep.split([s[0].numel() for s in scores], -1)
+    parts = torch.split(keep, [s[0].numel() for s in scores], -1)
     return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 

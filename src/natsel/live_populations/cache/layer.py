@@ -44,8 +44,8 @@ class LiveLayer(DynamicLayer):
     """
 
     is_croppable = False
-    keys: Tensor  # type: ignore[assignment]  # as soon as there is an entry
-    values: Tensor  # type: ignore[assignment]
+    keys: Tensor  # as soon as there is an entry
+    values: Tensor
 
     def __init__(self, *, for_proof: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

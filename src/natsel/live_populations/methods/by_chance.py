@@ -16,6 +16,10 @@ def by_chance(entries: Entries) -> Tensor:
         >>> METHODS["random"].score is by_chance
         True
     """
-    generator = entries.generator
-    options = {"dtype": torch.float64, "device": generator.device, "generator": generator}
-    return torch.rand(entries.positions.shape, **options).to(entries.keys.device)
+    drawn = torch.rand(
+        entries.positions.shape,
+        generator=entries.generator,
+        dtype=torch.float64,
+        device=entries.generator.device,
+    )
+    return drawn.to(entries.keys.device)

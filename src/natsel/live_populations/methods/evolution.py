@@ -66,7 +66,7 @@ def evolution(
         num = (at >= 0).sum(-1)
         generator = entries.generator if law.stochastic else None
         # A step takes one time for all: rows of another padding take theirs in turn.
-        for count in num.unique().tolist():
+        for count in sorted(set(num.tolist())):
             if not count:
                 continue
             after = law.step(before, fitness, rate * count, pressure=pressure, generator=generator)

@@ -43,5 +43,5 @@ def expected(entries: Entries, *, epsilon: float = 0.02) -> Tensor:
     logits = entries.scaling * along[..., 0] + entries.scaling**2 / 2 * spread
     alive = entries.alive[:, :, None]
     weights = logits.masked_fill(~alive, -torch.inf).softmax(-1).masked_fill(~alive, 0.0).mean(2)
-    size = torch.linalg.vector_norm(entries.values, dim=-1, dtype=dtype)
+    size: Tensor = torch.linalg.vector_norm(entries.values, dim=-1, dtype=dtype)
     return (weights + epsilon) * size

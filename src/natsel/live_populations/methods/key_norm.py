@@ -16,4 +16,5 @@ def key_norm(entries: Entries) -> Tensor:
         EMNLP 2024.
     """
     dtype = torch.promote_types(entries.keys.dtype, torch.float32)
-    return -torch.linalg.vector_norm(entries.keys, dim=-1, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(entries.keys, dim=-1, dtype=dtype)
+    return -norm

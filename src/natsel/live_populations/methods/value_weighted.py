@@ -16,5 +16,5 @@ def value_weighted(entries: Entries) -> Tensor:
         Cache Reduction: Value Also Matters, EMNLP 2024.
     """
     dtype = torch.promote_types(entries.values.dtype, torch.float32)
-    size = torch.linalg.vector_norm(entries.values, ord=1, dim=-1, dtype=dtype)
+    size: Tensor = torch.linalg.vector_norm(entries.values, ord=1, dim=-1, dtype=dtype)
     return entries.received(window=True) * size
