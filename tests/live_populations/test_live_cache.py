@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
 from decoders import FAMILIES, decoder, padded, prompts
-from torch.nn.functional import pad
 
 import natsel
 from natsel.common.modes import evaluating
@@ -176,8 +174,6 @@ def test_bytes_are_measured_and_never_passed():
         assert handle.num_bytes_whole == 20 * each
         model.generate(ids, max_new_tokens=5, do_sample=False)
         assert handle.num_bytes == 7 * each
-    assert "7 of" not in repr(handle)
-    assert "448 entries held" not in repr(handle)
     assert handle.num_held == 7 * 8
     assert handle.num_bytes_beside > 0
 
@@ -233,8 +229,6 @@ def test_a_plain_cache_goes_on_outside():
         outside = model(ids).past_key_values
     outside = model(after, past_key_values=outside).past_key_values
     assert outside.layers[1].keys.shape[2] == 13
-    held = torch.cat([outside.layers[1].keys[:, :, :10]], 2)
-    assert held.shape == (2, 2, 10, 8)
     torch.testing.assert_close(outside.layers[1].keys[:, :, 10:], expected[:, :, -3:])
 
 
@@ -275,8 +269,3 @@ def test_half_precision_and_right_padding():
     assert handle.held(0).tolist() == [[10, 10], [6, 6]]
     assert bool(handle.evicted(0)[1, :, 12:].all())
     assert not bool(handle.evicted(0)[1, :, 9:12].any())  # the newest three that are real
-
-
-def test_transformers_has_what_this_stands_on():
-    assert hasattr(transformers, "AttentionInterface")
-    assert pad(torch.ones(1), (1, 0)).tolist() == [0, 1]

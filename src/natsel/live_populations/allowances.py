@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
@@ -60,6 +61,7 @@ def check_allowance(budget: object) -> Allowance:
     refuse("budget", budget, allowed)
 
 
+@lru_cache(maxsize=1024)  # every layer asks the same after every token
 def allowed_of(budget: Allowance, seen: int, bytes_each: int = 0) -> int:
     """Return how many entries a community may hold of those that it has seen.
 

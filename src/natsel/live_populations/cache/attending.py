@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend to who is held, by the implementation that the user chose, and hold a round."""
     running = _running[-1]
-    layer, num_new = running.layer, query.shape[2]
+    layer = running.layer
     running.attended = True
     padded = padded_of(attention_mask, layer.seen - layer.judged)
     layer.judged = layer.seen
@@ -109,21 +110,25 @@ def _attend(
     )
     mask = _mask_of(layer, attention_mask, query)
     output, weights = base(module, query, key, value, mask, **kwargs)
-    at = torch.arange(layer.seen - num_new, layer.seen, device=query.device, dtype=torch.int32)
-    at = at.expand(query.shape[0], -1)
-    if padded is not None:
-        at = at.masked_fill(padded[:, -num_new:], -1)
     scaling = kwargs.get("scaling")
     biased = next((name for name in BIASES if kwargs.get(name) is not None), "")
     asked = Asked(
         query.detach(),
-        at,
+        partial(_positions, layer.seen, query, padded),
         query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         kwargs.get("softcap"),
         Call(module, running.hidden_states, running.arguments, weights, biased),
     )
     running.session.after(module.layer_idx, layer, asked)  # type: ignore[arg-type]
     return output, weights
+
+
+def _positions(seen: int, query: Tensor, padded: Tensor | None) -> Tensor:
+    """Return where the queries of a call stand, ``[batch, queries]``, -1 for padding."""
+    num_new = query.shape[2]
+    at = torch.arange(seen - num_new, seen, device=query.device, dtype=torch.int32)
+    at = at.expand(query.shape[0], -1)
+    return at if padded is None else at.masked_fill(padded[:, -num_new:], -1)
 
 
 def _mask_of(layer: LiveLayer, mask: Tensor | None, query: Tensor) -> Tensor | None:

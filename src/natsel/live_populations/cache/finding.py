@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -23,7 +24,12 @@ DECODER = (
 
 def globals_of(module: nn.Module) -> dict[str, Any]:
     """Return the names that a module's forward sees."""
-    found: dict[str, Any] = inspect.unwrap(type(module).forward).__globals__
+    return _globals_of(type(module))
+
+
+@cache
+def _globals_of(kind: type[nn.Module]) -> dict[str, Any]:
+    found: dict[str, Any] = inspect.unwrap(kind.forward).__globals__
     return found
 
 
@@ -89,26 +95,26 @@ def check_implementation(module: nn.Module) -> str:
     return str(name)
 
 
-def layer_of(cache: object, index: int, *, for_proof: bool) -> LiveLayer:
+def layer_of(given: object, index: int, *, for_proof: bool) -> LiveLayer:
     """Return the live layer of a cache, which takes the place of a dynamic one.
 
     Raises:
         ValueError: if the cache cannot lose entries.
     """
-    if cache is None:
+    if given is None:
         refuse("use_cache", False, "True: without a cache there is nothing to evict from")
-    if not isinstance(cache, Cache) or getattr(cache, "offloading", False):
-        told = type(cache).__name__ + (" with offloading" if isinstance(cache, Cache) else "")
+    if not isinstance(given, Cache) or getattr(given, "offloading", False):
+        told = type(given).__name__ + (" with offloading" if isinstance(given, Cache) else "")
         refuse("past_key_values", told, "transformers.DynamicCache")
-    if cache.layer_class_to_replicate is DynamicLayer:
-        while len(cache.layers) <= index:
-            cache.layers.append(DynamicLayer())  # type: ignore[no-untyped-call]
-    layer = cache.layers[index] if index < len(cache.layers) else None
+    if given.layer_class_to_replicate is DynamicLayer:
+        while len(given.layers) <= index:
+            given.layers.append(DynamicLayer())  # type: ignore[no-untyped-call]
+    layer = given.layers[index] if index < len(given.layers) else None
     if isinstance(layer, LiveLayer):
         return layer
     if type(layer) is not DynamicLayer:
-        told = f"{type(cache).__name__} with a {type(layer).__name__} at layer {index}"
+        told = f"{type(given).__name__} with a {type(layer).__name__} at layer {index}"
         refuse("past_key_values", told, "transformers.DynamicCache, whose layers can lose entries")
     live = LiveLayer.adopting(layer, for_proof=for_proof)
-    cache.layers[index] = live
+    given.layers[index] = live
     return live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,14 +30,14 @@ class Asked:
 
     Attributes:
         queries: ``[batch, query heads, queries, width]``.
-        positions: ``[batch, queries]``, -1 for padding.
+        positions: gives theirs, ``[batch, queries]``, -1 for padding.
         scaling: what products with keys are multiplied by.
         softcap: what logits are bounded to, or None.
         call: of the module.
     """
 
     queries: Tensor
-    positions: Tensor
+    positions: Callable[[], Tensor]
     scaling: float
     softcap: float | None
     call: Call
@@ -140,13 +141,13 @@ class Session:
         """Return the queries with those of calls before, where the method asks for a window."""
         if not self.method.queries:
             return asked
-        queries, positions = asked.queries, asked.positions
+        queries, positions = asked.queries, asked.positions()
         most = max(self.floor.window, 1)
         if layer.queries is not None and layer.query_positions is not None:
             queries = torch.cat([layer.queries, queries], 2)
             positions = torch.cat([layer.query_positions, positions], 1)
         layer.remember(queries, positions, most)
-        return Asked(queries, positions, asked.scaling, asked.softcap, asked.call)
+        return Asked(queries, lambda: positions, asked.scaling, asked.softcap, asked.call)
 
     def _round(self, index: int, layer: LiveLayer, asked: Asked) -> None:
         allowed = self._allowed(layer)
@@ -232,7 +233,7 @@ class Session:
             values=layer.values,
             positions=layer.places(),
             queries=asked.queries,
-            query_positions=asked.positions,
+            query_positions=asked.positions(),
             num_new=asked.call.hidden_states.shape[1],
             scaling=asked.scaling,
             softcap=asked.softcap,
