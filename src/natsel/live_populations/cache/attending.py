@@ -94,6 +94,7 @@ def _attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    dropout: float = 0.0,  # kvpress, once imported, gives it by position
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend to who is held, by the implementation that the user chose, and hold a round."""
@@ -109,7 +110,7 @@ def _attend(
         running.implementation, known.get("eager_attention_forward")
     )
     mask = _mask_of(layer, attention_mask, query)
-    output, weights = base(module, query, key, value, mask, **kwargs)
+    output, weights = base(module, query, key, value, mask, dropout=dropout, **kwargs)
     scaling = kwargs.get("scaling")
     biased = next((name for name in BIASES if kwargs.get(name) is not None), "")
     asked = Asked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -24,12 +25,12 @@ DECODER = (
 
 def globals_of(module: nn.Module) -> dict[str, Any]:
     """Return the names that a module's forward sees."""
-    return _globals_of(type(module))
+    return _globals_of(type(module).forward)
 
 
 @cache
-def _globals_of(kind: type[nn.Module]) -> dict[str, Any]:
-    found: dict[str, Any] = inspect.unwrap(kind.forward).__globals__
+def _globals_of(forward: Callable[..., Any]) -> dict[str, Any]:
+    found: dict[str, Any] = inspect.unwrap(forward).__globals__
     return found
 
 
