@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
     from natsel.levels import Levels, evolve_levels
+    from natsel.live_populations.allowances import Bytes, Held
+    from natsel.live_populations.live import live
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
@@ -64,12 +66,14 @@ __all__ = [
     "Adapted",
     "Audit",
     "Blocks",
+    "Bytes",
     "Communities",
     "Community",
     "Compensation",
     "Conversion",
     "Cost",
     "Evolution",
+    "Held",
     "Hold",
     "Latency",
     "Levels",
@@ -105,6 +109,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "hold",
+    "live",
     "load",
     "masks_of",
     "open_model",
@@ -179,6 +184,7 @@ _HOMES = {
     ),
     "adaptive": ("Adapted", "adapt"),
     "levels": ("Levels", "evolve_levels"),
+    "live_populations": ("Bytes", "Held", "live"),
     "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),
     "common.errors": ("NonFiniteError",),

@@ -37,6 +37,12 @@ PRINTED = {
         r"pruned: perplexity .*paired t-test over windows, 40 windows",
         r"recovered: perplexity .*paired t-test over windows, 40 windows",
     ),
+    "live_cache": (
+        r"LiveCache\(snapkv: 64 of 252 entries held, 4,096 bytes, 25\.4% of the whole cache\)",
+        r"LiveCache\(loudest_value: 64 of 252 entries held",
+        r"under the replicator the heads hold \[\d\d?, \d\d?\] of 63 entries",
+        r"Verification\(passed: \S+ of the removal's effect in float64",
+    ),
     "own_law": (r"differ by \de-0\d", r"extinct of 96: \{'gompertz': \d+, 'logistic': \d+\}"),
     "own_operator_rule": (
         r"without the rule: 0 communities",
@@ -68,7 +74,7 @@ def _tables_are_left_as_they_were():
 @pytest.mark.usefixtures("_tables_are_left_as_they_were")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_an_example_keeps_its_promise(script, capsys, tmp_path, monkeypatch):
-    if script.stem == "transformers_to_a_folder":
+    if script.stem in ("transformers_to_a_folder", "live_cache"):
         pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,1 @@
+"""What holds the entries of a decoder's key/value cache, and how it is reached."""

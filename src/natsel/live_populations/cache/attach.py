@@ -1,0 +1,81 @@
+"""Live populations in the key/value cache of a decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.extras import require
+from natsel.live_populations.allowances import Allowance, Bytes
+from natsel.live_populations.floors import Floor
+from natsel.live_populations.registry import Method
+
+SCOPES = ("head", "layer", "model")
+
+
+def attach(
+    model: nn.Module,
+    method: Method,
+    budget: Allowance,
+    *,
+    sinks: int | None,
+    window: int | None,
+    floor: float,
+    scope: str,
+    normalize: str | None,
+    merge: bool,
+    decoding: bool,
+    seed: int,
+    for_proof: bool,
+) -> Any:
+    """Let the entries of a decoder's cache compete; see :func:`natsel.live`."""
+    require("transformers", "transformers")
+    from natsel.live_populations.cache import attending, finding, handle, session
+
+    choose("scope", scope, SCOPES)
+    if normalize not in ("mean", "rank", None):
+        refuse("normalize", normalize, "'mean', 'rank' or None")
+    for name, value in (("merge", merge), ("decoding", decoding)):
+        if not isinstance(value, bool):
+            refuse(name, value, "True or False")
+    if budget is None and method.extinct is None:
+        refuse("budget", None, f"a budget: under {method.name!r} nobody leaves without one")
+    if isinstance(budget, Bytes) and scope != "head":
+        allowed = "scope='head': where heads hold different counts, bytes are those of the longest"
+        refuse_together({"budget": budget, "scope": scope}, allowed)
+    if merge and for_proof:
+        refuse("merge", merge, "False for a proof: who merges is in no mask")
+    given = {"sinks": sinks, "window": window}
+    least = Floor(
+        sinks=method.sinks if sinks is None else sinks,
+        window=method.window if window is None else window,
+        floor=floor,
+        strict=frozenset(name for name, value in given.items() if value is not None),
+    )
+    modules = finding.attention_layers(model)
+    refused = finding.left_whole(model, modules)
+    told = type(model).__name__
+    if len(refused) == len(modules):
+        reasons = ", ".join(sorted(set(refused.values())))
+        refuse("model", told, f"a decoder with a layer that can lose entries; each is {reasons}")
+    modules = {index: module for index, module in modules.items() if index not in refused}
+    for module in modules.values():
+        finding.check_implementation(module)
+    handle.refuse_twice(modules, told)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    at_work = session.Session(
+        method=method,
+        budget=budget,
+        floor=least,
+        scope=scope,
+        normalize=normalize,  # type: ignore[arg-type]
+        merge=merge,
+        decoding=decoding,
+        generator=torch.Generator(device).manual_seed(seed),
+        layers=tuple(modules),
+        for_proof=for_proof,
+    )
+    return handle.LiveCache(at_work, modules, attending.hooked(at_work, modules), refused)

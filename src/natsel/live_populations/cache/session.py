@@ -1,0 +1,288 @@
+"""Rounds of selection in a cache: after each call, who has to leave leaves."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from natsel.common.errors import NonFiniteError, refuse
+from natsel.live_populations.allowances import Allowance, Bytes, allowed_of
+from natsel.live_populations.cache.layer import LiveLayer
+from natsel.live_populations.choosing import (
+    Normalization,
+    floored,
+    places,
+    survivors_each,
+    survivors_together,
+)
+from natsel.live_populations.entries import Call, Entries
+from natsel.live_populations.floors import Fitted, Floor
+from natsel.live_populations.registry import Method
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of one call of an attention module.
+
+    Attributes:
+        queries: ``[batch, query heads, queries, width]``.
+        positions: gives theirs, ``[batch, queries]``, -1 for padding.
+        scaling: what products with keys are multiplied by.
+        softcap: what logits are bounded to, or None.
+        call: of the module.
+    """
+
+    queries: Tensor
+    positions: Callable[[], Tensor]
+    scaling: float
+    softcap: float | None
+    call: Call
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a layer held after the last call.
+
+    Attributes:
+        rows: inputs in the batch.
+        heads: key/value heads.
+        seen: tokens of the input, with padding.
+        padding: how many of them are padding, ``[batch]``, or None.
+        positions: of who is held, ``[batch, heads, places]``, -1 for nobody; None for all.
+        num_bytes: of keys and values, measured.
+        num_bytes_beside: of what is held besides.
+        num_bytes_whole: what keys and values of every token would take.
+    """
+
+    rows: int
+    heads: int
+    seen: int
+    padding: Tensor | None
+    positions: Tensor | None
+    num_bytes: int
+    num_bytes_beside: int
+    num_bytes_whole: int
+
+
+@dataclass
+class _Waiting:
+    layer: LiveLayer
+    scores: Tensor
+    alive: Tensor
+    protected: Tensor
+
+
+@dataclass
+class Session:
+    """A method at work on a decoder.
+
+    Attributes:
+        method: who is fit.
+        budget: how much may stay.
+        floor: who stays in any case.
+        scope: who shares a budget: "head" (each its own), "layer" (the heads of a layer) or
+            "model" (all heads).
+        normalize: how scores of different heads become comparable.
+        merge: whether who leaves gives its mass to who is nearest.
+        decoding: whether entries leave while one token after the other comes, too.
+        generator: the only source of chance.
+        layers: the indices of the layers that lose entries.
+        for_proof: whether everybody is held, and who would have left hidden from attention.
+        records: what the layers hold, after the last call.
+    """
+
+    method: Method
+    budget: Allowance
+    floor: Floor
+    scope: str
+    normalize: Normalization
+    merge: bool
+    decoding: bool
+    generator: torch.Generator
+    layers: tuple[int, ...]
+    for_proof: bool = False
+    records: dict[int, Record] = field(default_factory=dict)
+    _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+
+    def take(self, layer: LiveLayer) -> None:
+        """Take a layer over, also one that another method has thinned before."""
+        if layer in self._live:
+            return
+        layer.closed, layer.memory = False, {}
+        layer.queries = layer.query_positions = None
+        layer.alike = self.scope == "head" and self.method.extinct is None
+        self._live.add(layer)
+
+    def close(self) -> None:
+        """Leave the layers to themselves."""
+        for layer in self._live:
+            layer.closed = True
+        self._live.clear()
+
+    @torch.no_grad()
+    def after(self, index: int, layer: LiveLayer, asked: Asked) -> None:
+        """Hold the round of selection that follows a call of a layer."""
+        if index == self.layers[0]:
+            self._waiting.clear()
+        asked = self._with_earlier(layer, asked)
+        growing = asked.call.hidden_states.shape[1] == 1
+        if self.decoding or not growing:
+            self._round(index, layer, asked)
+        elif self.method.every_call:
+            self._scored(index, layer, asked, self._windows(self._fits(layer, strict=False)))
+        self.records[index] = _record_of(layer)
+
+    def _with_earlier(self, layer: LiveLayer, asked: Asked) -> Asked:
+        """Return the queries with those of calls before, where the method asks for a window."""
+        if not self.method.queries:
+            return asked
+        queries, positions = asked.queries, asked.positions()
+        most = max(self.floor.window, 1)
+        if layer.queries is not None and layer.query_positions is not None:
+            queries = torch.cat([layer.queries, queries], 2)
+            positions = torch.cat([layer.query_positions, positions], 1)
+        layer.remember(queries, positions, most)
+        return Asked(queries, lambda: positions, asked.scaling, asked.softcap, asked.call)
+
+    def _round(self, index: int, layer: LiveLayer, asked: Asked) -> None:
+        allowed = self._allowed(layer)
+        must = self._is_over(layer, allowed)
+        if not must and not self.method.every_call and self.scope != "model":
+            return
+        layer.tidy()
+        fitted = self._fits(layer, strict=must)
+        scores = self._scored(index, layer, asked, self._windows(fitted))
+        alive = layer.places() >= 0
+        sinks, window, least = (self._rows(layer, [f[i] for f in fitted]) for i in range(3))
+        protected = floored(alive, sinks, window)
+        alive = self._living(layer, scores, alive, protected)
+        if self.scope == "model":
+            self._waiting[index] = _Waiting(layer, scores, alive, protected)
+            if index == self.layers[-1]:
+                self._all_layers(allowed, least)
+            return
+        counts = self._rows(layer, allowed)
+        if self.scope == "head":
+            keep = survivors_each(scores, alive, protected, counts)
+        else:
+            keep = survivors_together(
+                [scores], [alive], [protected], counts, least, self.normalize
+            )[0]
+        self._let_go(layer, keep)
+
+    def _all_layers(self, allowed: list[int], least: Tensor) -> None:
+        waiting = [self._waiting.pop(index) for index in self.layers if index in self._waiting]
+        keep = survivors_together(
+            [w.scores for w in waiting],
+            [w.alive for w in waiting],
+            [w.protected for w in waiting],
+            self._rows(waiting[0].layer, allowed),
+            least,
+            self.normalize,
+        )
+        for index, w, kept in zip(self.layers, waiting, keep, strict=True):
+            self._let_go(w.layer, kept)
+            self.records[index] = _record_of(w.layer)
+
+    def _let_go(self, layer: LiveLayer, keep: Tensor) -> None:
+        here = layer.places() >= 0
+        if bool((keep != here).any()):
+            layer.keep(keep, merge=self.merge)
+
+    def _allowed(self, layer: LiveLayer) -> list[int]:
+        each = 0
+        if isinstance(self.budget, Bytes):
+            rows, heads = layer.keys.shape[:2]
+            width = layer.keys.shape[-1] * layer.keys.element_size()
+            width += layer.values.shape[-1] * layer.values.element_size()
+            each = len(self.layers) * rows * heads * width
+        return [allowed_of(self.budget, seen, each) for seen in layer.num_real()]
+
+    def _is_over(self, layer: LiveLayer, allowed: list[int]) -> bool:
+        """Tell whether somebody has to leave."""
+        heads, held = layer.keys.shape[1], layer.keys.shape[2]
+        if not layer.ragged:
+            return held > min(allowed)
+        counts = (layer.places() >= 0).sum(-1)
+        most = self._rows(layer, allowed)[:, None]
+        if self.scope == "head":
+            return bool((counts > most).any())
+        return bool((counts.sum(-1, keepdim=True) > heads * most).any())
+
+    def _fits(self, layer: LiveLayer, *, strict: bool) -> list[Fitted]:
+        floor = self.floor if strict else Floor(self.floor.sinks, self.floor.window)
+        found = []
+        for allowed, seen in zip(self._allowed(layer), layer.num_real(), strict=True):
+            found.append(floor.within(allowed, seen) if seen > 0 else Fitted(0, 0, 0))
+        return found
+
+    def _windows(self, fitted: list[Fitted]) -> Tensor:
+        return torch.tensor([f.window for f in fitted])
+
+    def _rows(self, layer: LiveLayer, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, device=layer.keys.device)
+
+    def _scored(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Tensor:
+        entries = Entries(
+            keys=layer.keys,
+            values=layer.values,
+            positions=layer.places(),
+            queries=asked.queries,
+            query_positions=asked.positions(),
+            num_new=asked.call.hidden_states.shape[1],
+            scaling=asked.scaling,
+            softcap=asked.softcap,
+            mass=layer.mass,
+            window=window.to(layer.keys.device),
+            layer=index,
+            memory=layer.memory,
+            generator=self.generator,
+            call=asked.call,
+        )
+        scores = self.method.score(entries)
+        shape = tuple(entries.positions.shape)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+            told = tuple(scores.shape) if isinstance(scores, Tensor) else scores
+            refuse("method", self.method.name, f"scores of shape {shape}, this gave {told}")
+        if not bool(scores.masked_fill(~entries.alive, 0.0).isfinite().all()):
+            raise NonFiniteError(
+                f"method {self.method.name!r} gave NaN or infinity at layer {index}"
+            )
+        return scores
+
+    def _living(self, layer: LiveLayer, scores: Tensor, alive: Tensor, protected: Tensor) -> Tensor:
+        """Return who is alive after extinction; the floor and the best one of a head stay."""
+        if self.method.extinct is None:
+            return alive
+        entries = Entries(
+            layer.keys,
+            layer.values,
+            layer.places(),
+            layer.keys,
+            layer.places()[:, 0],
+            0,
+            1.0,
+            memory=layer.memory,
+        )
+        best = places(scores, alive, protected) == 0
+        return alive & (~self.method.extinct(entries) | protected | best)
+
+
+def _record_of(layer: LiveLayer) -> Record:
+    rows, heads, held = layer.keys.shape[:3]
+    num_bytes = layer.num_bytes
+    return Record(
+        rows,
+        heads,
+        layer.seen,
+        layer.padding,
+        layer.positions,
+        num_bytes,
+        layer.num_bytes_beside,
+        num_bytes // held * layer.seen if held else 0,
+    )

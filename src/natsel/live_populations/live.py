@@ -1,0 +1,103 @@
+"""The one way in: ``natsel.live(model, method, budget)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from natsel.common.numbers import check_whole
+from natsel.live_populations.allowances import Bytes, Held, check_allowance
+from natsel.live_populations.cache.attach import attach
+from natsel.live_populations.choosing import Normalization
+from natsel.live_populations.registry import Method, Scorer, get
+from natsel.selection import Sparsity
+
+if TYPE_CHECKING:
+    from natsel.live_populations.cache.handle import LiveCache
+
+
+def live(
+    model: nn.Module,
+    method: str | Method | Scorer,
+    budget: Sparsity | Held | Bytes | None = None,
+    *,
+    sinks: int | None = None,
+    window: int | None = None,
+    floor: float = 1,
+    scope: Literal["head", "layer", "model"] = "head",
+    normalize: Normalization = "mean",
+    merge: bool = False,
+    decoding: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> LiveCache:
+    """Let populations that live for one input compete while a model runs.
+
+    Each key/value head of each layer is a community, and each entry of its cache a population: it
+    is born with mass 1 when its token comes, competes after every call, and dies with the input.
+    Counts are exact for every input of a batch: of n tokens, ``n - budget.count(n)`` are held, at
+    the end of every call, whether the tokens came at once, in chunks or one by one. Padding never
+    competes. Tokens keep their positions, and positions go on from the true length.
+
+    Use it as a context manager, or call ``close()``: the model is then as it was. It needs a
+    dynamic cache; the input's own cache is changed, nothing of the model.
+
+    Args:
+        model: a decoder of the transformers library.
+        method: a name in ``natsel.live_populations.METHODS``, a function from
+            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, or
+            ``module:name`` of one.
+        budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`,
+            :class:`natsel.Bytes`); None only where a method knows extinction.
+        sinks: how many of the first entries stay in any case; None for what the method says, as
+            far as it fits.
+        window: how many of the newest stay in any case, and whose queries vote where a method asks
+            for votes; None for what the method says, as far as it fits.
+        floor: where heads share a budget, how many entries each holds at least: a count, or a
+            share of what it would hold alone.
+        scope: "head": each holds the same count. "layer": the heads of a layer share it, and
+            "model": all heads do; then all are stored as long as the longest, and what is empty is
+            hidden from attention.
+        normalize: how scores become comparable across heads that share: "mean", "rank" or None.
+        merge: whether an entry that leaves gives its mass to the one whose key is nearest, instead
+            of being dropped; the logarithm of the mass is added to the logits.
+        decoding: whether entries also leave while tokens come one by one.
+        seed: of all chance.
+        options: what the method takes besides.
+
+    Returns:
+        A handle: what is held, in entries and bytes, and what was evicted.
+
+    Raises:
+        ValueError: if the model, the method or an option is not allowed; while it runs, if the
+            cache cannot lose entries or the floor does not fit into the budget.
+
+    Example:
+        >>> import torch, transformers, natsel
+        >>> sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16}
+        >>> config = transformers.LlamaConfig(
+        ...     **sizes, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+        ... )
+        >>> model = transformers.LlamaForCausalLM(config).eval()
+        >>> with natsel.live(model, "snapkv", natsel.Sparsity(0.5)) as handle:
+        ...     _ = model(torch.arange(20)[None])
+        >>> handle.held(0), handle.num_bytes / handle.num_bytes_whole
+        (tensor([[10]]), 0.5)
+    """
+    found = get(method).bound(options)
+    check_whole("seed", seed, 0)
+    return attach(  # type: ignore[no-any-return]
+        model,
+        found,
+        check_allowance(budget),
+        sinks=sinks,
+        window=window,
+        floor=floor,
+        scope=scope,
+        normalize=normalize,
+        merge=merge,
+        decoding=decoding,
+        seed=seed,
+        for_proof=False,
+    )

@@ -1,0 +1,120 @@
+"""The one table of methods by which live populations compete."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from natsel.common.errors import did_you_mean, refuse
+from natsel.common.registry import Registry
+from natsel.live_populations.entries import Entries
+
+Scorer = Callable[[Entries], Tensor]
+"""A function from entries to one score each, ``[batch, heads, entries]``; higher is fitter."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A scorer and what the engine needs to know to use it.
+
+    Attributes:
+        name: how users call it.
+        score: the scorer; keyword-only arguments are options of users.
+        kind: what lives: "cache" for the entries of a key/value cache.
+        sinks: how many of the first entries stay in any case, unless the user says otherwise.
+        window: how many of the newest, unless the user says otherwise.
+        queries: whether the last ``window`` queries are kept for it from call to call.
+        every_call: whether it is asked after every call, also where nobody has to leave.
+        extinct: tells, after ``score``, who is extinct and leaves without being asked to by a
+            budget, ``[batch, heads, entries]``; None where nobody is.
+    """
+
+    name: str
+    score: Callable[..., Tensor]
+    kind: str = "cache"
+    sinks: int = 0
+    window: int = 0
+    queries: bool = False
+    every_call: bool = False
+    extinct: Callable[..., Tensor] | None = None
+
+    def bound(self, options: Mapping[str, Any]) -> Method:
+        """Return the method with options of a user's.
+
+        Raises:
+            ValueError: if it has no such option.
+        """
+        if not options:
+            return self
+        known = {n: None for n in _options_of(self.score) + _options_of(self.extinct)}
+        for name in options:
+            if name not in known:
+                allowed = ", ".join(known) or "no option"
+                told = f"{allowed} for method {self.name!r}{did_you_mean(name, known)}"
+                refuse(name, options[name], f"an option among {told}")
+        extinct = self.extinct and _bound(self.extinct, options)
+        return Method(**{**vars(self), "score": _bound(self.score, options), "extinct": extinct})
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def register(method: Method) -> Method:
+    """Add a method to the table, so that it has a name.
+
+    Args:
+        method: the method.
+
+    Returns:
+        The same method.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    return METHODS.add(method.name, method)
+
+
+def get(method: str | Method | Scorer) -> Method:
+    """Look a method up by its name; a method or a scorer of the user's own passes through.
+
+    Args:
+        method: a registered name, a :class:`Method`, a function from :class:`Entries` to scores,
+            or ``module:name`` of one of these.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: if there is none of this name, or it is no function.
+
+    Example:
+        >>> get("snapkv").window, get(lambda entries: entries.keys.sum(-1)).name
+        (32, '<lambda>')
+    """
+    if isinstance(method, str):
+        method = METHODS.find_or_import(method)
+    if isinstance(method, Method):
+        return method
+    if not callable(method):
+        refuse("method", method, f"a function of entries, or one of {', '.join(METHODS)}")
+    for known in METHODS.values():
+        if known.score is method:
+            return known
+    return Method(getattr(method, "__name__", type(method).__name__), method)
+
+
+def _options_of(function: Callable[..., Any] | None) -> list[str]:
+    if function is None:
+        return []
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _bound(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Callable[..., Tensor]:
+    known = _options_of(function)
+    return partial(function, **{name: value for name, value in options.items() if name in known})
