@@ -33,8 +33,12 @@ def return_large() -> None:
     The GNU library takes pieces from the system one by one only above a threshold that grows up to
     32 MiB with what is freed; what lies below stays in a heap full of holes, where the next tensor
     of another size has no room. For processes that are ours alone: it holds for all that runs in
-    one. It costs the time in which the system clears what is asked for again.
+    one. It costs the time in which the system clears what is asked for again. Weights that were
+    read of files may go then, too, see :mod:`natsel.common.mapped`.
     """
+    from natsel.common import mapped  # with torch, which other commands begin without
+
+    mapped.allow()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library has no such call
             ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE)
@@ -50,3 +54,6 @@ def give_back() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library has no such call
             ctypes.CDLL(None).malloc_trim(0)
+    from natsel.common import mapped
+
+    mapped.let_go()

@@ -14,6 +14,7 @@ from torch import nn
 
 from natsel.common.calls import Inputs, call, shapes_of, tensors_of_inputs, with_tensors
 from natsel.common.errors import refuse
+from natsel.common.mapped import staying
 from natsel.common.modes import evaluating
 
 WARM_UP = 3
@@ -99,7 +100,7 @@ def time_in_turn(
     """
     found: dict[str, list[float]] = {name: [] for name in models}
     devices = {x.device for x in tensors_of_inputs(inputs) if x.is_cuda}
-    with ExitStack() as modes, torch.inference_mode():
+    with ExitStack() as modes, torch.inference_mode(), staying():
         for model in models.values():
             modes.enter_context(evaluating(model))
             for _ in range(WARM_UP):

@@ -20,6 +20,7 @@ from natsel.common.errors import choose, did_you_mean, first_line, refuse, refus
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.logs import logger_of
+from natsel.common.mapped import letting_go
 from natsel.common.memory import give_back, peak_memory
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
@@ -271,7 +272,7 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         VerificationError: if the small model differs from the masked one; nothing is saved.
     """
     folder = Path(out)
-    with alone(folder):
+    with alone(folder), letting_go():
         _check_out(folder)
         sweep(folder)
         return _prune(config, folder, progress)

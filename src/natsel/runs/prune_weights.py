@@ -14,6 +14,7 @@ from torch import nn
 from natsel.common.batches import Data
 from natsel.common.errors import choose, first_line, refuse
 from natsel.common.files import json_last, sweep
+from natsel.common.mapped import letting_go
 from natsel.common.memory import peak_memory
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
@@ -114,7 +115,7 @@ def prune_weights(
         OSError: if there is no space left; what was there is then untouched.
     """
     folder = Path(out)
-    with alone(folder):
+    with alone(folder), letting_go():
         _check_out(folder)
         sweep(folder)
         return _prune(config, folder, progress)
