@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,3 +94,15 @@ def test_a_causal_language_model_is_asked_for_the_next_token():
 def test_nothing_to_compare_with_is_refused_by_name(data, named):
     with pytest.raises(ValueError, match=named):
         losses(Fixed(torch.zeros(1, 2)), data)
+
+
+def test_logits_of_some_rows_at_a_time_lose_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 11, generator=generator)
+    labels = torch.randint(11, (3, 5), generator=generator)
+    labels[0, :2] = -100
+    module = sys.modules["natsel.quality.losses"]
+    together = module.compared(logits, labels)
+    monkeypatch.setattr(module, "AT_ONCE", 4 * 11 * 4)
+    for ours, wanted in zip(module.compared(logits, labels), together, strict=True):
+        assert torch.equal(ours, wanted)

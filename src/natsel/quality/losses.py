@@ -25,6 +25,8 @@ from natsel.common.padding import padded
 
 ROOM = 2**28
 """Bytes that the logits of the samples that run together may take."""
+AT_ONCE = 2**24
+"""Bytes of the logits of which logarithms are taken together: those are as large once more."""
 
 
 class Losses(NamedTuple):
@@ -132,10 +134,17 @@ def compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         refuse("labels", told, "one whole number for each place that is predicted")
     # With the classes last: along any other axis torch adds exponentials up one by one in float32,
     # which loses four digits over fifty thousand of them.
-    rows = logits.flatten(0, -2).float()
-    each = F.cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction="none")
+    rows, wanted = logits.flatten(0, -2), labels.flatten()
+    size = max(1, AT_ONCE // max(1, 4 * rows.shape[-1]))
+    found = [_of_rows(*parts) for parts in zip(rows.split(size), wanted.split(size), strict=True)]
+    each, right = (torch.cat(parts) for parts in zip(*found, strict=True))
     counts = labels != IGNORED
-    right = (logits.argmax(-1) == labels) & counts
     flat = (each.double(), counts.long(), right.long())
     total, counted, correct = (x.reshape(len(labels), -1).sum(1).cpu() for x in flat)
     return total, counted, correct
+
+
+def _of_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each row, and whether it is predicted."""
+    each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    return each, (logits.argmax(-1) == labels) & (labels != IGNORED)
