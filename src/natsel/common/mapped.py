@@ -163,4 +163,4 @@ def _unwritten(start: int, end: int) -> Iterator[tuple[int, int]]:
 def _drop(start: int, end: int) -> bool:
     library = ctypes.CDLL(None)
     advice = (ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(DONT_NEED))
-    return library.madvise(*advice) == 0
+    return bool(library.madvise(*advice) == 0)

@@ -91,6 +91,7 @@ def losses(
                 parts.append(compared(logits, part.to(logits.device)))
                 start += rows
                 rows = max(1, room // max(1, 4 * logits.numel() // len(part)))
+                del logits  # before there are the next ones
     if not parts:
         refuse("data", "empty", "at least one batch")
     return counted_alone(Losses(*(torch.cat([p[i] for p in parts]) for i in range(3))))
@@ -136,7 +137,8 @@ def compared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # which loses four digits over fifty thousand of them.
     rows, wanted = logits.flatten(0, -2), labels.flatten()
     size = max(1, AT_ONCE // max(1, 4 * rows.shape[-1]))
-    found = [_of_rows(*parts) for parts in zip(rows.split(size), wanted.split(size), strict=True)]
+    split = (torch.split(x, size) for x in (rows, wanted))
+    found = [_of_rows(*parts) for parts in zip(*split, strict=True)]
     each, right = (torch.cat(parts) for parts in zip(*found, strict=True))
     counts = labels != IGNORED
     flat = (each.double(), counts.long(), right.long())
