@@ -131,7 +131,8 @@ def sparsify(
     if solver.reads_data:
         run.over(batches, store)
     else:
-        run.take(layers, lambda: None)
+        for name, layer in layers.items():  # one after the other: what is new is there once
+            run.take({name: layer}, lambda: None)
     left |= {name: UNRUN for name in layers if name not in run.masks}
     if not run.masks:
         refuse("data", "nothing that reaches a layer", "batches that run the model")
