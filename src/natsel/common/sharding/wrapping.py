@@ -121,7 +121,10 @@ def unwrapped_classes(model: nn.Module) -> Iterator[None]:
             held.pop(key, None)
         module.__class__ = without_fsdp(kind)
     saving = []
+    kept = []
     for module in model.modules():
+        own = vars(module)
+        kept.append((own, {key: own.pop(key) for key in [*own] if key.startswith(_MARKS)}))
         for held in (module._state_dict_pre_hooks, module._load_state_dict_pre_hooks):
             keys = [key for key, hook in held.items() if _is_of_fsdp(hook)]
             saving += [(held, held.copy())] if keys else []
@@ -130,6 +133,8 @@ def unwrapped_classes(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for own, marks in kept:
+            own.update(marks)
         for module, kind, hooks in taken:
             module.__class__ = kind
             for held, _, before in hooks:
@@ -138,6 +143,10 @@ def unwrapped_classes(model: nn.Module) -> Iterator[None]:
         for held, before in saving:
             held.clear()
             held.update(before)
+
+
+_MARKS = ("__composable_api_", "_is_fsdp_managed_module")
+"""Where torch keeps, in a module, that ``fully_shard`` was called on it."""
 
 
 def _keys_of_state(module: Any, hooks: Any) -> list[Any]:
