@@ -58,8 +58,8 @@ class Evolution(Resumable):
         seed: seed of the generator that stochastic laws draw from.
         process_group: the processes that train copies of this model together: "default" for all of
             ``torch.distributed``, where it runs, or None if each trains a model of its own. Over
-            them, a fitness of activations is averaged, and masses are compared.
-        compare_every: steps between two comparisons; None for never.
+            them, statistics of activations are taken, and masses are compared.
+        compare_every: steps between two comparisons, beside one after the first; None for never.
         constants: any field of :class:`Ecology`.
 
     Raises:
@@ -249,7 +249,7 @@ class Evolution(Resumable):
         populations.press(self._pressure)
         self._skips.over()
         self._record_when_due()
-        self._replicas.compare_when_due(populations.influence, self._steps)
+        self._replicas.compare_when_due(populations.influence, self._steps, self._generator)
 
     def _evolved(self, *, full: bool) -> Tensor:
         """Return the masses after one step of the law, flat.

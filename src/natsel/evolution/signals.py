@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
-from natsel.common.sharding.local import local
+from natsel.common.sharding.local import is_spread, local
 from natsel.common.sharding.reducing import any_of, summed
 from natsel.common.sharding.wrapping import Spread, spread_of
 from natsel.communities import Communities
@@ -29,7 +29,7 @@ class Signals:
         communities: whose populations to read.
         fitness: the signal.
         replicas: processes that train copies of the model. Gradients they have in common;
-            activations each has of its own, so that what is made of those is averaged over them.
+            activations each has of its own, so that statistics of those are taken over all.
     """
 
     def __init__(self, communities: Communities, fitness: Fitness, replicas: Replicas) -> None:
@@ -57,11 +57,9 @@ class Signals:
                 are spread over processes.
             NonFiniteError: if it is NaN or infinite; the message names ``step``.
         """
-        self._spread = spread_of(self._model)
+        self._look_at_spread()
         gradient = _gradient if scale is None else _Unscaled(scale)
         raw = self._raw(populations, gradient)
-        if self._fitness.statistic is not None:
-            raw = self._replicas.mean(raw)
         if populations.num_alive < len(raw):
             raw.mul_(populations.alive)
         # A sum that is finite has no term that is not; opposite terms that cancel do no harm.
@@ -96,7 +94,7 @@ class Signals:
             group = self._group
             rows = [read(position, given, group) for position, _ in populations.rows]
             return finish(summed(torch.cat(rows), group).float())
-        statistics = self._watch.read() if self._watch else None
+        statistics = self._watch.read(self._replicas.group()) if self._watch else None
         gradient = given if self._fitness.needs_gradient else _no_gradient
         by_sums = self._fitness.by_sums
         rows = []
@@ -116,6 +114,14 @@ class Signals:
     def _any(self, told: Iterable[bool]) -> bool:
         """Tell whether anything is so in any process that holds a share of the model."""
         return any_of(any(told), self._group, self._reader.weights()[0].device)
+
+    def _look_at_spread(self) -> None:
+        """See whether the model is spread now; after a pass without backward, spread it again."""
+        if any(map(is_spread, self._reader.weights())) is (self._spread is not None):
+            if self._spread is not None:
+                self._spread.settle()
+            return
+        self._spread = spread_of(self._model)
 
     @property
     def _group(self) -> Any:

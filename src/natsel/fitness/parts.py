@@ -17,6 +17,7 @@ from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness.depth.whole import WholeBranches
+from natsel.fitness.pooling import pooled
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Last, Products, Running
 
@@ -257,6 +258,8 @@ class Watch:
         for name, tensors in _unwatched(communities, readers).items():
             raise ValueError(_not_allowed(asked, name, tensors))
         self._observers: dict[WeightKey, Running] = {}
+        self._sizes: dict[WeightKey, int] = {}
+        self._device = next(communities.model.parameters()).device
         self._handles = []
         last = Last()
         for key, modules in readers.items():
@@ -269,17 +272,24 @@ class Watch:
                         if statistic == "products"
                         else Running(axis, statistic, training)
                     )
+                self._sizes[key] = module._parameters["weight"].shape[key[1]]
                 self._handles.append(module.register_forward_pre_hook(self._observers[key]))
 
-    def read(self) -> dict[WeightKey, Tensor]:
+    def read(self, group: Any = None) -> dict[WeightKey, Tensor]:
         """Return the statistic per consumer since the last :meth:`reset`: one number per place.
 
         A consumer that nothing entered is left out.
 
+        Args:
+            group: processes that saw other samples each, over all of which it is taken.
+
         Raises:
             ValueError: if nothing entered any of them.
         """
-        found = {key: o.value() for key, o in self._observers.items() if o.seen}
+        if group is None:
+            found = {key: o.value() for key, o in self._observers.items() if o.seen}
+        else:
+            found = pooled(self._observers, self._sizes, group, self._device)
         if not found:
             raise ValueError(
                 "no activation was seen: run the model on samples, with gradients where it "

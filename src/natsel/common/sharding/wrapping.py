@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -23,11 +23,18 @@ class Spread:
         group: the processes that hold the shares of a parameter.
         mesh: of devices.
         replicas: the processes that hold the same share; None if there is but one.
+        modules: that ``fully_shard`` was called on.
     """
 
     group: Any
     mesh: Any
     replicas: Any = None
+    modules: tuple[Any, ...] = ()
+
+    def settle(self) -> None:
+        """Let every parameter be its share, see :func:`settle`."""
+        for module in self.modules:
+            module.reshard()
 
 
 def fsdp_modules(model: nn.Module) -> dict[str, Any]:
@@ -52,8 +59,7 @@ def spread_of(model: nn.Module) -> Spread | None:
         ValueError: if natsel cannot follow how it is spread, in one line with the remedy.
     """
     for module in model.modules():
-        kinds = {k.__name__ for k in type(module).__mro__}
-        if "FullyShardedDataParallel" in kinds:
+        if any(k.__name__ == "FullyShardedDataParallel" for k in type(module).__mro__):
             _refuse(
                 "it is spread over processes by FullyShardedDataParallel",
                 "use torch.distributed.fsdp.fully_shard, or DistributedDataParallel",
@@ -68,29 +74,44 @@ def spread_of(model: nn.Module) -> Spread | None:
         )
     settle(model)
     spread = [(name, p) for name, p in model.named_parameters() if is_spread(p)]
-    if not wrapped:
-        _not_followed(model, spread[0][0], spread[0][1])
+    managed = _managed(wrapped)
+    for name, parameter in spread:
+        path, _, attribute = name.rpartition(".")
+        if (id(model.get_submodule(path)), attribute) not in managed:
+            _not_followed(name, parameter)
     found: Spread | None = None
     for name, parameter in spread:
-        mine = _spread_of(model, name, parameter)
+        mine = _spread_of(name, parameter)
         if found is not None and mine.mesh != found.mesh:
             _refuse(f"{name} is on another mesh than the rest", "shard all of it on one mesh")
         found = mine
-    return found
+    return None if found is None else replace(found, modules=tuple(wrapped.values()))
 
 
-def _spread_of(model: nn.Module, name: str, parameter: Any) -> Spread:
+def _spread_of(name: str, parameter: Any) -> Spread:
     mesh, placements = parameter.device_mesh, parameter.placements
     kinds = [type(p).__name__ for p in placements]
     if kinds not in (["Shard"], ["Replicate", "Shard"]):
-        _not_followed(model, name, parameter)
+        _not_followed(name, parameter)
     shard = Shard.of(parameter)
     assert shard is not None
     replicas = mesh.get_group(0) if len(kinds) == 2 else None
     return Spread(shard.group, mesh, replicas)
 
 
-def _not_followed(model: nn.Module, name: str, parameter: Any) -> NoReturn:
+def _managed(wrapped: dict[str, Any]) -> set[tuple[int, str]]:
+    """Return which parameters ``fully_shard`` spreads, by module and name there."""
+    found = set()
+    for module in wrapped.values():
+        for group in module._get_fsdp_state()._fsdp_param_groups:
+            for info in (p._module_info for p in group.fsdp_params):
+                found.add((id(info.module), info.param_name))
+                shared = zip(info.shared_modules, info.shared_param_names, strict=True)
+                found |= {(id(m), name) for m, name in shared}
+    return found
+
+
+def _not_followed(name: str, parameter: Any) -> NoReturn:
     names = parameter.device_mesh.mesh_dim_names or ("unnamed",)
     where = f"mesh ({', '.join(names)}), placements {tuple(map(str, parameter.placements))}"
     _refuse(
