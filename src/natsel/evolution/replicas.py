@@ -11,7 +11,7 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
-from natsel.common.sharding.reducing import gathered
+from natsel.common.sharding.reducing import device_of, gathered
 
 ALL = "default"
 
@@ -69,13 +69,12 @@ class Replicas:
         due = self._every is not None and (step == 1 or step % self._every == 0)
         if not due or self.size() == 1:
             return
-        on = "cuda" if dist.get_backend(self._given()) == "nccl" else "cpu"
-        digests = [zlib.crc32(t.detach().cpu().numpy()) for t in (masses, generator.get_state())]
-        mine = torch.tensor([step, *digests], dtype=torch.int64, device=on)
+        digests = [zlib.crc32(t.detach().cpu().numpy()) for t in (generator.get_state(), masses)]
+        mine = torch.tensor([step, *digests], dtype=torch.int64, device=device_of(self._group))
         rows = [row.tolist() for row in gathered(mine, self._group)]
         for rank, row in enumerate(rows):
             if row != rows[0]:
-                told = (f"is at step {row[0]}, another one", "has other masses", "has another seed")
+                told = (f"is at step {row[0]}, another one", "has another seed", "has other masses")
                 what = next(t for t, a, b in zip(told, row, rows[0], strict=True) if a != b)
                 raise PartedError(
                     f"process {rank} {what} than process 0 at step {rows[0][0]}: call "

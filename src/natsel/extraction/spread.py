@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from natsel.common.errors import refuse
 from natsel.common.sharding.local import local, spread_as, whole
-from natsel.common.sharding.reducing import any_of, gathered, rank_in
+from natsel.common.sharding.reducing import device_of, gathered
+from natsel.common.sharding.together import is_first, together
 from natsel.common.sharding.wrapping import Spread, settle, shard_like
 from natsel.communities import Communities
 from natsel.communities.gates.gates import acting
@@ -51,7 +52,7 @@ def extract_spread(
         VerificationError: in every process, if the small model differs from the masked one.
     """
     check_model(model, communities)
-    _check_same(survivors, spread, next(model.parameters()).device)
+    _check_same(survivors, spread)
     settle(model)
     # In another folder of modules the same parameters; what is cut has no data yet.
     small = remove(shapes_alone(model), communities.values(), survivors)
@@ -67,11 +68,11 @@ def extract_spread(
     return small
 
 
-def _check_same(survivors: Survivors, spread: Spread, device: torch.device) -> None:
+def _check_same(survivors: Survivors, spread: Spread) -> None:
     """Refuse survivors that are not those of the other processes."""
     told = b"".join(name.encode() + mask.cpu().numpy().tobytes() for name, mask in survivors.items())
-    mine = torch.tensor([zlib.crc32(told)], device=device)
     for group in (spread.group, spread.replicas):
+        mine = torch.tensor([zlib.crc32(told)], device=device_of(group))
         found = [int(other) for other in gathered(mine, group)]
         other = next((rank for rank, digest in enumerate(found) if digest != found[0]), None)
         if other is not None:
@@ -118,19 +119,10 @@ def _prove(
     model: nn.Module, small: nn.Module, survivors: Survivors, known: Communities, spread: Spread
 ) -> None:
     """Compare what the processes hold together, in the first one; all hear what came out."""
-    keep = rank_in(spread.group) == 0
-    base, mine = (gathered_copy(each, keep=keep) for each in (model, small))
-    failure: BaseException | None = None
-    if keep:
-        try:
+    first = is_first(spread)
+    base, mine = (gathered_copy(each, keep=first) for each in (model, small))
+    with together(spread, "prove that the small model equals the masked one", VerificationError):
+        if first:
             confirm(base, mine, survivors, known)
-        except Exception as error:  # noqa: BLE001 - the others wait for what came out
-            failure = error
-    device = local(next(model.parameters())).device
-    failed = any_of(failure is not None, spread.group, device)
-    if failure is not None:
-        raise failure
-    if failed:
-        raise VerificationError("process 0 found that the small model differs from the masked one")
 
 

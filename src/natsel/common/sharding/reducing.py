@@ -113,6 +113,12 @@ def any_of(told: bool, group: Any, device: torch.device) -> bool:
     return not math.isclose(float(summed(torch.tensor(float(told), device=device), group)), 0.0)
 
 
+def device_of(group: Any) -> torch.device:
+    """Return where the collective calls of a group take tensors."""
+    accelerated = group is not None and "nccl" in dist.get_backend(_of_torch(group))
+    return torch.device("cuda", torch.cuda.current_device()) if accelerated else torch.device("cpu")
+
+
 def _of_torch(group: Any) -> Any:
     """Return a group as torch takes it: None for all processes."""
     return None if isinstance(group, str) else group

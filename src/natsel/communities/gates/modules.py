@@ -209,8 +209,8 @@ def _recurrent() -> dict[str, Any]:
 
 
 def _mark(parameter: Tensor) -> tuple[int, int, int]:
-    mine = local(parameter)
-    return id(parameter), mine.data_ptr(), mine._version
+    # What is written to a DTensor counts as its own version, not as that of its share.
+    return id(parameter), local(parameter).data_ptr(), parameter._version
 
 
 def _is_same_memory(a: Tensor, b: object) -> bool:
