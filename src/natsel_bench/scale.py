@@ -82,7 +82,9 @@ def _tokens(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 SHAPES = {
     "vit": Shape("ViT-S/16 of depth 4, 4 images a process", _vit, _images),
-    "llama": Shape("Llama, width of SmolLM-135M, 6 layers, 4 x 128 tokens a process", _llama, _tokens),
+    "llama": Shape(
+        "Llama, width of SmolLM-135M, 6 layers, 4 x 128 tokens a process", _llama, _tokens
+    ),
 }
 
 PAPER = {

@@ -89,7 +89,9 @@ def begin(rank, order, **options):
 
 
 def whole(state):
-    return {n: t.full_tensor() if hasattr(t, "full_tensor") else t.clone() for n, t in state.items()}
+    return {
+        n: t.full_tensor() if hasattr(t, "full_tensor") else t.clone() for n, t in state.items()
+    }
 
 
 def evolved(rank, order, **options):

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
-from natsel.common.sharding.reducing import device_of, gathered
-
-ALL = "default"
+from natsel.common.sharding.reducing import ALL, device_of, gathered
 
 
 class PartedError(RuntimeError):

@@ -70,7 +70,9 @@ def extract_spread(
 
 def _check_same(survivors: Survivors, spread: Spread) -> None:
     """Refuse survivors that are not those of the other processes."""
-    told = b"".join(name.encode() + mask.cpu().numpy().tobytes() for name, mask in survivors.items())
+    told = b"".join(
+        name.encode() + mask.cpu().numpy().tobytes() for name, mask in survivors.items()
+    )
     for group in (spread.group, spread.replicas):
         mine = torch.tensor([zlib.crc32(told)], device=device_of(group))
         found = [int(other) for other in gathered(mine, group)]
@@ -124,5 +126,3 @@ def _prove(
     with together(spread, "prove that the small model equals the masked one", VerificationError):
         if first:
             confirm(base, mine, survivors, known)
-
-

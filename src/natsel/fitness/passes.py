@@ -18,13 +18,19 @@ from natsel.common.batches import Data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, has_labels
 from natsel.common.errors import first_line, refuse
 from natsel.common.modes import evaluating
+from natsel.common.sharding.local import is_spread
 from natsel.communities import Communities
 from natsel.fitness.parts import PartsReader, Watch
+from natsel.fitness.pooling import added_up
 from natsel.fitness.registry import Fitness
 
 Criterion = Callable[[Any, Tensor], Tensor]
 Values = list[Tensor]
 """One tensor per community, in order."""
+SPREAD = (
+    "a scorer without gradients (magnitude, wanda) for a model that is spread over processes; score "
+    "by gradients before fully_shard, or let it evolve, which reads the gradients of training"
+)
 
 
 def without_data(
@@ -38,7 +44,8 @@ def without_data(
         masses: of each community.
     """
     with torch.no_grad():
-        parts = [reader.read(i, m, lambda _: None) for i, m in enumerate(masses)]
+        by_sums = all(f.by_sums for f in fitnesses)
+        parts = [reader.read(i, m, lambda _: None, by_sums=by_sums) for i, m in enumerate(masses)]
         return [[f.signal(p) for p in parts] for f in fitnesses]
 
 
@@ -49,6 +56,7 @@ def by_gradient(
     masses: Sequence[Tensor],
     data: Data,
     criterion: Criterion,
+    group: Any = None,
 ) -> list[Values]:
     """Return what signals of gradients say, averaged over batches: one pass for all.
 
@@ -59,11 +67,14 @@ def by_gradient(
         masses: of each community.
         data: batches with labels.
         criterion: the loss.
+        group: processes that read other batches each, over all of which it is averaged.
 
     Raises:
-        ValueError: if there is no batch with a label that counts.
+        ValueError: if the model is spread over processes, or there is no batch with a label that counts.
     """
     weights = reader.weights()
+    if any(map(is_spread, weights)):
+        refuse("scorer", fitnesses[0].name, SPREAD)
     sums: list[Values] = []
     count, num_batches = 0, 0
     with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
@@ -91,7 +102,9 @@ def by_gradient(
                 found = [[fitness.signal(p) for p in parts] for fitness in fitnesses]
                 sums = [_added(*pair) for pair in zip(sums, found, strict=True)] if sums else found
             count += 1
-    if not sums:
+    if group is not None:
+        sums, count = added_up(sums, len(fitnesses), masses, count, group)
+    if not count:
         if not num_batches:
             refuse("data", "empty", "at least one batch")
         refuse("data", "no sample with a label", LABELLED)
@@ -104,6 +117,7 @@ def by_activation(
     reader: PartsReader,
     masses: Sequence[Tensor],
     data: Data,
+    group: Any = None,
 ) -> list[Values]:
     """Return what signals of activations say: one forward pass for all of their statistics.
 
@@ -113,6 +127,7 @@ def by_activation(
         reader: of the communities.
         masses: of each community.
         data: batches.
+        group: processes that read other batches each, over all of which statistics are taken.
 
     Raises:
         ValueError: if a consumer cannot be watched, or there is no batch.
@@ -131,14 +146,14 @@ def by_activation(
             for batch in data:
                 call(communities.model, inputs_for(communities.model, batch))
                 count += 1
-        if not count:
+        if not count and group is None:
             refuse("data", "empty", "at least one batch")
-        if not all(watch.has_seen for watch in watches.values()):
+        if group is None and not all(watch.has_seen for watch in watches.values()):
             refuse("data", "no sample in any batch", "at least one sample")
         found: dict[int, Values] = {}
         for statistic, places in asked.items():
             watch, wanted = watches.pop(statistic), [fitnesses[i] for i in places]
-            found |= zip(places, _of_statistics(watch, wanted, reader, masses), strict=True)
+            found |= zip(places, _of_statistics(watch, wanted, reader, masses, group), strict=True)
         return [found[i] for i in range(len(fitnesses))]
     finally:
         for watch in watches.values():
@@ -146,17 +161,24 @@ def by_activation(
 
 
 def _of_statistics(
-    watch: Watch, fitnesses: Sequence[Fitness], reader: PartsReader, masses: Sequence[Tensor]
+    watch: Watch,
+    fitnesses: Sequence[Fitness],
+    reader: PartsReader,
+    masses: Sequence[Tensor],
+    group: Any,
 ) -> list[Values]:
     """Read a watch, close it, and return what the signals say; its numbers are let go after."""
     try:
-        statistics: Mapping[tuple[str, int], Tensor] = watch.read()
+        statistics: Mapping[tuple[str, int], Tensor] = watch.read(group)
     finally:
         watch.close()
     device = next(iter(statistics.values())).device
     with torch.no_grad():
         parts = [
-            reader.read(i, mass.to(device), lambda _: None, statistics)
+            reader.read(
+                *(i, mass.to(device), lambda _: None, statistics),
+                by_sums=all(f.by_sums for f in fitnesses),
+            )
             for i, mass in enumerate(masses)
         ]
         return [[f.signal(p) for p in parts] for f in fitnesses]

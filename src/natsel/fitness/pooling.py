@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -55,6 +55,26 @@ def pooled(
         found[key] = observers[key].of(Moments(count, mean, variance / total[key]))
     precision = torch.float64 if wide else torch.float32
     return {key: found[key].to(precision) for key in seen}
+
+
+def added_up(
+    sums: list[list[Tensor]], num_signals: int, masses: Sequence[Tensor], count: int, group: Any
+) -> tuple[list[list[Tensor]], int]:
+    """Return sums over the batches of several processes, and how many batches there were.
+
+    Args:
+        sums: by signal and community; empty where this process had no batch that counts.
+        num_signals: how many signals there are.
+        masses: of each community, for their sizes.
+        count: batches of this process.
+        group: the processes.
+    """
+    mine = sums or [[torch.zeros_like(mass) for mass in masses] for _ in range(num_signals)]
+    flat = torch.cat([value.double().reshape(-1) for values in mine for value in values])
+    total = summed(torch.cat([flat, flat.new_tensor([float(count)])]), group)
+    parts = iter(torch.split(total[:-1], [len(v) for values in mine for v in values]))
+    found = [[next(parts).to(value.dtype) for value in values] for values in mine]
+    return found, int(total[-1])
 
 
 def _counted(

@@ -66,4 +66,6 @@ OF_MASS_GRADIENT: Mapping[Callable[[Parts], Tensor], Callable[[Tensor], Tensor]]
 
 register(Fitness("taylor", taylor, needs_gradient=True, branches=True, by_sums=True))
 register(Fitness("fisher", fisher, needs_gradient=True, branches=True, by_sums=True))
-register(Fitness("alignment", alignment, needs_gradient=True, signed=True, branches=True, by_sums=True))
+register(
+    Fitness("alignment", alignment, needs_gradient=True, signed=True, branches=True, by_sums=True)
+)

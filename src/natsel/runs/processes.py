@@ -66,9 +66,7 @@ class Processes:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(parameter.grad)
-        for gradient, total in zip(
-            gradients, summed_together(gradients, self.group), strict=True
-        ):
+        for gradient, total in zip(gradients, summed_together(gradients, self.group), strict=True):
             gradient.copy_(total)
 
     def average_buffers(self, model: nn.Module) -> None:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from natsel.common.errors import refuse
+
 
 class Traffic:
     """How much was handed to collective calls.
@@ -30,6 +32,7 @@ class Traffic:
         self.num_bytes += values.numel() * values.element_size()
 
 
+ALL = "default"
 _COUNTING: list[Traffic] = []
 
 
@@ -49,6 +52,28 @@ def counted_traffic() -> Iterator[Traffic]:
         yield traffic
     finally:
         _COUNTING.remove(traffic)
+
+
+def check_group(group: Any) -> None:
+    """Refuse what is no group of processes.
+
+    Raises:
+        ValueError: naming the argument, and what is allowed.
+
+    Example:
+        >>> check_group("all")
+        Traceback (most recent call last):
+        ValueError: group='all' is not allowed: expected 'default', a process group or None
+    """
+    if group is None:
+        return
+    if isinstance(group, str) and group != ALL:
+        refuse("group", group, f"{ALL!r}, a process group or None")
+    if not dist.is_available() or not dist.is_initialized():
+        allowed = (
+            "None where no process group is initialised (call init_process_group, or torchrun)"
+        )
+        refuse("group", str(group), allowed)
 
 
 def num_processes(group: Any) -> int:

@@ -95,7 +95,11 @@ class GatedWeight:
         """Return what was returned before, if that is still there and the same."""
         lent = self._lent.get(kind)
         before = None if lent is None else lent()
-        if before is not None and before.shape == value.shape and torch.equal(local(before), local(value)):
+        if (
+            before is not None
+            and before.shape == value.shape
+            and torch.equal(local(before), local(value))
+        ):
             return cast(T, before)
         self._lent[kind] = weakref.ref(value)
         return value
