@@ -154,7 +154,7 @@ def test_fully_shard(process):
     model = mlp()
     expected = natsel.discover(model, VEC)
     fully_shard(model[0], mesh=process)
-    with pytest.raises(ValueError, match="FSDPLinear at 0.*before that"):
+    with pytest.raises(ValueError, match=r"FSDPLinear at 0.*before that"):
         natsel.as_program(model, VEC)
     fully_shard(model, mesh=process)
     kinds = [type(m) for m in model.modules()]

@@ -73,7 +73,7 @@ def train(net, optimizer, rank, steps):
 
 
 def begin(rank, order, **options):
-    """Return a network under evolution with its optimizer; without a rank, in this process alone."""
+    """Return a network under evolution with its optimizer; without a rank, here alone."""
     net = network()
     if order == "discovered after":
         sharded(net)

@@ -141,13 +141,10 @@ def evolve(
             _check_decided(context, written, run_config.as_json())
         if report:
             need_report()
-        with of_torchrun() as processes:
-            if not processes.is_first:
-                voice = Voice(quiet=True)
-            with voice.progress() as progress:
-                result = run_evolve(
-                    run_config, out, resume=resume, progress=progress, processes=processes
-                )
+        with of_torchrun() as processes, voice.of(processes.rank).progress() as progress:
+            result = run_evolve(
+                run_config, out, resume=resume, progress=progress, processes=processes
+            )
         if not processes.is_first:
             return
         page = _report(out) if report else None

@@ -1,4 +1,4 @@
-"""An evolution as ``torch.distributed.checkpoint`` saves it: weights by their shares, the rest whole.
+"""An evolution as ``torch.distributed.checkpoint`` saves it: weights by shares, the rest whole.
 
 The rest changes its size as the run goes on, so that it is one value: the bytes of a safetensors
 file with a checksum.

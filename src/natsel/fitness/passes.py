@@ -19,6 +19,7 @@ from natsel.common.calls import LABELLED, call, has_labels
 from natsel.common.errors import first_line, refuse
 from natsel.common.modes import evaluating
 from natsel.common.sharding.local import is_spread
+from natsel.common.sharding.wrapping import settle
 from natsel.communities import Communities
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.pooling import added_up
@@ -28,8 +29,8 @@ Criterion = Callable[[Any, Tensor], Tensor]
 Values = list[Tensor]
 """One tensor per community, in order."""
 SPREAD = (
-    "a scorer without gradients (magnitude, wanda) for a model that is spread over processes; score "
-    "by gradients before fully_shard, or let it evolve, which reads the gradients of training"
+    "a scorer without gradients (magnitude, wanda) for a model that is spread over processes; "
+    "score by gradients before fully_shard, or let it evolve, which reads those of training"
 )
 
 
@@ -70,8 +71,9 @@ def by_gradient(
         group: processes that read other batches each, over all of which it is averaged.
 
     Raises:
-        ValueError: if the model is spread over processes, or there is no batch with a label that counts.
+        ValueError: if the model is spread over processes, or no batch has a label that counts.
     """
+    settle(communities.model)
     weights = reader.weights()
     if any(map(is_spread, weights)):
         refuse("scorer", fitnesses[0].name, SPREAD)

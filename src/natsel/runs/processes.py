@@ -52,6 +52,10 @@ class Processes:
         share = _num_counting(mine) / max(_num_counting(y), 1)
         return x[self.rank :: self.size], mine, share
 
+    def batches(self, data: Any) -> Any:
+        """Return this process's share of some batches."""
+        return data if data is None or self.size == 1 else list(data)[self.rank :: self.size]
+
     def sum_of(self, loss: Tensor) -> float:
         """Return the sum over the processes of a loss."""
         return float(summed(loss.detach().clone(), self.group))
@@ -109,6 +113,17 @@ def _num_counting(labels: Tensor) -> int:
 def started_by_torchrun() -> bool:
     """Tell whether ``torchrun`` started this process beside others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def refuse_several(what: str) -> None:
+    """Refuse what runs in one process, if ``torchrun`` started several.
+
+    Raises:
+        ValueError: naming it, with the remedy.
+    """
+    if started_by_torchrun():
+        size = int(os.environ["WORLD_SIZE"])
+        refuse("--nproc-per-node", size, f"1 for {what}: start it as natsel, without torchrun")
 
 
 @contextmanager
