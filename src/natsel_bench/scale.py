@@ -47,7 +47,7 @@ class Shape(NamedTuple):
 
 
 def _vit() -> tuple[nn.Module, Sequence[nn.Module]]:
-    options = {"dim": 384, "depth": 4, "heads": 6, "patch": 16}
+    options: dict[str, Any] = {"dim": 384, "depth": 4, "heads": 6, "patch": 16}
     model = build("vit", in_shape=(3, 224, 224), num_classes=10, seed=0, **options)
     return model, _longest_list(model)
 

@@ -110,7 +110,7 @@ def work(rank, port, folder):
     )
     quiet = message_of(PartedError, lambda: trained(rank, "before", spoil=4, compare_every=None))
     found["quiet"] = quiet
-    sharded, evolution, average = trained(rank, "sharded")
+    sharded, evolution, _ = trained(rank, "sharded")
     state = {n: t.full_tensor() for n, t in sharded.state_dict().items()}
     found["sharded"] = {"masses": evolution.masses, "state": state}
     save_tree(Path(folder) / f"{rank}.safetensors", found)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.sharding.reducing import ALL
 from natsel.common.showing import html_table, named
 from natsel.communities import Communities
 from natsel.communities.gates.averages import follow_averages
@@ -23,7 +24,7 @@ from natsel.evolution.attachment import Attachment, check_holds
 from natsel.evolution.depth import check_branches
 from natsel.evolution.ecology import Ecology, check_constants
 from natsel.evolution.populations import Populations
-from natsel.evolution.replicas import ALL, Replicas
+from natsel.evolution.replicas import Replicas
 from natsel.evolution.resuming import Resumable
 from natsel.evolution.signals import Signals
 from natsel.evolution.skips import Skips

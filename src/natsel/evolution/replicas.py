@@ -67,7 +67,9 @@ class Replicas:
         due = self._every is not None and (step == 1 or step % self._every == 0)
         if not due or self.size() == 1:
             return
-        digests = [zlib.crc32(t.detach().cpu().numpy()) for t in (generator.get_state(), masses)]
+        digests = [
+            zlib.crc32(t.detach().cpu().numpy().tobytes()) for t in (generator.get_state(), masses)
+        ]
         mine = torch.tensor([step, *digests], dtype=torch.int64, device=device_of(self._group))
         rows = [row.tolist() for row in gathered(mine, self._group)]
         for rank, row in enumerate(rows):

@@ -87,8 +87,8 @@ class Resumable(Readings):
         self._skips.total = int(state["skipped"])
         with torch.no_grad():
             for name, raw in state["weights"].items():
-                mine = parameters[name]
-                local(mine).copy_(local(raw if is_spread(raw) else spread_as(raw, mine)))
+                weight = parameters[name]
+                local(weight).copy_(local(raw if is_spread(raw) else spread_as(raw, weight)))
         self._write_gates()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -211,7 +211,8 @@ class _Place:
             if activation is None:
                 activation = local(self.parameter).new_zeros(self.parameter.shape[self.axis])
         parameter, shard = self.parameter, None
-        weight, change = parameter, gradient(parameter)
+        weight: Tensor = parameter
+        change = gradient(parameter)
         if is_spread(parameter):
             shard, read = (Shard.of(parameter), local) if by_sums else (None, whole)
             weight, change = read(weight), None if change is None else read(change)
@@ -272,7 +273,9 @@ class Watch:
                         if statistic == "products"
                         else Running(axis, statistic, training)
                     )
-                self._sizes[key] = module._parameters["weight"].shape[key[1]]
+                weight = module._parameters["weight"]
+                assert weight is not None
+                self._sizes[key] = weight.shape[key[1]]
                 self._handles.append(module.register_forward_pre_hook(self._observers[key]))
 
     def read(self, group: Any = None) -> dict[WeightKey, Tensor]:
