@@ -20,7 +20,8 @@ from natsel.cli.configs import (
     written_of,
 )
 from natsel.cli.console import Quiet, Verbose, Voice, clear_errors, need_report
-from natsel_papers.cli_spectrum import finish
+from natsel.cli.places import After, On, ShardOf, Workers, place_here
+from natsel_papers.cli_finish import finish_evolution, finish_plateau
 
 if TYPE_CHECKING:
     from natsel_papers.reproduce_evolution import Grid
@@ -58,6 +59,8 @@ def root() -> None:
     epilog=examples(
         "natsel reproduce evolution --dataset digits --seeds 2 --out quick",
         "natsel reproduce evolution --out evolution --workers 4",
+        "natsel reproduce evolution --out evolution --on ray://head:10001",
+        "natsel reproduce evolution --shard 3/16 --out shards/3",
         "natsel reproduce evolution --config quick/config.json --seeds 3 --out more",
     ),
 )
@@ -68,7 +71,10 @@ def evolution(
     dataset: Annotated[str, typer.Option(help="mnist, or digits for a quick look.")] = "mnist",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     config: Annotated[Path | None, option(EVOLUTION)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    workers: Workers = None,
+    on: On = None,
+    shard: ShardOf = None,
+    after: After = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -77,7 +83,6 @@ def evolution(
     """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(resumable=True, voice=voice):
-        from natsel.common.files import write_atomic
         from natsel_papers.reproduce_evolution import evolution_config, reproduce_evolution
 
         if (written := written_of(context)) is not None:
@@ -90,22 +95,13 @@ def evolution(
             )
             written.check(evolution_config(before))
         grid = _grid(seeds, dataset, epochs)
+        place = place_here(workers, on, shard, after)
         need_report()
         with voice.progress() as progress:
             rows, summary = reproduce_evolution(
-                grid, out, workers=workers, resume=resume, progress=progress
+                grid, out, place=place, resume=resume, progress=progress
             )
-        from natsel.report import to_markdown
-        from natsel_papers.report_reproduction import write_reproduction_report
-
-        write_atomic(out / "table.md", (to_markdown(rows) + "\n").encode())
-        page = write_reproduction_report(out)
-        for sentence in summary["sentences"]:
-            voice.words.print(sentence)
-        for claim in summary["claims"]:
-            voice.words.print(f"{claim['claim']}: {claim['value']:.2%} ({claim['verdict']})")
-        voice.words.print(f"Table: {out / 'table.md'}   Report: {page}")
-        voice.result(summary)
+        finish_evolution(voice, rows, summary, out)
 
 
 def _grid(seeds: int, dataset: str, epochs: int | None) -> Grid:
@@ -126,6 +122,7 @@ def _grid(seeds: int, dataset: str, epochs: int | None) -> Grid:
     epilog=examples(
         "natsel reproduce plateau --preset smoke --out quick",
         "natsel reproduce plateau --preset paper --device cuda --out plateau",
+        "natsel reproduce plateau --preset paper --on auto --out plateau",
         "natsel reproduce plateau --config quick/config.json --out again",
     ),
 )
@@ -138,7 +135,10 @@ def plateau(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
     config: Annotated[Path | None, option(PLATEAU)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    workers: Workers = None,
+    on: On = None,
+    shard: ShardOf = None,
+    after: After = None,
     resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -160,6 +160,7 @@ def plateau(
                 peers=held.get("peers", peers),
             )
             written.check(before)
+        place = place_here(workers, on, shard, after)
         need_report()
         with voice.progress() as progress:
             rows, summary = reproduce_plateau(
@@ -169,8 +170,8 @@ def plateau(
                 seeds=seeds,
                 epochs=epochs,
                 peers=peers,
-                workers=workers,
+                place=place,
                 resume=resume,
                 progress=progress,
             )
-        finish(voice, rows, summary, out)
+        finish_plateau(voice, rows, summary, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,6 +27,8 @@ from natsel.cli.console import (
     parse_names,
     parse_numbers,
 )
+from natsel.cli.places import After, On, ShardOf, Workers, place_here
+from natsel_papers.cli_finish import finish_plateau
 
 KEYS = Keys(
     "spectrum",
@@ -65,7 +67,10 @@ def spectrum(
     peers: Annotated[bool, typer.Option(help="Also torch-pruning's importances.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     config: Annotated[Path | None, option(KEYS)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes side by side.")] = None,
+    workers: Workers = None,
+    on: On = None,
+    shard: ShardOf = None,
+    after: After = None,
     resume: Annotated[bool, typer.Option(help="Go on with a study that was stopped.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -94,24 +99,10 @@ def spectrum(
             peers=peers,
             device=device,
         )
+        place = place_here(workers, on, shard, after)
         need_report()
         with voice.progress() as progress:
             rows, summary = run_spectrum(
-                model, data, grid, out, workers=workers, resume=resume, progress=progress
+                model, data, grid, out, place=place, resume=resume, progress=progress
             )
-        finish(voice, rows, summary, out)
-
-
-def finish(voice: Voice, rows: list[dict[str, Any]], summary: dict[str, Any], out: Path) -> None:
-    """Write table and report of a plateau study, and say what it found."""
-    from natsel.common.files import write_atomic
-    from natsel_papers.report_plateau import plateau_markdown, write_plateau_report
-
-    write_atomic(out / "table.md", (plateau_markdown(rows, summary) + "\n").encode())
-    page = write_plateau_report(out)
-    for sentence in summary["sentences"]:
-        voice.words.print(sentence, markup=False)
-    for claim in summary["claims"]:
-        voice.words.print(f"{claim['claim']}: {claim['verdict']}", markup=False)
-    voice.words.print(f"Table: {out / 'table.md'}   Report: {page}", markup=False)
-    voice.result(summary)
+        finish_plateau(voice, rows, summary, out)

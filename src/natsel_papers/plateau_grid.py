@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -71,12 +72,19 @@ class PlateauGrid:
             check_installed()
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, *, here: bool = True) -> None:
     """Refuse a device that is not there.
+
+    Args:
+        device: "cpu" or "cuda".
+        here: it has to be on this machine; cells may run on others, which know for themselves.
 
     Raises:
         ValueError: naming those that are.
     """
+    if not here:
+        choose("device", device, ("cpu", "cuda"))
+        return
     there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     choose("device", device, there)
 
@@ -86,7 +94,7 @@ class Cell:
     """One network cut to one sparsity by every method.
 
     Attributes:
-        network: what ``natsel.open_model`` opens.
+        network: what ``natsel.open_model`` opens; no part of what the cell is, as its weights are.
         digest: of the network's weights: another network is another cell.
         data: name of the data set.
         seed: of splits, searches and splines.
@@ -94,7 +102,7 @@ class Cell:
         classes: and all that follow: see :class:`PlateauGrid`.
     """
 
-    network: str
+    network: str = field(compare=False)
     digest: str
     data: str
     seed: int
@@ -117,18 +125,20 @@ class Cell:
         return f"network {self.seed} at {self.sparsity:g}"
 
 
-def cells(grid: PlateauGrid, networks: list[tuple[str, str]], data: str) -> list[Cell]:
+def cells(grid: PlateauGrid, networks: Sequence[tuple[str, str] | None], data: str) -> list[Cell]:
     """Return one job for each seed and sparsity.
 
     Args:
         grid: the study.
-        networks: (what to open, digest of its weights): one for each seed, or one for all.
+        networks: (what to open, digest of its weights): one for each seed, or one for all; None
+            for a seed whose network failed.
         data: name of the data set.
     """
     shared: dict[str, Any] = asdict(grid)
     sparsities, seeds = shared.pop("sparsities"), shared.pop("seeds")
     return [
-        Cell(*networks[seed % len(networks)], data, seed, sparsity, **shared)
+        Cell(*network, data, seed, sparsity, **shared)
         for seed in range(seeds)
+        if (network := networks[seed % len(networks)]) is not None
         for sparsity in sparsities
     ]

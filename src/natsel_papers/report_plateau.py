@@ -10,6 +10,7 @@ from natsel.report.facts import Facts
 from natsel.report.figures import DIVERGING_SCALE, Figure, Row, axis, label, layout
 from natsel.report.formats import sparsity_label
 from natsel.report.page import Picture, provenance, read_json, render_page, write_whole
+from natsel_papers.failing import failed_markdown, measured
 
 PLATEAU = "V1a"
 DRAWN = (PLATEAU, "V1", "A5", "PureMag4", "random", "taylor", "joint", "adaptive")
@@ -42,10 +43,11 @@ def write_plateau_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     rows, summary = read_json(folder / "table.json"), read_json(folder / "summary.json")
+    rows = measured(rows) if isinstance(rows, list) else rows
     if not isinstance(summary, dict) or summary.get("kind") != "plateau study":
         raise ValueError(f"{folder / 'summary.json'} is not the summary of a plateau study")
     facts = Facts({"table": rows, "summary": summary})
-    measured = [r for r in rows if r["family"] != "paper"]
+    ours = [r for r in rows if r["family"] != "paper"]
     page = render_page(
         "plateau.html",
         facts,
@@ -54,11 +56,11 @@ def write_plateau_report(folder: str | Path) -> Path:
         sentences=summary["sentences"],
         claims=summary["claims"],
         notes=summary["notes"],
-        accuracy=_accuracy(measured, summary),
-        escape=_escape(measured),
+        accuracy=_accuracy(ours, summary),
+        escape=_escape(ours),
         curves=_curves(summary),
         kept=_kept(summary),
-        sparsities=sorted({r["sparsity"] for r in measured}),
+        sparsities=sorted({r["sparsity"] for r in ours}),
         lines=_lines(rows),
         paper=[(i, r) for i, r in enumerate(rows) if r["family"] == "paper"],
         beside=lambda r: _beside(rows, r),
@@ -78,13 +80,15 @@ def plateau_markdown(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, An
     Returns:
         Methods down, sparsities across; then the spectrum and the claims.
     """
-    measured = [r for r in rows if r["family"] != "paper"]
-    sparsities = sorted({r["sparsity"] for r in measured})
+    failed = failed_markdown(rows)
+    rows = measured(rows)
+    ours = [r for r in rows if r["family"] != "paper"]
+    sparsities = sorted({r["sparsity"] for r in ours})
     heads = [f"S = {s:g}" for s in sparsities]
     lines = ["| method | kappa | " + " | ".join(heads) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(sparsities))
-    for method in dict.fromkeys(r["method"] for r in measured):
-        own = {r["sparsity"]: r for r in measured if r["method"] == method}
+    for method in dict.fromkeys(r["method"] for r in ours):
+        own = {r["sparsity"]: r for r in ours if r["method"] == method}
         kappa = next(iter(own.values()))["kappa"]
         texts = [_cell(own[s]) if s in own else "" for s in sparsities]
         lines.append(f"| {method} | {'' if kappa is None else kappa} | " + " | ".join(texts) + " |")
@@ -100,7 +104,7 @@ def plateau_markdown(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, An
         lines.append("")
     lines += ["| claim | verdict | evidence |", "| --- | --- | --- |"]
     lines += [f"| {c['claim']} | {c['verdict']} | {c['evidence']} |" for c in summary["claims"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *failed])
 
 
 def _cell(row: Mapping[str, Any]) -> str:

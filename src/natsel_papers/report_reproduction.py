@@ -16,6 +16,7 @@ from natsel.report.table import (
     half_width,
     uncut_row,
 )
+from natsel_papers.failing import measured
 
 
 def write_reproduction_report(folder: str | Path) -> Path:
@@ -36,6 +37,7 @@ def write_reproduction_report(folder: str | Path) -> Path:
     rows = read_json(folder / "table.json")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{folder / 'table.json'} is not a table: expected a list of objects")
+    rows = measured(rows)
     has_summary = (folder / "summary.json").is_file()
     summary = read_json(folder / "summary.json") if has_summary else {}
     facts = Facts({"table": rows, "summary": summary if isinstance(summary, dict) else {}})

@@ -19,16 +19,22 @@ from natsel.common.progress import Progress, silent
 from natsel.data import names as dataset_names
 from natsel.dynamics import DYNAMICS
 from natsel.extraction import extract
+from natsel.runs.cells import Needs
 from natsel.runs.evolve import SPARSITIES
-from natsel.runs.folder import claim, take
-from natsel.runs.jobs import default_workers, run_jobs
+from natsel.runs.folder import claim
+from natsel.runs.jobs import ShardDone, ready, run_cells
+from natsel.runs.joining import begin
 from natsel.runs.measure import num_correct
 from natsel.runs.networks import network, put_under_selection, reduced
 from natsel.runs.oneshot import one_shot_cuts
+from natsel.runs.places import Place
 from natsel.runs.splits import Splits, load_splits
 from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection import Sparsity
 from natsel_papers.evolution_table import summarize, table
+from natsel_papers.failing import failed_rows, sentence, told_by_shard, whole_seeds
+
+Rows = list[dict[str, Any]]
 
 HIDDEN = (512, 256)
 MATCHED_FOR_ALL = (0.5, 0.8, 0.9)
@@ -127,6 +133,7 @@ def reproduce_evolution(
     out: str | Path,
     *,
     workers: int | None = None,
+    place: Place | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -139,39 +146,48 @@ def reproduce_evolution(
     them: random, magnitude and Taylor cuts of plainly trained networks, and networks of the
     reduced size trained from scratch with the same number of steps.
 
+    A cell that fails does not end the others: its error is a row of the table, and its seed is
+    left out of the means.
+
     Args:
         grid: what to run.
         out: the folder; every training is cached there.
         workers: processes side by side; one per core by default.
+        place: where trainings run, instead of ``workers`` processes of this machine.
         resume: go on with a run that was stopped.
         progress: called after every training.
 
     Returns:
-        The rows of ``table.json`` and the content of ``summary.json``.
+        The rows of ``table.json`` and the content of ``summary.json``; of a shard no rows, and
+        what it ran.
 
     Raises:
         ValueError: if an argument is not allowed or the folder holds another run.
+        RuntimeError: if so many trainings failed that fewer than two seeds are whole.
     """
     folder = Path(out)
     config = evolution_config(grid)
-    workers = default_workers() if workers is None else workers
-    check_whole("workers", workers)
-    with claim(folder, config, resume):
-        progress(f"load {grid.dataset}", 0, 1)
-        _splits(grid.dataset)
-        progress(f"load {grid.dataset}", 1, 1)
+    place = place if place is not None else Place(workers)
+    with ready(place), claim(folder, config, resume):
+        if not place.gathering:
+            progress(f"load {grid.dataset}", 0, 1)
+            _splits(grid.dataset)
+            progress(f"load {grid.dataset}", 1, 1)
         # Only now: what is wrong with the input has shown itself, and nothing was written for it.
-        take(folder, config)
-        return _reproduce(grid, folder, config, workers, progress)
+        begin(folder, config, place)
+        try:
+            return _reproduce(grid, folder, config, place, progress)
+        except ShardDone as done:
+            return [], told_by_shard(done, place)
 
 
 def _reproduce(
-    grid: Grid, folder: Path, config: dict[str, Any], workers: int, progress: Progress
+    grid: Grid, folder: Path, config: dict[str, Any], place: Place, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run what is not cached yet, and write the table and the summary."""
     started = time.perf_counter()
     jobs_folder = folder / "trainings"
-    seeds = range(grid.seeds)
+    seeds = list(range(grid.seeds))
     first = [grid.cell("dense", s) for s in seeds]
     first += [grid.cell("scratch", s, sparsity=v) for v in grid.sparsities for s in seeds]
     first += [grid.cell("paper", s, dynamics=d) for d in grid.dynamics for s in seeds]
@@ -183,28 +199,58 @@ def _reproduce(
         for s in seeds
     ]
 
-    def run(cells: Sequence[Cell], label: str) -> dict[Cell, dict[str, Any]]:
-        found = run_jobs(
-            train_cell, cells, jobs_folder, workers=workers, progress=progress, label=label
-        )
-        return dict(zip(cells, found, strict=True))
+    needs = Needs(datasets=(grid.dataset,))
 
-    results = run(first, "train networks")
-    best = best_law(grid, results, shared)
+    def run(cells: Sequence[Cell], label: str) -> tuple[dict[Cell, dict[str, Any]], Rows]:
+        ran = run_cells(
+            train_cell,
+            cells,
+            jobs_folder,
+            place=place,
+            progress=progress,
+            label=label,
+            needs=needs,
+        )
+        pairs = zip(cells, ran.results, strict=True)
+        return {c: r for c, r in pairs if r is not None}, failed_rows(cells, ran.failed)
+
+    results, failed = run(first, "train networks")
+    seeds = whole_seeds(grid.seeds, failed)
+    _check_enough(seeds, failed, folder)
+    best = best_law(grid, _of(seeds, results), shared)
     rest = [
         grid.cell("matched", s, dynamics=best, sparsity=v)
         for v in grid.sparsities
         if v not in shared
         for s in seeds
     ]
-    results |= run(rest, f"matched pressure ({best})")
+    more, failed_later = run(rest, f"matched pressure ({best})") if rest else ({}, [])
+    failed += failed_later
+    seeds = whole_seeds(grid.seeds, failed)
+    _check_enough(seeds, failed, folder)
+    results = _of(seeds, results | more)
     rows = table(results, widths=HIDDEN, sparsities=grid.sparsities, dynamics=grid.dynamics)
     summary = summarize(rows, best, config)
     seconds = sum(r["seconds"] for r in results.values())
     summary["seconds"] = {"this_run": time.perf_counter() - started, "all_trainings": seconds}
+    if failed:
+        summary["failed"] = failed
+        summary["sentences"].append(sentence(failed))
+        rows = rows + failed
     write_json(folder / "table.json", rows)
     write_json(folder / "summary.json", summary)
     return rows, summary
+
+
+def _of(seeds: Sequence[int], results: Mapping[Cell, dict[str, Any]]) -> dict[Cell, dict[str, Any]]:
+    return {cell: result for cell, result in results.items() if cell.seed in seeds}
+
+
+def _check_enough(seeds: Sequence[int], failed: Rows, folder: Path) -> None:
+    """Make sure that there can be intervals; else the table says only what failed."""
+    if len(seeds) < 2:
+        write_json(folder / "table.json", failed)
+        raise RuntimeError(f"fewer than 2 seeds are whole: {sentence(failed)}")
 
 
 @cache

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from natsel.common.errors import choose
-from natsel.common.json_data import read_object
 from natsel.common.progress import Progress, silent
 from natsel.features import CLASSES, NINE
 from natsel.runs import folder
+from natsel.runs.cells import Needs
+from natsel.runs.jobs import ShardDone, ready, run_cells
+from natsel.runs.joining import begin
+from natsel.runs.places import Place
 from natsel.runs.splits import load_splits
-from natsel.runs.trained import trained_network
+from natsel.runs.trained import CHECKPOINT, MODEL, Network, train_network
 from natsel.runs.training import Recipe
+from natsel_papers.failing import failed_rows, measured, told_by_shard
 from natsel_papers.plateau_claims import PAPER
 from natsel_papers.plateau_grid import PlateauGrid, check_device
-from natsel_papers.spectrum import study, write_study
+from natsel_papers.plateau_table import Rows
+from natsel_papers.spectrum import on_device, study, write_study
 
 TITLE = "Selection Plateau, reproduced"
 NOTES = (
@@ -96,6 +101,7 @@ def reproduce_plateau(
     epochs: int | None = None,
     peers: bool = False,
     workers: int | None = None,
+    place: Place | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -110,53 +116,93 @@ def reproduce_plateau(
         epochs: passes over the training data; by default the preset's.
         peers: also select by torch-pruning's importances.
         workers: processes side by side; by default one per core.
+        place: where networks learn and cells run, instead of ``workers`` processes of this
+            machine.
         resume: go on with what the folder holds.
         progress: called as networks learn and after every cell.
 
     Returns:
-        The rows of the table, and the summary.
+        The rows of the table, and the summary; of a shard no rows, and what it ran.
 
     Raises:
         ValueError: if an argument is not allowed.
+        RuntimeError: if a network or a cell of every seed failed.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
-    check_device(device if device is not None else chosen.grid.device)
+    place = place if place is not None else Place(workers)
+    wanted = device if device is not None else chosen.grid.device
+    check_device(wanted, here=place.on is None and not place.gathering)
     recipe, grid = _filled_in(chosen, device=device, seeds=seeds, epochs=epochs, peers=peers)
     target = Path(out)
     config = plateau_config(preset, device=device, seeds=seeds, epochs=epochs, peers=peers)
-    with folder.claim(target, config, resume):
-        splits = load_splits(chosen.dataset)
-        folder.take(target, config)
-        networks = [
-            trained_network(
-                target / "networks" / f"seed-{seed}",
-                splits,
-                chosen.options,
-                recipe,
-                seed=seed,
-                device=grid.device,
-                progress=progress,
+    with ready(place), folder.claim(target, config, resume):
+        if not place.gathering:
+            load_splits(chosen.dataset)
+        begin(target, config, place)
+        try:
+            networks, records, failed = _networks(
+                chosen, recipe, grid, target / "networks", place, progress
             )
-            for seed in range(grid.seeds)
-        ]
-        rows, summary = study(
-            networks,
-            chosen.dataset,
-            grid,
-            target,
-            title=TITLE,
-            workers=workers if grid.device == "cpu" else 1,
-            progress=progress,
-            more=config,
-            notes=list(NOTES),
-        )
-        rows = rows + paper_rows()
-        summary["networks"] = [
-            read_object(target / "networks" / f"seed-{seed}" / "network.json")
-            for seed in range(grid.seeds)
-        ]
+            rows, summary = study(
+                networks,
+                chosen.dataset,
+                grid,
+                target,
+                title=TITLE,
+                place=place,
+                progress=progress,
+                more=config,
+                notes=list(NOTES),
+                failed=failed,
+            )
+        except ShardDone as done:
+            return [], told_by_shard(done, place)
+        rows = [*measured(rows), *paper_rows(), *summary.get("failed", [])]
+        summary["networks"] = records
         write_study(target, rows, summary)
     return rows, summary
+
+
+def _networks(
+    chosen: Preset,
+    recipe: Recipe,
+    grid: PlateauGrid,
+    where: Path,
+    place: Place,
+    progress: Progress,
+) -> tuple[list[tuple[str, str] | None], list[dict[str, Any]], Rows]:
+    """Train the networks: what to open of each and its digest, their records, what failed."""
+    jobs = [
+        Network(
+            chosen.dataset,
+            tuple(sorted(chosen.options.items())),
+            recipe,
+            seed,
+            grid.device,
+            str(where / f"seed-{seed}"),
+        )
+        for seed in range(grid.seeds)
+    ]
+    ran = run_cells(
+        train_network,
+        jobs,
+        where,
+        place=on_device(place, grid.device),
+        progress=progress,
+        label="networks",
+        needs=Needs(
+            datasets=(chosen.dataset,),
+            writes="folder",
+            scratch=(CHECKPOINT,),
+            gpus=int(grid.device == "cuda"),
+        ),
+    )
+    networks = [
+        (str(Path(job.folder) / MODEL), record["digest"]) if record is not None else None
+        for job, record in zip(jobs, ran.results, strict=True)
+    ]
+    records = [record for record in ran.results if record is not None]
+    return networks, records, failed_rows(jobs, ran.failed)
 
 
 def paper_rows() -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from natsel.common.progress import Progress, silent
 from natsel.communities import discover
 from natsel.communities.tensors import tensors_of
 from natsel.runs import environment, folder
-from natsel.runs.jobs import default_workers, run_jobs
+from natsel.runs.cells import Needs
+from natsel.runs.jobs import ShardDone, ready, run_cells
+from natsel.runs.joining import begin
 from natsel.runs.material import open_for
+from natsel.runs.places import Place
 from natsel.runs.statistics import holm
 from natsel.runs.trained import digest
+from natsel_papers.failing import failed_rows, sentence, told_by_shard, whole_seeds
 from natsel_papers.plateau_cell import run_cell
 from natsel_papers.plateau_claims import Claim, claims
 from natsel_papers.plateau_grid import PEER, PLATEAU, PlateauGrid, cells, check_device
@@ -42,6 +47,7 @@ def run_spectrum(
     out: str | Path,
     *,
     workers: int | None = None,
+    place: Place | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> tuple[Rows, dict[str, Any]]:
@@ -55,38 +61,49 @@ def run_spectrum(
         grid: what is compared.
         out: folder for ``table.json``, ``summary.json`` and the cached cells.
         workers: processes side by side; by default one per core.
+        place: where cells run, instead of ``workers`` processes of this machine.
         resume: go on with what the folder holds.
         progress: called after every cell.
 
     Returns:
-        The rows of the table, and the summary.
+        The rows of the table, and the summary; of a shard no rows, and what it ran.
 
     Raises:
         ValueError: if an argument is not allowed.
+        RuntimeError: if a cell of every seed failed.
     """
     target = Path(out)
-    check_device(grid.device)
-    config = {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
-    with folder.claim(target, config, resume):
+    place = place if place is not None else Place(workers)
+    check_device(grid.device, here=place.on is None and not place.gathering)
+    config = spectrum_config(model, data, grid)
+    with ready(place), folder.claim(target, config, resume):
         opened, splits = open_for(model, data, 0)
         if splits is None or splits.task is not None:
             refuse("data", data, "a data set of images with one class each")
         # Kinds that the model lacks are refused before the folder is taken.
         discover(opened.model, (splits.train[0][:2],)).only(*grid.kinds)
         network = (model, digest(tensors_of(opened.model)))
-        folder.take(target, config)
-        rows, summary = study(
-            [network],
-            data,
-            grid,
-            target,
-            title=TITLE,
-            workers=workers,
-            progress=progress,
-            more=config,
-        )
+        begin(target, config, place)
+        try:
+            rows, summary = study(
+                [network],
+                data,
+                grid,
+                target,
+                title=TITLE,
+                place=place,
+                progress=progress,
+                more=config,
+            )
+        except ShardDone as done:
+            return [], told_by_shard(done, place)
         write_study(target, rows, summary)
     return rows, summary
+
+
+def spectrum_config(model: str, data: str, grid: PlateauGrid) -> dict[str, Any]:
+    """Return the configuration of :func:`run_spectrum` with the same arguments."""
+    return {"kind": "spectrum", "model": model, "data": data, **asdict(grid)}
 
 
 def write_study(out: Path, rows: Rows, summary: dict[str, Any]) -> None:
@@ -96,37 +113,68 @@ def write_study(out: Path, rows: Rows, summary: dict[str, Any]) -> None:
 
 
 def study(
-    networks: list[tuple[str, str]],
+    networks: Sequence[tuple[str, str] | None],
     data: str,
     grid: PlateauGrid,
     out: Path,
     *,
     title: str,
-    workers: int | None,
+    place: Place,
     progress: Progress,
     more: dict[str, Any],
     notes: list[str] | None = None,
+    failed: Rows = [],  # noqa: B006 (never changed)
 ) -> tuple[Rows, dict[str, Any]]:
-    """Run the cells of some networks and return the rows of the table, and the summary."""
+    """Run the cells of some networks and return the rows of the table, and the summary.
+
+    Args:
+        networks: see :func:`natsel_papers.plateau_grid.cells`.
+        data: name of the data set.
+        grid: what is compared.
+        out: the study's folder.
+        title: of the study.
+        place: where cells run.
+        progress: called after every cell.
+        more: the configuration.
+        notes: for the summary.
+        failed: rows of what failed before.
+    """
     jobs = cells(grid, networks, data)
-    found = run_jobs(
+    gpus = int(grid.device == "cuda")
+    ran = run_cells(
         run_cell,
         jobs,
         out / "cells",
-        workers=workers if workers is not None else default_workers(),
+        place=on_device(place, grid.device),
         progress=progress,
         label="cells",
+        needs=Needs(datasets=(data,), reads="network", gpus=gpus),
     )
+    failed = failed + failed_rows(jobs, ran.failed)
+    seeds = whole_seeds(grid.seeds, failed)
+    if not seeds:
+        write_json(out / "table.json", failed)
+        raise RuntimeError(f"no seed is whole: {sentence(failed)}")
+    found = [r for r in ran.results if r is not None and r["seed"] in seeds]
     outcomes = Outcomes.of(found)
     rows = table(outcomes)
-    summary = summarise(outcomes, rows) | {
+    summary = summarise(outcomes, rows)
+    if failed:
+        summary["failed"] = failed
+        summary["sentences"].append(sentence(failed))
+    summary |= {
         "title": title,
         "notes": notes or [],
         "config": more,
         **environment.record(git=True),
         "seconds": {"cells": sum(c["seconds"] for c in found)},
     }
-    return rows, summary
+    return rows + failed, summary
+
+
+def on_device(place: Place, device: str) -> Place:
+    """Return a place in which cells of this machine do not share its one GPU."""
+    return replace(place, workers=1) if device != "cpu" and place.on is None else place
 
 
 def summarise(outcomes: Outcomes, rows: Rows) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from natsel.common.tensorfiles import read_tensors
-from natsel.runs.processes import ALONE, Processes, refuse_several
+from natsel.runs.torchrun import ALONE, Processes, refuse_several
 
 EVOLVE = ("evolve", "--dataset", "digits", "--epochs", "1", "--sparsity", "0.5", "--no-report")
 PRUNE = ("--data", "digits", "--scorer", "taylor", "--sparsity", "0.5", "--no-measure", "--json")

@@ -108,7 +108,7 @@ def evolve(
         from natsel.models import MODELS
         from natsel.runs.evolve import RunConfig
         from natsel.runs.evolve import evolve as run_evolve
-        from natsel.runs.processes import of_torchrun
+        from natsel.runs.torchrun import of_torchrun
 
         options: dict[str, Any] = {}
         if hidden is not None:

@@ -148,9 +148,9 @@ def prune(
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(voice=voice):
-        from natsel.runs.processes import of_torchrun, refuse_several
         from natsel.runs.prune import PruneConfig, budget_words
         from natsel.runs.prune import prune as run
+        from natsel.runs.torchrun import of_torchrun, refuse_several
 
         more = {}
         if is_given(context, "sparsity") and is_written(context, "budget"):

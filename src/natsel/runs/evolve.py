@@ -30,8 +30,8 @@ from natsel.runs.cuts import evolved_cuts, plain_cuts
 from natsel.runs.folder import claim, finished, take
 from natsel.runs.measure import describe, latency, stretch
 from natsel.runs.networks import network, put_under_selection
-from natsel.runs.processes import ALONE, Processes
 from natsel.runs.splits import Splits, check_data, check_fit, load_splits
+from natsel.runs.torchrun import ALONE, Processes
 from natsel.runs.training import Recipe, Trained, make_optimizer, train
 from natsel.selection import Sparsity
 

@@ -1,146 +1,190 @@
-"""Many independent trainings: cached one by one, side by side on the cores, resumable."""
+"""Many independent cells: kept one by one, run wherever there is room, resumable."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
-
-from natsel.common.errors import NonFiniteError
-from natsel.common.files import sweep, write_json
+from natsel.common.errors import refuse
+from natsel.common.files import sweep
 from natsel.common.json_data import read_object
 from natsel.common.logs import logger_of
-from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress
-from natsel.common.timing import one_thread
+from natsel.runs.cells import Failure, Needs, Task, Work, listed, path_of
+from natsel.runs.places import Place
+from natsel.runs.places import default_workers as default_workers
+from natsel.runs.processes import in_processes, telling
 
 _LOG = logger_of(__name__)
 
-Work: TypeAlias = Callable[[Any], dict[str, Any]]
-Task: TypeAlias = tuple[Work, Any, str]
+
+class ShardDone(Exception):
+    """A shard has run what is its own; other shards run the rest.
+
+    Attributes:
+        label: of the cells.
+        mine: how many are of this shard.
+        left: how many are of others and not here.
+        failed: how cells of this shard failed.
+    """
+
+    def __init__(self, label: str, mine: int, left: int, failed: tuple[Failure, ...]) -> None:
+        super().__init__(f"{label}: {left} cells are left to other shards")
+        self.label, self.mine, self.left, self.failed = label, mine, left, failed
 
 
-def path_of(folder: Path, job: Any) -> Path:
-    """Return where a job's result is cached: named for what it is and a hash of all of it."""
-    text = json.dumps(asdict(job), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return folder / f"{job.label.replace(' ', '-')}-{digest}.json"
+class RoundMissing(Exception):
+    """Nothing of a round of cells is there yet: it depends on the round before it.
+
+    Attributes:
+        label: of the cells.
+        num_cells: how many there are.
+    """
+
+    def __init__(self, label: str, num_cells: int) -> None:
+        super().__init__(f"{label}: none of {num_cells} cells is there")
+        self.label, self.num_cells = label, num_cells
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of some cells.
+
+    Attributes:
+        results: one per job, None for one that failed.
+        failed: how it did.
+    """
+
+    results: list[dict[str, Any] | None]
+    failed: tuple[Failure, ...] = ()
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Return all results.
+
+        Raises:
+            ValueError: if a cell failed for what its input is.
+            ArithmeticError: if a number of a cell became NaN.
+            RuntimeError: if it failed otherwise.
+        """
+        if self.failed:
+            raise self.failed[0].error()
+        return [result for result in self.results if result is not None]
+
+
+def ready(place: Place) -> AbstractContextManager[Any]:
+    """Be connected to the cluster that a place names, before anything is done for it.
+
+    Raises:
+        ValueError: if it is not there.
+        MissingExtraError: if Ray is not installed.
+    """
+    if place.on is None:
+        return nullcontext()
+    from natsel.runs.on_ray import connected
+
+    return connected(place.on)
 
 
 def run_jobs(
+    work: Work, jobs: Sequence[Any], folder: Path, *, workers: int, progress: Progress, label: str
+) -> list[dict[str, Any]]:
+    """Run jobs in processes of this machine, as :func:`run_cells`; all of them have to succeed.
+
+    Raises:
+        ValueError: as :func:`run_cells`, or if a job fails for what its input is.
+        ArithmeticError: if a number of a job became NaN; the others were run.
+        RuntimeError: if one failed otherwise, or a worker was killed.
+    """
+    place = Place(workers)
+    return run_cells(work, jobs, folder, place=place, progress=progress, label=label).whole()
+
+
+def run_cells(
     work: Work,
     jobs: Sequence[Any],
     folder: Path,
     *,
-    workers: int,
+    place: Place,
     progress: Progress,
     label: str,
-) -> list[dict[str, Any]]:
-    """Run jobs that are not cached yet, several at a time, and return all results in order.
+    needs: Needs = Needs(),  # noqa: B008 (frozen)
+) -> Ran:
+    """Run jobs that are not kept yet, wherever ``place`` says, and return all results in order.
 
-    Every worker computes with one thread, so a result does not depend on how many there are.
+    Every worker computes with one thread, so a result depends neither on how many there are nor
+    on where they are. A job that fails does not end the others, and is run again by the next run.
 
     Args:
         work: a module-level function from a job to its result (plain JSON data).
         jobs: what to run: frozen dataclasses of plain values, each with a ``label``, which is
-            what to call it in messages.
-        folder: where results are cached.
-        workers: processes side by side; a single one is this process.
+            what to call it in messages; fields with ``compare=False`` are where it reads and
+            writes.
+        folder: where results are kept.
+        place: where cells run.
         progress: called after every job.
         label: what ``progress`` is told.
+        needs: what jobs need on machines that do not share a disk.
 
     Returns:
-        One result per job.
+        One result per job, and what failed.
 
     Raises:
-        ValueError: if ``workers`` is not allowed or a cached result is damaged.
-        RuntimeError: if a worker was killed; what is finished stays cached.
+        ValueError: if a kept result is damaged, or no job has a result and the first failed for
+            what its input is.
+        ArithmeticError: if no job has a result and the first failed for a number that became NaN.
+        RuntimeError: if a worker was killed; what is finished stays.
+        ShardDone: if only a share was run, and the rest is not there.
+        RoundMissing: if all are to be there and none is.
     """
-    check_whole("workers", workers)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    tasks = [(work, job, str(path_of(folder, job))) for job in jobs]
-    missing = [task for task in tasks if not Path(task[2]).is_file()]
-    for _, _, path in tasks:
-        if Path(path).is_file():
-            read_object(path)  # what is damaged is told before the work
-    done = len(jobs) - len(missing)
+    tasks = [Task(work, job, path_of(folder, job), index) for index, job in enumerate(jobs)]
+    missing = [task for task in tasks if not task.path.is_file()]
+    for task in tasks:
+        if task.path.is_file():
+            read_object(task.path)  # what is damaged is told before the work
+    if place.gathering and missing:
+        _refuse_missing(label, tasks, missing)
+    mine = [t for t in missing if place.shard is None or place.shard.holds(t.index)]
+    done, total = len(jobs) - len(missing), len(jobs) - len(missing) + len(mine)
     if done:
-        _LOG.info("%s: %d of %d are cached", label, done, len(jobs))
-    progress(label, done, len(jobs))
-    run = _in_turn if workers == 1 else _side_by_side
+        _LOG.info("%s: %d of %d are there", label, done, len(jobs))
+    progress(label, done, total)
+    failed: list[Failure] = []
     try:
-        with closing(run(missing, workers)) as finished:
-            for _ in finished:
+        with telling(progress), closing(_run(mine, place, needs)) as finished:
+            for failure in finished:
                 done += 1
-                progress(label, done, len(jobs))
+                progress(label, done, total)
+                if failure is not None:
+                    _LOG.warning("%s", failure)
+                    failed.append(failure)
     finally:
         sweep(folder)
-    return [read_object(path_of(folder, job)) for job in jobs]
+    failed.sort(key=lambda failure: failure.index)
+    if len(mine) < len(missing):
+        own = sum(place.shard.holds(t.index) for t in tasks) if place.shard is not None else 0
+        raise ShardDone(label, own, len(missing) - len(mine), tuple(failed))
+    results = [read_object(task.path) if task.path.is_file() else None for task in tasks]
+    if failed and not any(result is not None for result in results):
+        raise failed[0].error()
+    return Ran(results, tuple(failed))
 
 
-def default_workers() -> int:
-    """Return one process per core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
+def _run(tasks: Sequence[Task], place: Place, needs: Needs) -> Any:
+    if place.on is None or not tasks:
+        return in_processes(tasks, place.num_workers)
+    from natsel.runs.on_ray import on_ray
+
+    return on_ray(tasks, place.on, needs)
 
 
-def _in_turn(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
-    """Run tasks in this process, which is one worker."""
-    with one_thread():
-        for task in tasks:
-            _run_one(task)
-            yield
-
-
-def _side_by_side(tasks: Sequence[Task], workers: int) -> Generator[None, None, None]:
-    """Run tasks in processes of their own; whatever ends the run ends them too."""
-    if not tasks:
-        return
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker
-    ) as pool:
-        try:
-            for finished in as_completed([pool.submit(_run_one, task) for task in tasks]):
-                yield finished.result()
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise RuntimeError(
-                    "a worker process was killed (out of memory?): what is finished is kept; go "
-                    "on with --resume, or with fewer workers"
-                ) from None
-            raise
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of a terminal: one message, from the parent, is enough.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-def _run_one(task: Task) -> None:
-    work, job, path = task
-    try:
-        result = work(job)
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{job.label}: {error}") from error
-    # A model in a cycle keeps its data set alive, which the collector counts as a few objects.
-    gc.collect()
-    write_json(path, result)
+def _refuse_missing(label: str, tasks: Sequence[Task], missing: Sequence[Task]) -> None:
+    if len(missing) == len(tasks):
+        raise RoundMissing(label, len(tasks))
+    names = listed([task.job.label for task in missing])
+    allowed = f"those of all {len(tasks)} cells ({label}); {len(missing)} are missing: {names}"
+    refuse("folders", f"cells of {len(tasks) - len(missing)}", allowed)

@@ -44,8 +44,8 @@ from natsel.runs.folder import alone
 from natsel.runs.material import Material, check_source, open_material
 from natsel.runs.measure import Outcomes, accuracy_of_outcomes, accuracy_quality, outcomes
 from natsel.runs.oneshot import calibration
-from natsel.runs.processes import ALONE, Processes
 from natsel.runs.splits import Splits
+from natsel.runs.torchrun import ALONE, Processes
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,54 @@ from natsel.extraction import extract
 from natsel.io import save
 from natsel.models import build
 from natsel.runs.measure import outcomes
-from natsel.runs.splits import Splits
+from natsel.runs.processes import progress_of_cell
+from natsel.runs.splits import Splits, load_splits
 from natsel.runs.training import Recipe, make_optimizer, train
 from natsel.selection.survivors import all_survive
 
 CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model"
+RECORD = "network.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is to be trained: one cell of a study, before those that cut it.
+
+    Attributes:
+        dataset: what it learns.
+        options: of the vision transformer, as sorted pairs.
+        recipe: how it is trained.
+        seed: of weights and batches.
+        device: where.
+        folder: is filled; no part of what the network is.
+    """
+
+    dataset: str
+    options: tuple[tuple[str, Any], ...]
+    recipe: Recipe
+    seed: int
+    device: str
+    folder: str = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages."""
+        return f"network {self.seed}"
+
+
+def train_network(job: Network) -> dict[str, Any]:
+    """Train one network, or find it trained; return what its ``network.json`` holds."""
+    trained_network(
+        Path(job.folder),
+        load_splits(job.dataset),
+        dict(job.options),
+        job.recipe,
+        seed=job.seed,
+        device=job.device,
+        progress=progress_of_cell(),
+    )
+    return read_object(Path(job.folder) / RECORD)
 
 
 def trained_network(
@@ -38,8 +81,8 @@ def trained_network(
     progress: Progress,
 ) -> tuple[str, str]:
     """Train one network, or find it trained; return its folder and a digest of its weights."""
-    saved = where / "model"
-    record = where / "network.json"
+    saved = where / MODEL
+    record = where / RECORD
     if record.is_file():
         held = read_object(record).get("digest")
         if not isinstance(held, str):

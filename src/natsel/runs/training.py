@@ -22,8 +22,8 @@ from natsel.data import batches, crop_and_flip
 from natsel.evolution import Evolution
 from natsel.runs.checkpoint import Parts, keep, resume
 from natsel.runs.measure import outcomes
-from natsel.runs.processes import ALONE, Processes
 from natsel.runs.splits import Splits
+from natsel.runs.torchrun import ALONE, Processes
 
 _LOG = logger_of(__name__)
 
