@@ -64,6 +64,7 @@ def test_prune_and_evaluate_say_the_perplexity_of_the_models_own_loss(
     assert found["ratio"] == pytest.approx(found["after"]["mean"] / found["before"]["mean"])
     assert found["after"]["n"] == found["paired"]["n"] == 6
     assert result["config"]["scorer"] == "auto"
+    assert result["peak_memory"] > 0
     assert result["accuracy"] is None
     assert result["compensation"] is not None
     assert result["text"]["data"] == {

@@ -40,6 +40,7 @@ def test_two_of_four_saved_loaded_and_verified(natsel, here, tmp_path, scorer):
     assert result["config"]["scorer"] == (scorer or "admm")
     assert result["weights"]["sparsity"] == 0.5
     assert result["quality"]["measure"] == "perplexity"
+    assert result["peak_memory"] > 0
     small = library.load(tmp_path / "sparse")
     for name, mask in library.masks_of(small).items():
         assert (mask.view(len(mask), -1, 4).sum(2) == 2).all(), name
@@ -54,6 +55,7 @@ def test_a_sparse_model_that_was_changed_is_not_what_it_says(natsel, here, tmp_p
     said = prune(natsel, here, tmp_path / "sparse", "--weights", "0.5")
     assert said.exit_code == 0, said.output
     assert "are 0 (50.0%)" in said.stdout
+    assert "peak memory " in said.stdout
     small = library.load(tmp_path / "sparse")
     with torch.no_grad():
         small.get_parameter("model.layers.0.mlp.up_proj.weight").fill_(1.0)

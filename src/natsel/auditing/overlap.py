@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
+import scipy
 from torch import Tensor
 
 from natsel.common.errors import refuse
@@ -70,7 +70,7 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
     a, b = first.double().numpy(), second.double().numpy()
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    found = float(stats.spearmanr(a, b).statistic)
+    found = float(scipy.stats.spearmanr(a, b).statistic)
     return min(max(found, -1.0), 1.0)
 
 

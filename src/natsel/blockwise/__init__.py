@@ -7,8 +7,19 @@ at the block alone, changes it, runs it once more, and goes on with what comes o
 """
 
 from natsel.blockwise.chain import Chain, chains_of
-from natsel.blockwise.feed import Feed, feed
+from natsel.blockwise.feed import Feed, feed, finish
 from natsel.blockwise.store import Held, OnDisk, Store
 from natsel.blockwise.walk import Place, walk
 
-__all__ = ["Chain", "Feed", "Held", "OnDisk", "Place", "Store", "chains_of", "feed", "walk"]
+__all__ = [
+    "Chain",
+    "Feed",
+    "Held",
+    "OnDisk",
+    "Place",
+    "Store",
+    "chains_of",
+    "feed",
+    "finish",
+    "walk",
+]

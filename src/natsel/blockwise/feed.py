@@ -90,20 +90,49 @@ def feed(model: nn.Module, chain: Chain, data: Data, store: Store) -> list[Feed]
     return feeds
 
 
+def finish(model: nn.Module, chain: Chain, inputs: Inputs, hidden: Tensor) -> Any:
+    """Run all of a model that comes after a chain, and return what the model does.
+
+    The blocks themselves do not run. With gradients, where they are on, back to the hidden state.
+
+    Args:
+        model: in evaluation mode meanwhile.
+        chain: of it.
+        inputs: of the model.
+        hidden: what left the last block for these inputs.
+
+    Example:
+        >>> model = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Tanh()), nn.Softmax(-1))
+        >>> chain = Chain(("0.0", "0.1"), (0, 0))
+        >>> finish(model, chain, (torch.zeros(1, 2),), torch.ones(1, 2))
+        tensor([[0.5000, 0.5000]])
+    """
+    with (
+        evaluating(model),
+        without_cache(model),
+        _handing_on(model, chain, lambda _: None, last=hidden),
+    ):
+        return call(model, inputs)
+
+
 @contextmanager
 def _handing_on(
     model: nn.Module,
     chain: Chain,
     note: Callable[[tuple[tuple[Any, ...], dict[str, Any]]], None],
+    *,
+    last: Tensor | None = None,
 ) -> Iterator[None]:
-    """Let blocks return what they are given, and the last of them end the pass."""
+    """Let blocks return what they are given, and the last of them end the pass, or return that."""
 
     def stub(number: int) -> Callable[..., Any]:
         def forward(*args: Any, **named: Any) -> Any:
             note((args, named))
-            if number + 1 == len(chain):
-                raise _EndedError
             hidden = args[0] if args else next(iter(named.values()))
+            if number + 1 == len(chain):
+                if last is None:
+                    raise _EndedError
+                hidden = last
             arity = chain.arity[number]
             return (hidden, *([None] * (arity - 1))) if arity else hidden
 

@@ -24,6 +24,7 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
+from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
 _NAMES = {"uncompensated": "small without compensation"}
@@ -148,6 +149,7 @@ def prune(
     """Score a model, select to a budget, remove the rest, verify, and save the small model."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(voice=voice):
+        return_large()
         from natsel.runs.prune import PruneConfig, budget_words
         from natsel.runs.prune import prune as run
         from natsel.runs.torchrun import of_torchrun, refuse_several
@@ -235,6 +237,8 @@ def prune(
             voice.words.print(result["quality"]["summary"], markup=False)
         for note in result["notes"]:
             voice.words.print(note, markup=False)
+        if not blockwise:
+            _say_memory(voice, result)
         voice.words.print(f"Saved: {out}", markup=False)
         voice.result(result)
 
@@ -304,6 +308,7 @@ def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:
     voice.words.print(result["summary"], markup=False)
     if result["quality"] is not None:
         voice.words.print(result["quality"]["summary"], markup=False)
+    _say_memory(voice, result)
     voice.words.print(f"Saved: {out}", markup=False)
     voice.result(result)
 
@@ -341,6 +346,12 @@ def _say_blocks(voice: Voice, result: dict[str, Any]) -> None:
         f"peak memory {result['peak_memory'] / 2**30:.2f} GiB"
     )
     voice.words.print(text, markup=False)
+
+
+def _say_memory(voice: Voice, result: dict[str, Any]) -> None:
+    """Say how much memory it took at most, where the system tells."""
+    if peak := result["peak_memory"]:
+        voice.words.print(f"peak memory {peak / 2**30:.2f} GiB", markup=False)
 
 
 def _say_accuracy(voice: Voice, result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from natsel.common.errors import refuse
 
@@ -52,7 +52,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if len(values) < 2:
         return Interval(mean, mean, mean, len(values))
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half, len(values))
 
 
@@ -65,7 +65,7 @@ def proportion_interval(correct: int, total: int, confidence: float = 0.95) -> I
     """
     if total < 1 or not 0 <= correct <= total:
         refuse("correct", correct, f"a count from 0 to {total}")
-    result = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    result = scipy.stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
     return Interval(correct / total, float(result.low), float(result.high), total)
 
 
@@ -136,7 +136,7 @@ def ratio_interval(
     if m < 2:
         return Interval(ratio, ratio, ratio, m)
     error = math.sqrt(m / (m - 1) * float(((c - ratio * n) ** 2).sum())) / float(n.sum())
-    half = float(stats.t.ppf(0.5 + confidence / 2, m - 1)) * error
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, m - 1)) * error
     return Interval(ratio, ratio - half, ratio + half, m)
 
 
@@ -191,8 +191,8 @@ def paired_ratio(
     p_value = 1.0
     half = (found.high - found.low) / 2
     if found.n > 1 and half > 1e-12 * max(abs(found.mean), 1e-300):
-        t = found.mean / half * float(stats.t.ppf(0.975, found.n - 1))
-        p_value = 2 * float(stats.t.sf(abs(t), found.n - 1))
+        t = found.mean / half * float(scipy.stats.t.ppf(0.975, found.n - 1))
+        p_value = 2 * float(scipy.stats.t.sf(abs(t), found.n - 1))
     elif found.n > 1 and found.mean:
         p_value = 0.5 ** (found.n - 1)
     return PairedRatio(found.mean, found.low, found.high, p_value, found.n)

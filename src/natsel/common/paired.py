@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 from natsel.common.errors import refuse
@@ -67,8 +67,8 @@ def mcnemar(first: Tensor, second: Tensor) -> PairedSamples:
     half = 1.959964 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
     if b + c == 0:
         return PairedSamples(0.0, 0.0, 0.0, 1.0, 1.0, n)
-    two_sided = float(stats.binomtest(b, b + c).pvalue)
-    one_sided = float(stats.binomtest(b, b + c, alternative="greater").pvalue)
+    two_sided = float(scipy.stats.binomtest(b, b + c).pvalue)
+    one_sided = float(scipy.stats.binomtest(b, b + c, alternative="greater").pvalue)
     return PairedSamples(difference, difference - half, difference + half, two_sided, one_sided, n)
 
 

@@ -19,6 +19,9 @@ from natsel.communities.tensors import common_path
 Key = tuple[str, int]
 Group = tuple[np.ndarray, list[Key]]
 """Classes of one community, and the tensor axes that they own places of."""
+PARAMETRIZED = ".parametrizations."
+"""What torch puts between a module and the parameters that its weight is computed from."""
+
 WIDTH = (
     "residual=True (--residual on the command line) offers it: removing is then not masking, "
     "and the difference is stated"
@@ -238,9 +241,14 @@ def _weight_macs(run: Propagation, widths: dict[str, dict[int, int]]) -> float:
 def _name(maker: str, tensors: list[str], kind: str) -> str:
     """Name a community after the module that makes it; heads after what holds all their parts."""
     if kind_of(kind).named == "maker":
-        return maker.rpartition(".")[0] or maker
-    common = common_path(t.rpartition(".")[0] for t in tensors)
-    return common or maker.rpartition(".")[0] or maker
+        return _holder(maker)
+    return common_path(t.rpartition(".")[0] for t in tensors) or _holder(maker)
+
+
+def _holder(tensor: str) -> str:
+    """Return the path of the module whose tensor this is, or from which it is computed."""
+    module = tensor.partition(PARAMETRIZED)[0] if PARAMETRIZED in tensor else ""
+    return module or tensor.rpartition(".")[0] or tensor
 
 
 def _refusals(
@@ -255,8 +263,13 @@ def _refusals(
     for part in (s for c in communities for s in c.slices):
         taken[part.tensor, part.axis].append(part)
     refusals = []
+    told: set[tuple[str, bytes]] = set()
     for key in makers:
         left = roots[key]
+        # A weight that is computed from several parameters has rows in each.
+        if (same := (_holder(key[0]), left.tobytes())) in told:
+            continue
+        told.add(same)
         if key in taken:
             mask = np.ones(len(left), dtype=bool)
             for part in taken[key]:
@@ -275,7 +288,7 @@ def _refusals(
             remedy = remedy or WIDTH
         if REORDERED in reasons:
             remedy = remedy or SHUFFLE
-        name = key[0].rpartition(".")[0] or key[0]
+        name = _holder(key[0])
         refusals.append(Refusal(name, len(left), "; ".join(reasons[:3]) or "unknown", remedy))
     return refusals + _untaught(run, {r.name for r in refusals})
 
@@ -284,7 +297,7 @@ def _untaught(run: Propagation, named: set[str]) -> list[Refusal]:
     """Name the modules whose weights enter an operator without a rule, such as a recurrent one."""
     found: dict[str, Refusal] = {}
     for tensor, reason in run.untaught.items():
-        name = tensor.rpartition(".")[0] or tensor
+        name = _holder(tensor)
         if name not in named and len(run.shapes[tensor]) > 1:
             found.setdefault(name, Refusal(name, run.shapes[tensor][0], reason, TEACH))
     return list(found.values())

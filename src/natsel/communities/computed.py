@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,8 +13,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from natsel.communities.community import Community, Refusal
+from natsel.communities.labels.derived import Derived
 from natsel.communities.labels.graph import TensorRef, module_of, operator_name, place
-from natsel.communities.labels.propagation import COMPUTED, Propagation
+from natsel.communities.labels.propagation import COMPUTED, ENTIRE, Propagation
 
 HELD = "hold what is computed as a parameter of its own"
 INTEGERS = "prune the floating-point model, then quantise the small one"
@@ -52,16 +53,23 @@ class Way(NamedTuple):
     remedy: str
 
 
-def computed(run: Propagation, model: nn.Module, communities: Iterable[Community]) -> list[Refusal]:
+def computed(
+    run: Propagation,
+    model: nn.Module,
+    communities: Iterable[Community],
+    refused: Collection[Refusal],
+) -> list[Refusal]:
     """Name the modules whose weights are computed, what computes them and what would help.
 
     Args:
         run: a finished propagation.
         model: what was exported.
         communities: what is offered all the same.
+        refused: what is known to be left whole.
 
     Returns:
-        A refusal for each module.
+        A refusal for each module. Its reason is empty where the weight follows what it is computed
+        from; its remedy then helps those that the module reads.
     """
     offered = {part.tensor for community in communities for part in community.slices}
     found: dict[tuple[str, str], Refusal] = {}
@@ -72,12 +80,16 @@ def computed(run: Propagation, model: nn.Module, communities: Iterable[Community
             if not _is_computed(run, source):
                 continue
             names = _tensors_behind(run, source)
-            if not names or offered.issuperset(names):
+            followed = isinstance(run.values.get(source), Derived)
+            if not names or (offered.issuperset(names) and not followed):
                 continue
             way = next(_known_ways(model, names), None) or _any_way(node, source, names)
             if way is not None:
                 size = _size(node, source)
-                refusal = Refusal(way.module or type(model).__name__, size, way.what, way.remedy)
+                what = "" if followed else way.what
+                if followed and any(ENTIRE in r.reason for r in refused if r.name == way.module):
+                    what = way.what
+                refusal = Refusal(way.module or type(model).__name__, size, what, way.remedy)
                 found.setdefault((way.module, way.tensor), refusal)
     return list(found.values())
 
@@ -93,18 +105,19 @@ def explained(refusals: Iterable[Refusal], ways: Iterable[Refusal]) -> list[Refu
     for way in ways:
         known = by_name.setdefault(way.name, way)
         if known is not way:
-            by_name[way.name] = replace(known, reason=f"{known.reason}; {way.reason}")
+            both = "; ".join(r for r in (known.reason, way.reason) if r)
+            by_name[way.name] = replace(known, reason=both)
     result: list[Refusal] = []
     left = dict(by_name)
     for refusal in refusals:
         name = refusal.name.partition(".parametrizations.")[0]
-        if name in by_name:
+        if name in by_name and by_name[name].reason:
             if name in left:
                 result.append(left.pop(name))
         else:
             remedies = [w.remedy for w in by_name.values() if _reads(w.name) in refusal.reason]
             result.append(replace(refusal, remedy=remedies[0]) if remedies else refusal)
-    return result + list(left.values())
+    return result + [way for way in left.values() if way.reason]
 
 
 def how_computed(model: nn.Module, tensor: str) -> tuple[str, str]:

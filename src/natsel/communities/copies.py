@@ -30,6 +30,9 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
     # the time that a copy of a deep model takes.
     for module in model.modules():
         for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                # What a hook computed from parameters last time: torch copies leaves only.
+                memo.setdefault(id(value), value.detach().clone())
             if type(value) in (dict, OrderedDict, set) and not value:
                 memo[id(value)] = type(value)()
     return copy.deepcopy(model, memo)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 import natsel.communities.labels.rules  # noqa: F401  (fills the table of rules)
@@ -21,6 +21,7 @@ from natsel.common.calls import (
 )
 from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
+from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.common.sharding.wrapping import fsdp_modules, spread_of
 from natsel.common.wrappers import own_forward, unwrapped
@@ -41,10 +42,12 @@ from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+from natsel.communities.untouched import untouched
 
 _LOG = logger_of(__name__)
 
 BLOCKS = "blocks"
+REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 NOTHING = "no layer in it makes what another one reads by a weight"
 
 
@@ -111,10 +114,11 @@ def discover(
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        untouched(model),
     ):
         try:
             if not _is_shapes_alone(model):
-                with torch.no_grad():
+                with torch.no_grad(), untouched(model):
                     call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
             refuse(
@@ -122,13 +126,14 @@ def discover(
                 shapes_of(inputs),
                 f"shapes the model runs on ({first_line(error)})",
             )
-        program = _export(model, inputs)
+        with untouched(model):
+            program = _export(model, inputs)
         run = Propagation(program, canonical_names(model), residual=residual)
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
             refused = refused + ranks
-        refused = explained(refused, computed(run, model, communities))
+        refused = explained(refused, computed(run, model, communities, refused))
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
         found_branches = find_branches(model, program, run, inputs) if branches else None
@@ -153,6 +158,7 @@ def discover(
     found = Communities(
         model, inputs, tuple(communities), tuple(refused), barriers, run.macs, pricing=pricing
     )
+    give_back()  # trials are made on copies
     _LOG.info("found in %s: %r", type(model).__name__, found)
     for refusal in found.refused:
         _LOG.debug("left whole: %s", left_whole([refusal]))
@@ -194,9 +200,29 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 
 
 def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Replace writing in place by new values, so that every name keeps its labels."""
+    """Replace writing in place by new values, so that every name keeps its labels.
+
+    Regions without autocast or gradients, which export holds as graphs of their own, become a part
+    of the graph where weights are behind what enters them.
+    """
     for node in program.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        if _writes(node) or (str(node.target) in REGIONS and _reads_weights(program, node)):
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             return decomposed
     return program
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _reads_weights(program: torch.export.ExportedProgram, node: fx.Node) -> bool:
+    weights = program.graph_signature.inputs_to_parameters
+    stack, seen = [node], {node}
+    while stack:
+        entering = set(stack.pop().all_input_nodes) - seen
+        if any(source.name in weights for source in entering):
+            return True
+        seen |= entering
+        stack += entering
+    return False

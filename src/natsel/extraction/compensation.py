@@ -28,6 +28,7 @@ from natsel.extraction.in_turn import alone, in_turn
 from natsel.extraction.renormalize import renormalize
 from natsel.extraction.unshortened import GONE, Unshortened
 from natsel.extraction.verify import check_model, communities_of
+from natsel.selection import Survivors
 
 
 @on_own_forward
@@ -123,6 +124,45 @@ def compensate(
     batches = reread(everybodys(data, group))
     if batches is None:
         refuse("data", None, "batches of calibration data")
+    return compensated(
+        *(base, small, checked, batches),
+        communities=known,
+        ridge=ridge,
+        sequential=sequential,
+        stream=stream,
+        batch_norm=batch_norm,
+    )
+
+
+def compensated(
+    base: nn.Module,
+    small: nn.Module,
+    survivors: Survivors,
+    batches: Data,
+    *,
+    communities: Communities,
+    ridge: float | None = None,
+    sequential: bool = True,
+    stream: bool = True,
+    batch_norm: bool = False,
+    restore: bool = True,
+) -> Compensation:
+    """Do what :func:`compensate` says, with what was checked.
+
+    Args:
+        base: the dense model, without gates.
+        small: what was extracted from it; its weights change.
+        survivors: what it holds.
+        batches: can be read again.
+        communities: what the survivors belong to.
+        ridge: the penalty.
+        sequential: whether each makes up for those before it.
+        stream: whether sums are followed.
+        batch_norm: whether batch norms are run anew.
+        restore: give the small model its weights back if something fails; until then they are
+            there twice.
+    """
+    known, checked = communities, survivors
     twin = Unshortened(base, small, known, checked)
     consumers = [
         replace(c, reason=GONE) if twin.gone(c.module) else c
@@ -130,6 +170,7 @@ def compensate(
     ]
     able = [c for c in consumers if not c.reason]
     touched = None if batch_norm else {c.module for c in able}
+    touched = touched if restore else set()
     with _all_or_nothing(twin.model, touched), _aside(base), evaluating(base):
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from natsel.common.calls import Inputs, call, outputs_of
 from natsel.common.errors import first_line
+from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.communities.copies import copied
@@ -23,10 +25,25 @@ from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
 
 
+@dataclass(frozen=True)
+class Later:
+    """A model that is made whenever it is to run, and held no longer.
+
+    Attributes:
+        make: makes it, the same each time.
+    """
+
+    make: Callable[[], nn.Module]
+
+
+Model = nn.Module | Later
+"""Of three large models that are compared, no more than two need be there at a time."""
+
+
 def decide(
     base: nn.Module,
-    masked: nn.Module,
-    small: nn.Module,
+    masked: Model,
+    small: Model,
     inputs: Inputs,
     *,
     tolerance: float = TOLERANCE,
@@ -48,8 +65,8 @@ def decide(
 
 def decide_removal(
     base: nn.Module,
-    masked: nn.Module,
-    small: nn.Module,
+    masked: Model,
+    small: Model,
     survivors: Survivors,
     known: Communities,
     inputs: Inputs,
@@ -81,7 +98,7 @@ def decide_removal(
     for trial in range(NUM_TRIALS):
         loud_base = loud(base, owned, trial=trial)
         loud_masked = reference(loud_base, known.values(), survivors, share=True)
-        loud_small = _with_tensors_of(small, loud_base, survivors, known)
+        loud_small = _with_tensors_of(_made(small), loud_base, survivors, known)
         for given in (_louder(inputs), inputs):
             louder = _gap(loud_base, loud_masked, loud_small, given)
             if not isinstance(louder, str) and louder.finite and louder.visible:
@@ -89,15 +106,13 @@ def decide_removal(
     return _decided(found, tolerance)
 
 
-def with_own(
-    decided: Verification, small: nn.Module, masked: nn.Module, inputs: Inputs
-) -> Verification:
+def with_own(decided: Verification, small: Model, masked: Model, inputs: Inputs) -> Verification:
     """Add by how much two models differ in their own precision, which decides nothing."""
     largest, relative = stated(small, masked, inputs)
     return replace(decided, max_abs_difference=largest, max_rel_difference=relative)
 
 
-def stated(small: nn.Module, masked: nn.Module, inputs: Inputs) -> tuple[float, float]:
+def stated(small: Model, masked: Model, inputs: Inputs) -> tuple[float, float]:
     """Return the largest difference of two models in their own precision, and relative to outputs.
 
     Where half precision overflows nothing can be told of it: those places are left out.
@@ -148,7 +163,7 @@ def _decided(found: Gap | str, tolerance: float) -> Verification:
     )
 
 
-def _gap(base: nn.Module, masked: nn.Module, small: nn.Module, inputs: Inputs) -> Gap | str:
+def _gap(base: nn.Module, masked: Model, small: Model, inputs: Inputs) -> Gap | str:
     try:
         dense, theirs, ours = (_in_float64(model, inputs) for model in (base, masked, small))
     except Exception as error:  # noqa: BLE001 - whatever forward raises is the message
@@ -156,12 +171,21 @@ def _gap(base: nn.Module, masked: nn.Module, small: nn.Module, inputs: Inputs) -
     return gap(ours, theirs, dense)
 
 
-def _in_float64(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+def _in_float64(model: Model, inputs: Inputs) -> list[Tensor]:
+    model = _made(model)
     with evaluating(model), in_float64():
         return outputs_of(call(model, inputs))
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+def _made(model: Model) -> nn.Module:
+    if not isinstance(model, Later):
+        return model
+    give_back()  # of the one before, whose tensors had other sizes
+    return model.make()
+
+
+def _outputs(model: Model, inputs: Inputs) -> list[Tensor]:
+    model = _made(model)
     with evaluating(model):
         return outputs_of(call(model, inputs))
 

@@ -17,13 +17,14 @@ from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.surgery.surgery import remove
-from natsel.extraction.compensation import compensate as absorb
+from natsel.extraction.compensation import compensated as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
 from natsel.extraction.rescaling import rescale
 from natsel.extraction.spread import extract_spread
 from natsel.extraction.unstructured import check_masks, convert, masked_weights
 from natsel.extraction.verify import check_model, communities_of, compare, confirm
+from natsel.selection import Survivors
 
 _LOG = logger_of(__name__)
 
@@ -99,28 +100,60 @@ def extract(
         return _compressed(model, survivors, example_inputs, verify=verify)
     if example_inputs is not None:
         refuse("example_inputs", "given", "None, unless format='csr'; communities know theirs")
-    checked, known = communities_of(survivors, communities)
+    return extracted(
+        model,
+        *communities_of(survivors, communities),
+        optimizer=optimizer,
+        batches=batches,
+        verify=verify,
+    )
+
+
+@on_own_forward
+def extracted(
+    model: nn.Module,
+    survivors: Survivors,
+    known: Communities,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    batches: Data | None = None,
+    verify: bool = False,
+    share: bool = False,
+) -> nn.Module:
+    """Return what :func:`extract` does, of survivors that were checked.
+
+    Args:
+        model: the model, gated or not.
+        survivors: what the small one holds.
+        known: what they belong to.
+        optimizer: follows, if given.
+        batches: to compensate over, if given.
+        verify: compare with the masked model.
+        share: let the small model hold the very parameters of modules that lose nothing: for those
+            who need only one of the two models afterwards.
+    """
     if (spread := spread_of(model)) is not None:
         if batches is not None:
             allowed = "None for a model that is spread over processes: compensate before, or after"
             refuse("compensate", "data", f"{allowed} it is gathered by natsel.save")
-        return extract_spread(model, checked, known, spread, optimizer=optimizer, verify=verify)
+        return extract_spread(model, survivors, known, spread, optimizer=optimizer, verify=verify)
     base = folded(model)
     check_model(base, known)
-    small = remove(base, known.values(), checked)
+    small = remove(base, known.values(), survivors, share="whole" if share else False)
     if verify:
-        confirm(base, small, checked, known)
-    _LOG.info("extracted %r%s", checked, ", verified" if verify else "")
-    plan = Plan.describe(model, small, checked, known)
+        confirm(base, small, survivors, known)
+    _LOG.info("extracted %r%s", survivors, ", verified" if verify else "")
+    plan = Plan.describe(model, small, survivors, known)
     if batches is not None:
         batches = reread(batches)
-        scaled = rescale(base, small, checked, batches, communities=known)
-        done = absorb(base, small, checked, batches, communities=known)
+        scaled = rescale(base, small, survivors, batches, communities=known)
+        # A small model that fails is dropped: nothing of it need come back.
+        done = absorb(base, small, survivors, batches, communities=known, restore=False)
         done = replace(done, tensors=(*scaled, *done.tensors))
         plan = replace(plan, compensation=done.to_dict())
     attach_plan(small, plan)
     if optimizer is not None:
-        follow(optimizer, model, small, known, checked)
+        follow(optimizer, model, small, known, survivors)
     return small
 
 

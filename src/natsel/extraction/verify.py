@@ -17,7 +17,7 @@ from natsel.communities.gates.gates import folded
 from natsel.communities.proof.gap import TOLERANCE
 from natsel.communities.surgery.surgery import reference, remove, silence
 from natsel.communities.tensors import tensors_of
-from natsel.extraction.decide import decide, decide_removal, stated, with_own
+from natsel.extraction.decide import Later, Model, decide, decide_removal, stated, with_own
 from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
@@ -104,11 +104,34 @@ def verify(
         decided = decide(base, masked, small, inputs, tolerance=tolerance)
         return with_own(decided, small, masked, inputs)
     checked, known = communities_of(survivors, communities)
+    return compare_removal(base, small, checked, known, inputs, tolerance=tolerance)
+
+
+@on_own_forward
+def compare_removal(
+    base: nn.Module,
+    small: Model,
+    survivors: Survivors,
+    known: Communities,
+    inputs: Inputs,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Say what :func:`verify` does of a small model that may be made only while it runs.
+
+    Args:
+        base: the model that was extracted from, without gates.
+        small: what was extracted.
+        survivors: what it was extracted for.
+        known: what they belong to.
+        inputs: what both run on.
+        tolerance: of the difference in float64, relative to the effect of the removal.
+    """
     check_model(base, known)
-    masked = reference(base, known.values(), checked, share=True)
-    decided = decide_removal(base, masked, small, checked, known, inputs, tolerance=tolerance)
-    if any(not known[n].exact and not bool(mask.all()) for n, mask in checked.items()):
-        silent = silence(base, known.values(), checked, share=True)
+    masked = Later(lambda: reference(base, known.values(), survivors, share=True))
+    decided = decide_removal(base, masked, small, survivors, known, inputs, tolerance=tolerance)
+    if any(not known[n].exact and not bool(mask.all()) for n, mask in survivors.items()):
+        silent = Later(lambda: silence(base, known.values(), survivors, share=True))
         decided = replace(decided, inexact_rel_difference=stated(small, silent, inputs)[1])
     return with_own(decided, small, masked, inputs)
 
@@ -155,7 +178,7 @@ def confirm(base: nn.Module, small: nn.Module, survivors: Survivors, known: Comm
     Raises:
         VerificationError: if the two differ on the communities' example inputs.
     """
-    masked = reference(base, known.values(), survivors, share=True)
+    masked = Later(lambda: reference(base, known.values(), survivors, share=True))
     decide_removal(base, masked, small, survivors, known, known.example_inputs).require()
 
 

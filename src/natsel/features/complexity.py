@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
-from scipy.fft import dct
 from torch import Tensor
 
 NUM_NODES = 2048
@@ -58,7 +57,7 @@ def chebyshev_energy(function: Callable[[Tensor], Tensor], num_nodes: int = NUM_
     """
     angles = np.pi * (np.arange(num_nodes) + 0.5) / num_nodes
     values = function(torch.from_numpy((np.cos(angles) + 1) / 2)).double().numpy()
-    coefficients = dct(values, type=2) / num_nodes
+    coefficients = scipy.fft.dct(values, type=2) / num_nodes
     energy = torch.from_numpy(coefficients).square()
     energy[0] = 0
     return energy
@@ -121,7 +120,7 @@ def rank_correlation(feature: Tensor, u: Tensor) -> float:
     """
     if float(feature.max() - feature.min()) == 0 or feature.numel() < 2:
         return 0.0
-    return abs(float(stats.spearmanr(feature.cpu().numpy(), u.cpu().numpy()).statistic))
+    return abs(float(scipy.stats.spearmanr(feature.cpu().numpy(), u.cpu().numpy()).statistic))
 
 
 def mutual_information(feature: Tensor, u: Tensor, *, bins: int = NUM_BINS) -> float:
@@ -153,5 +152,5 @@ def mutual_information(feature: Tensor, u: Tensor, *, bins: int = NUM_BINS) -> f
 
 def _bin(values: Tensor, bins: int) -> list[int]:
     # Equal values share a bin: a constant tells nothing.
-    position = stats.rankdata(values.cpu().numpy(), method="min") - 1
+    position = scipy.stats.rankdata(values.cpu().numpy(), method="min") - 1
     return [min(bins - 1, int(p * bins / len(position))) for p in position]

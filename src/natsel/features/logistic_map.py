@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import scipy
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from natsel.features.registry import Feature, register
@@ -105,7 +105,7 @@ NON_MONOTONE = ("mean", "lyapunov")
 def _smooth_curve(indicator: str) -> Tensor:
     curve = INDICATORS[indicator](torch.linspace(0, 1, GRID, dtype=torch.float64))
     width = SMOOTHING * (GRID - 1)
-    return torch.from_numpy(gaussian_filter1d(curve.numpy(), width, mode="reflect"))
+    return torch.from_numpy(scipy.ndimage.gaussian_filter1d(curve.numpy(), width, mode="reflect"))
 
 
 def smooth(indicator: str, u: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import math
 from functools import partial
 
 import numpy as np
+import scipy
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from natsel.features.registry import Feature, register
@@ -44,7 +44,7 @@ def random_spline(seed: int, u: Tensor) -> Tensor:
     heights = torch.randn(
         NUM_KNOTS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
-    spline = CubicSpline(np.linspace(0, 1, NUM_KNOTS), heights.numpy())
+    spline = scipy.interpolate.CubicSpline(np.linspace(0, 1, NUM_KNOTS), heights.numpy())
     return torch.from_numpy(spline(u.double().cpu().numpy())).to(u.device)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -65,6 +65,11 @@ class PartsReader:
             for parameter in place.parameters
         }
         return list(found.values())
+
+    def parameters(self, position: int) -> list[nn.Parameter]:
+        """Return every parameter that a fitness may look at for one community, once each."""
+        places = (place for side in self._slices[position] for place in side)
+        return list({id(p): p for place in places for p in place.parameters}.values())
 
     def read(
         self,
@@ -298,6 +303,19 @@ class Watch:
                 "no activation was seen: run the model on samples, with gradients where it "
                 "trains, before its activations are read"
             )
+        return found
+
+    def take(self, keys: Iterable[WeightKey]) -> dict[WeightKey, Tensor]:
+        """Return the statistic of some consumers and forget what was seen of them.
+
+        A consumer that nothing entered is left out.
+        """
+        found = {}
+        for key in keys:
+            observer = self._observers.get(key)
+            if observer is not None and observer.seen:
+                found[key] = observer.value()
+                observer.reset()
         return found
 
     @property

@@ -6,7 +6,7 @@ one that does not: what enters a consumer would then differ in its last digits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,18 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from natsel.blockwise import Held, feed, walk
 from natsel.common.batches import Data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, has_labels
-from natsel.common.errors import first_line, refuse
+from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.sharding.local import is_spread
 from natsel.common.sharding.wrapping import settle
 from natsel.communities import Communities
-from natsel.fitness.parts import PartsReader, Watch
+from natsel.communities.gates.gating import gated_slices
+from natsel.communities.tensors import tensors_of
+from natsel.fitness.backward import Criterion, backward_of
+from natsel.fitness.in_blocks import Blocks, blocks_of
+from natsel.fitness.parts import PartsReader, Watch, readers_of
 from natsel.fitness.pooling import added_up
 from natsel.fitness.registry import Fitness
 
-Criterion = Callable[[Any, Tensor], Tensor]
+PRODUCTS = "products"
 Values = list[Tensor]
 """One tensor per community, in order."""
 SPREAD = (
@@ -74,35 +79,31 @@ def by_gradient(
         ValueError: if the model is spread over processes, or no batch has a label that counts.
     """
     settle(communities.model)
-    weights = reader.weights()
-    if any(map(is_spread, weights)):
+    if any(map(is_spread, reader.weights())):
         refuse("scorer", fitnesses[0].name, SPREAD)
     sums: list[Values] = []
     count, num_batches = 0, 0
-    with evaluating(communities.model), _differentiable(weights), torch.enable_grad():
+    with evaluating(communities.model), _differentiable(reader.weights()), torch.enable_grad():
+        backward = backward_of(communities, reader, criterion)
         for batch in data:
             held = read_batch(batch)
             labels = held.targets(communities.model)
             num_batches += 1
             if not has_labels(labels, criterion):
                 continue
-            output = call(communities.model, held.given(communities.model))
-            try:
-                loss = criterion(output, labels)
-            except IndexError as error:
-                refuse("data", labels, f"labels that the loss takes ({first_line(error)})")
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            by_id = {
-                id(w): g if g is not None else torch.zeros_like(w)
-                for w, g in zip(weights, gradients, strict=True)
-            }
-            with torch.no_grad():
-                parts = [
-                    reader.read(i, mass.to(loss.device), partial(_look_up, by_id))
-                    for i, mass in enumerate(masses)
-                ]
-                found = [[fitness.signal(p) for p in parts] for fitness in fitnesses]
-                sums = [_added(*pair) for pair in zip(sums, found, strict=True)] if sums else found
+            found: list[dict[int, Tensor]] = [{} for _ in fitnesses]
+            for positions, gradients in backward(batch, held.given(communities.model), labels):
+                device = next(iter(gradients.values())).device
+                with torch.no_grad():
+                    for i in positions:
+                        look_up = partial(_look_up, gradients)
+                        parts = reader.read(i, masses[i].to(device), look_up)
+                        for fitness, values in zip(fitnesses, found, strict=True):
+                            values[i] = fitness.signal(parts)
+                        del parts
+                del gradients
+            ordered = [[values[i] for i in range(len(masses))] for values in found]
+            sums = [_added(*pair) for pair in zip(sums, ordered, strict=True)] if sums else ordered
             count += 1
     if group is not None:
         sums, count = added_up(sums, len(fitnesses), masses, count, group)
@@ -123,6 +124,10 @@ def by_activation(
 ) -> list[Values]:
     """Return what signals of activations say: one forward pass for all of their statistics.
 
+    Products of all pairs of places are large. Where all communities lie in a chain of blocks, and
+    what stands between blocks takes less room, the blocks are taken one by one, and the products
+    of one block alone are there. The numbers are the same.
+
     Args:
         communities: their model runs in evaluation mode, without gradients.
         fitnesses: signals that read a statistic of activations.
@@ -138,12 +143,16 @@ def by_activation(
     for i, fitness in enumerate(fitnesses):
         assert fitness.statistic is not None
         asked.setdefault(fitness.statistic, []).append(i)
+    # In several processes, statistics are added up when all of the model has run.
+    blocks = _one_by_one(communities, data) if PRODUCTS in asked and group is None else None
     watches: dict[str, Watch] = {}
     count = 0
     try:
         for statistic, places in asked.items():
             name = fitnesses[places[0]].name
             watches[statistic] = Watch(communities, statistic, asked=f"scorer={name!r}")
+        if blocks is not None:
+            return _in_blocks(communities, fitnesses, reader, masses, data, asked, watches, blocks)
         with evaluating(communities.model), torch.no_grad():
             for batch in data:
                 call(communities.model, inputs_for(communities.model, batch))
@@ -160,6 +169,59 @@ def by_activation(
     finally:
         for watch in watches.values():
             watch.close()
+
+
+def _one_by_one(communities: Communities, data: Data) -> Blocks | None:
+    """Return the blocks that are taken one by one, or None where all are looked at at once."""
+    if not isinstance(data, Sequence) or not data:
+        return None  # what is read twice may be something else then
+    readers = readers_of(communities)
+    homes = []
+    for community in communities.values():
+        keys = [(part.tensor, part.axis) for part in gated_slices(community)]
+        homes.append({module for key in keys for module in readers.get(key, ())})
+    blocks = blocks_of(communities, homes)
+    if blocks is None:
+        return None
+    store = Held()
+    tensors = tensors_of(communities.model)
+    sizes = [tensors[name].shape[axis] for name, axis in readers]
+    feed(communities.model, blocks.chain, data[:1], store)
+    between = 2 * store.get(0).nbytes * len(data)
+    return blocks if between < sum(8 * n * n for n in sizes) else None
+
+
+def _in_blocks(
+    communities: Communities,
+    fitnesses: Sequence[Fitness],
+    reader: PartsReader,
+    masses: Sequence[Tensor],
+    data: Data,
+    asked: Mapping[str, list[int]],
+    watches: Mapping[str, Watch],
+    blocks: Blocks,
+) -> list[Values]:
+    """Look at one block after the other; of its statistics nothing stays but what signals say."""
+    slices = [gated_slices(community) for community in communities.values()]
+    found: list[dict[int, Tensor]] = [{} for _ in fitnesses]
+    unseen = set(watches)
+    for place in walk(communities.model, blocks.chain, data):
+        for number in range(len(place.feeds)):
+            place.ahead(number)
+        members = blocks.members[place.number]
+        keys = {(part.tensor, part.axis) for i in members for part in slices[i]}
+        for statistic, places in asked.items():
+            statistics = watches[statistic].take(keys)
+            unseen -= {statistic} if statistics else set()
+            device = next((x.device for x in statistics.values()), masses[0].device)
+            with torch.no_grad():
+                for i in members:
+                    parts = reader.read(i, masses[i].to(device), lambda _: None, statistics)
+                    for f in places:
+                        found[f][i] = fitnesses[f].signal(parts)
+    if unseen:
+        refuse("data", "no sample in any batch", "at least one sample")
+    return [[values[i] for i in range(len(masses))] for values in found]
 
 
 def _of_statistics(
@@ -190,7 +252,7 @@ def _added(one: Values, other: Values) -> Values:
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def _look_up(found: dict[int, Tensor], parameter: nn.Parameter) -> Tensor:
+def _look_up(found: Mapping[int, Tensor], parameter: nn.Parameter) -> Tensor:
     return found[id(parameter)]
 
 

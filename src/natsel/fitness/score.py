@@ -18,10 +18,11 @@ from natsel.common.sharding.reducing import any_of, check_group, device_of
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
 from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
+from natsel.fitness.backward import Criterion
 from natsel.fitness.depth.kinds import apart, check_kinds, spoken_of
 from natsel.fitness.depth.registry import BranchScorer
 from natsel.fitness.parts import PartsReader, watchable
-from natsel.fitness.passes import Criterion, Values, by_activation, by_gradient, without_data
+from natsel.fitness.passes import Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
 
 __all__ = ["Criterion", "Scorer", "Scores", "score", "score_all"]

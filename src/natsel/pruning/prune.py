@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,12 +15,17 @@ from natsel.adaptive.adaptive import STATISTIC, Adapted, adapt
 from natsel.common.batches import Data, is_causal, reread
 from natsel.common.calls import as_inputs, cross_entropy
 from natsel.common.errors import refuse, refuse_together
+from natsel.common.memory import give_back
 from natsel.common.patterns import Patterns
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
+from natsel.common.wrappers import unwrapped
 from natsel.communities import Communities, discover
-from natsel.extraction import compensation_of, extract, plan_of, preview
-from natsel.extraction import verify as compare
+from natsel.communities.gates.gates import folded
+from natsel.extraction import compensation_of, plan_of, preview
+from natsel.extraction.decide import Later
+from natsel.extraction.extract import extracted
+from natsel.extraction.verify import communities_of, compare_removal
 from natsel.features import FeatureClass, fuse, matrices
 from natsel.features.scorers import ADAPTIVE, default_scorer, find_scorer, reads_data
 from natsel.fitness import BranchScorer, Fitness, Parts, score
@@ -207,6 +213,7 @@ def carry_out(
     progress: Progress = silent,
     decide: Callable[[], Survivors] | None = None,
     scored: Callable[[Any], Mapping[str, Tensor]] | None = None,
+    share: bool = False,
     options: Mapping[str, Any],
 ) -> Pruned:
     """Prune a model whose communities are known; see :func:`prune` for what is not told here.
@@ -227,6 +234,7 @@ def carry_out(
         progress: called with the names of ``STEPS``.
         decide: says who survives, in place of a scorer.
         scored: scores by a scorer, in place of :func:`scores_by`.
+        share: let the small model hold the very parameters of modules that lose nothing.
         options: more of :func:`natsel.select`.
 
     Returns:
@@ -268,6 +276,7 @@ def carry_out(
             scores = scored(scorer)
         else:
             scores = scores_by(communities, scorer, data, criterion)
+        give_back()
         step(1)
         scope, normalize = way_of(scorer, budget, scope, normalize)
         survivors = select(
@@ -276,12 +285,17 @@ def carry_out(
     model, inputs = communities.model, communities.example_inputs
     prediction = preview(model, survivors, measure=measure)
     step(2)
-    small = extract(model, survivors, verify=False)
-    verification = compare(model, small, survivors, inputs).require() if verify else None
+    checked, known = communities_of(survivors, communities)
+    cut = partial(extracted, model, checked, known, share=share)
+    verification = None
+    if verify:
+        # One of two copies need be there at a time: the small one is made again.
+        base = folded(unwrapped(model))
+        verification = compare_removal(base, Later(cut), checked, known, inputs).require()
+        give_back()
     if absorbs:
         step(3)
-        del small  # Two of them need not be there at a time.
-        small = extract(model, survivors, verify=False, data=data)
+    small = cut(batches=data if absorbs else None)
     return Pruned(
         small=small,
         survivors=survivors,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from natsel.common.errors import choose, did_you_mean, first_line, refuse, refus
 from natsel.common.files import json_last, read_json, sweep
 from natsel.common.importing import check_call, imported, made, names_own
 from natsel.common.logs import logger_of
+from natsel.common.memory import give_back, peak_memory
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
@@ -33,7 +34,6 @@ from natsel.features.scorers import ADAPTIVE, default_scorer, reads_data
 from natsel.integrations.transformers.pretrained import has_code
 from natsel.io import load, save
 from natsel.io.opening import Opened
-from natsel.levels import Levels, evolve_levels
 from natsel.pruning import carry_out
 from natsel.pruning.prune import scores_by
 from natsel.pruning.texts import Reading
@@ -50,6 +50,9 @@ from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Su
 from natsel.selection.normalize import Normalization
 from natsel.selection.select import Budget
 from natsel.selection.sequence import Scope
+
+if TYPE_CHECKING:
+    from natsel.levels import Levels
 
 _LOG = logger_of(__name__)
 
@@ -327,6 +330,8 @@ def _prune(
         return {}
 
     def searched() -> Survivors:
+        from natsel.levels import evolve_levels  # whose statistics take room
+
         nonlocal levels
         assert config.search is not None
         assert data is not None
@@ -356,6 +361,7 @@ def _prune(
         progress=lambda _, done, __: step(done + 2),
         decide=searched if config.search is not None else None,
         scored=scored,
+        share=True,  # of the two, the small one is written and both are let go
         options={
             "multiple_of": config.multiple_of,
             "uniform": config.uniform,
@@ -370,6 +376,7 @@ def _prune(
         _LOG.info("%r", found)
     rounding = survivors.rounding
     models = {"dense": opened.model, "small": small}
+    give_back()
     if done is not None and splits is not None:
         models["uncompensated"] = extract(opened.model, survivors, verify=False)
     step(len(steps) - 1)
@@ -401,6 +408,7 @@ def _prune(
         "notes": notes,
         "summary": predicted.summary(),
         "prediction": asdict(predicted),
+        "peak_memory": peak_memory(),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "out": str(folder),

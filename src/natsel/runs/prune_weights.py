@@ -14,6 +14,7 @@ from torch import nn
 from natsel.common.batches import Data
 from natsel.common.errors import choose, first_line, refuse
 from natsel.common.files import json_last, sweep
+from natsel.common.memory import peak_memory
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities.tensors import all_tensors, canonical_names
@@ -162,6 +163,7 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
         "quality": quality and quality.plain(),
         "text": material.plain(),
         "summary": found.summary(),
+        "peak_memory": peak_memory(),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "out": str(folder),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from natsel.common.errors import refuse
 from natsel.common.intervals import (
@@ -76,7 +76,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Comparison:
         # Accuracies are counts: a few equal differences are luck, not certainty.
         p_value = 1.0 if abs(differences[0]) <= 1e-12 else 0.5 ** (len(differences) - 1)
     else:
-        p_value = float(stats.ttest_rel(first, second).pvalue)
+        p_value = float(scipy.stats.ttest_rel(first, second).pvalue)
     return Comparison(interval.mean, interval.low, interval.high, p_value, len(first))
 
 
@@ -120,5 +120,5 @@ def paired_samples(differences: Sequence[float] | np.ndarray) -> Comparison:
             1.0 if abs(interval.mean) <= 1e-12 or len(values) < 2 else 0.5 ** (len(values) - 1)
         )
     else:
-        p_value = float(stats.ttest_1samp(values, 0.0).pvalue)
+        p_value = float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
     return Comparison(interval.mean, interval.low, interval.high, p_value, len(values))

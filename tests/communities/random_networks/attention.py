@@ -145,21 +145,6 @@ HARD = {
 """Words with which heads can be removed: an attribute follows, or nothing has to."""
 
 
-UNTAUGHT = {
-    "project": ("per head",),
-    "core": ("einsum", "bthd"),
-    "softmax": ("island",),
-    "bias": ("slopes",),
-    "merge": ("einsum",),
-}
-"""Words with which heads could be removed, and are refused because a rule is missing."""
-
-
-def is_taught(way: AttentionWay) -> bool:
-    """Tell whether natsel has a rule for every word of a way."""
-    return not any(getattr(way, name) in words for name, words in UNTAUGHT.items())
-
-
 def can_follow(way: AttentionWay) -> bool:
     """Tell whether heads of this way can go, with nothing but a head count that follows."""
     words = all(getattr(way, name) in allowed for name, allowed in HARD.items())

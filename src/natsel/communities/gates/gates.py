@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities.community import Communities, Community, Slice
+from natsel.communities.copies import copied
 from natsel.communities.gates import modules as gated_modules
 from natsel.communities.gates.gating import (
     WHOLE,
@@ -243,6 +243,6 @@ def folded(model: nn.Module) -> nn.Module:
     """Return a model without gates: itself if it has none, else a copy with masses folded in."""
     if not is_gated(model):
         return model
-    plain = copy.deepcopy(model)
+    plain = copied(model, {})
     fold(plain)
     return plain

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
+
+from natsel.communities.labels.derived import Derived
 
 OWN_FOLDER = Path(__file__).resolve().parents[2]
 TORCH_FOLDER = Path(torch.__file__).resolve().parent
@@ -64,6 +67,15 @@ def operator_name(node: fx.Node) -> str:
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Return the shape of a node's result."""
     return tuple(node.meta["val"].shape)
+
+
+Weight: TypeAlias = TensorRef | Derived
+"""What layers read as their weight."""
+
+
+def is_weight(value: Any) -> TypeGuard[Weight]:
+    """Tell whether a value is a parameter, or computed from parameters axis by axis."""
+    return isinstance(value, TensorRef | Derived)
 
 
 def made_of(graph: fx.Graph, placeholders: Iterable[str]) -> set[fx.Node]:
@@ -136,8 +148,8 @@ def _is_library(file: str) -> bool:
 
 
 def tensors_in(value: Any) -> list[Any]:
-    """Return the label tensors and references inside nested arguments."""
-    if isinstance(value, Tensor | TensorRef):
+    """Return the label tensors, references and computed weights inside nested arguments."""
+    if isinstance(value, Tensor | TensorRef | Derived):
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
@@ -153,3 +165,77 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(item, function) for item in value)
     return value
+
+
+WEIGHTS_AT = {
+    **{f"aten.conv{n}d.{kind}": (1, 2) for n in (1, 2, 3) for kind in ("default", "padding")},
+    **dict.fromkeys(("aten.linear.default", "aten.prelu.default"), (1, 2)),
+    **{
+        f"aten.conv_transpose{n}d.{kind}": (1, 2)
+        for n, kind in ((1, "default"), (2, "input"), (3, "input"))
+    },
+    **dict.fromkeys(("aten.addmm.default",), (0, 2)),
+    **dict.fromkeys(("aten.matmul.default", "aten.mm.default"), (1,)),
+    **dict.fromkeys(("aten.embedding.default",), (0,)),
+    **dict.fromkeys(("aten.batch_norm.default", "aten.instance_norm.default"), (1, 2, 3, 4)),
+    **dict.fromkeys(("aten.layer_norm.default", "aten.rms_norm.default"), (2, 3)),
+    **dict.fromkeys(("aten.group_norm.default",), (2, 3)),
+    **dict.fromkeys(("aten.lstm.input", "aten.gru.input"), (2,)),
+    **dict.fromkeys(("aten.rnn_tanh.input", "aten.rnn_relu.input"), (2,)),
+}
+"""Where operators take weights and biases."""
+
+
+def weights_computed(
+    graph: fx.Graph, placeholders: Iterable[str], taught: Container[str]
+) -> set[fx.Node]:
+    """Return the operators that compute weights of layers from parameters and constants alone.
+
+    Args:
+        graph: of an exported program.
+        placeholders: names of parameters and buffers.
+        taught: names of operators for which it is known how axes follow; a weight that needs
+            another one is left out.
+    """
+    names = set(placeholders)
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        for position in WEIGHTS_AT.get(operator_name(node), ()):
+            given = node.args[position] if position < len(node.args) else None
+            for source in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(source, fx.Node) and source.op == "call_function":
+                    found |= _computing(source, names, taught)
+    return found
+
+
+SEEN_AS_HELD = (
+    *("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default"),
+    *("aten.detach.default", "aten.alias.default", "aten.contiguous.default", "aten.clone.default"),
+)
+"""Operators that show a parameter as it is held: nothing is computed."""
+
+
+def _computing(source: fx.Node, names: Container[str], taught: Container[str]) -> set[fx.Node]:
+    """Return what computes a weight, if operators that are known do it from parameters."""
+    stack, seen = [source], {source}
+    while stack:
+        node = stack.pop()
+        if not _may_compute(node, names, taught):
+            return set()
+        fresh = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(fresh)
+        stack += fresh
+    made = {n for n in seen if n.op == "call_function"}
+    if made == seen or all(operator_name(n) in SEEN_AS_HELD for n in made):
+        return set()
+    return made
+
+
+def _may_compute(node: fx.Node, names: Container[str], taught: Container[str]) -> bool:
+    if node.op == "placeholder":
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor) or node.name not in names:
+            return False
+        return value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+    known = operator_name(node) in taught or node.target is operator.getitem
+    return node.op == "call_function" and (known or not node.all_input_nodes)

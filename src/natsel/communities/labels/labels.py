@@ -179,6 +179,6 @@ class LabelSpace:
         wanted = np.unique(self._find(narrowed(labels).reshape(-1).numpy()))
         found: dict[str, None] = {}
         for members, reason in self._reasons:
-            if reason not in found and np.isin(self._find(members), wanted).any():
+            if reason and reason not in found and np.isin(self._find(members), wanted).any():
                 found[reason] = None
         return list(found)

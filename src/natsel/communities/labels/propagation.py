@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from natsel.common.errors import choose
 from natsel.communities.community import OUTPUT
 from natsel.communities.kinds import marked
+from natsel.communities.labels.derived import Derived
 from natsel.communities.labels.graph import (
     TensorRef,
     made_of,
@@ -23,6 +24,7 @@ from natsel.communities.labels.graph import (
     operator_name,
     place,
     tensors_in,
+    weights_computed,
 )
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.labels.routes import routed_by, scores_behind
@@ -30,6 +32,7 @@ from natsel.communities.labels.unused import leading_to_weights, unused
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
+ENTIRE = "its weight is computed from all of its rows"
 COMPUTED = "it is read by {module}, whose weight is computed"
 
 
@@ -67,6 +70,30 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return register
 
 
+DERIVING: dict[str, Rule] = {}
+
+
+def deriving(*operators: str) -> Callable[[Rule], Rule]:
+    """Register how an operator computes a weight, or a part of one, from parameters.
+
+    The function gets what :func:`rule` says, with :class:`Derived` in place of what is computed,
+    and returns such.
+
+    Args:
+        operators: names such as ``"aten.mul.Tensor"``.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            DERIVING[name] = function
+        return function
+
+    return register
+
+
 class Propagation:
     """One model's labels: the graph run on them until nothing changes any more."""
 
@@ -75,6 +102,24 @@ class Propagation:
     ) -> None:
         self.program = program
         self.residual = residual
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.routes = routed_by(program)
+        self._refs = self._references(canonical)
+        self.held = made_of(program.graph, self._refs)
+        self.unused = unused(program.graph)
+        self.deriving = weights_computed(program.graph, self._refs, DERIVING)
+        self._cut_along = leading_to_weights(self.unused, self.held)
+        self.reading: set[fx.Node] = set()
+        # A layer that looked as if it mixed places, before what it reads was known to be one
+        # population, has left labels behind that are too coarse: then all begins anew.
+        while misread := self._to_the_end():
+            self.reading |= misread
+        for node, (weight, axis) in self.mixing.items():
+            reason = f"it mixes places of each channel{place(node)}"
+            self.space.fix(self.axis(weight, axis, "out"), reason)
+
+    def _to_the_end(self) -> set[fx.Node]:
+        """Run until nothing changes; return the layers that were taken for others on the way."""
         self.inexact: list[Tensor] = []
         self.space = LabelSpace()
         self.axis_labels: dict[tuple[str, int], Tensor] = {}
@@ -85,24 +130,20 @@ class Propagation:
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
-        self.routes = routed_by(program)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
         self.untaught: dict[str, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
         self.values: dict[fx.Node, Any] = {}
-        self._refs = self._references(canonical)
-        self.held = made_of(program.graph, self._refs)
-        self.unused = unused(program.graph)
-        self._cut_along = leading_to_weights(self.unused, self.held)
-        self._counting = False
-        for number in range(MAX_PASSES):
+        self.depends: list[Tensor] = []
+        self.mixing: dict[fx.Node, tuple[TensorRef, int]] = {}
+        seen: set[fx.Node] = set()
+        for _ in range(MAX_PASSES):
             before = self.space.num_changes
-            self._counting = number == 0
             self._run()
+            seen |= self.mixing.keys()
             if self.space.num_changes == before:
-                return
+                return seen - self.mixing.keys()
         raise ValueError(
             f"a rule keeps changing labels after {MAX_PASSES} passes: a rule may only make new "
             "labels through run.axis"
@@ -123,6 +164,13 @@ class Propagation:
     def _run(self) -> None:
         environment = self.values = {}
         self.inexact.clear()
+        self.depends.clear()
+        self.mixing.clear()
+        # What is counted depends on which way a layer is read, as later passes may know better.
+        self.macs = 0.0
+        self.weight_macs.clear()
+        self.label_macs.clear()
+        self.marked.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -143,6 +191,8 @@ class Propagation:
             args, kwargs = _as_data(args), _as_data(kwargs)
         if node.target is operator.getitem:
             return args[0][args[1]]
+        if node in self.deriving and tensors_in((args, kwargs)):
+            return DERIVING[operator_name(node)](self, node, *args, **kwargs)
         function = RULES.get(operator_name(node))
         if function is not None:
             return function(self, node, *args, **kwargs)
@@ -210,6 +260,8 @@ class Propagation:
             axis: which axis, in the view that the operator sees.
             role: "out" (makes populations), "in" (a linear map reads them) or "tied".
         """
+        if isinstance(ref, Derived):
+            return self._computed_axis(ref, axis, role)
         assert isinstance(ref, TensorRef)
         stored = ref.axes[axis]
         key = (ref.name, stored)
@@ -223,10 +275,53 @@ class Propagation:
             self.space.fix(self.lifted[ref.name], reason)
         return labels
 
+    def _computed_axis(self, weight: Derived, axis: int, role: str) -> Tensor:
+        """Return the labels of one axis of a computed weight; say why where they cannot go."""
+        along = [a for a in weight.along(axis) if a.size > 1]
+        if len(along) > 1:
+            reason = f"it is one of several axes of a computed weight{place(self._node)}"
+            for part in along:
+                self.space.fix(part.labels, reason)
+            return torch.full((weight.sizes[axis],), DATA, dtype=torch.int64)
+        if not along:
+            return torch.full((1,), NONE, dtype=torch.int64)
+        (part,) = along
+        module = module_of(self._node)
+        reads = COMPUTED.format(module=module or "forward") + ("" if module else place(self._node))
+        if role == "in" and not part.read:
+            self.space.fix(part.labels, reads)
+        entire = self.depends_fully(part.labels)
+        if entire.any():
+            reason = reads if role == "in" else ENTIRE
+            self.space.fix(part.labels[entire], reason)
+        parameters = self.program.graph_signature.inputs_to_parameters.values()
+        for key in part.made:
+            goes_along = role == "in" and key not in (part.read or ())
+            self.roles[key].add("tied" if goes_along or key[0] not in parameters else role)
+        return part.labels
+
+    def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
+        """Note that a number is computed from all places of some axes: none of them can go."""
+        for axis in axes:
+            for part in value.along(axis):
+                if part.size > 1:
+                    self.depends.append(part.labels)
+                    self.space.fix(part.labels, "")
+
+    def depends_fully(self, labels: Tensor) -> Tensor:
+        """Tell of which labels a number of a computed weight depends on all."""
+        if not self.depends:
+            return torch.zeros(labels.shape, dtype=torch.bool)
+        return torch.isin(self.space.roots(labels), self.space.roots(torch.cat(self.depends)))
+
     def lift(self, value: Any) -> Tensor:
         """Return a label tensor for a value: a parameter becomes one label per element."""
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, Derived):
+            for part in value.fine:
+                self.space.fix(part.labels, "a weight computed from it is also plain data")
+            return torch.full(value.sizes, DATA, dtype=torch.int64)
         assert isinstance(value, TensorRef)
         if value.name not in self.lifted:
             count = 1
@@ -241,27 +336,30 @@ class Propagation:
                 reason = f"{name} serves both as a weight (axis {axis}) and as plain data"
                 self.space.fix(labels, reason)
                 self.space.fix(self.lifted[name], reason)
-        part = self.lifted[value.name][tuple(slice(*held) for held in value.ranges)]
-        return part.permute(value.axes)
+        held = self.lifted[value.name][tuple(slice(*places) for places in value.ranges)]
+        return held.permute(value.axes)
 
-    def charge(self, weight: TensorRef, axes: tuple[int, ...], macs: float) -> None:
-        """Charge multiply-accumulates to a weight (first pass only).
+    def charge(self, weight: TensorRef | Derived, axes: tuple[int, ...], macs: float) -> None:
+        """Charge multiply-accumulates to a weight.
 
         Args:
             weight: the weight, as the operator sees it.
             axes: the axes along which they are spread evenly; shrinking one shrinks them.
             macs: how many there are.
         """
-        if self._counting:
-            self.macs += macs
-            stored = tuple(weight.axes[axis] for axis in axes)
-            self.weight_macs.append(WeightMacs(weight.name, stored, macs))
+        self.macs += macs
+        if isinstance(weight, Derived):
+            for share in weight.shares:
+                used = WeightMacs(share.tensor, share.axes, macs * share.part)
+                self.weight_macs.append(used)
+            return
+        stored = tuple(weight.axes[axis] for axis in axes)
+        self.weight_macs.append(WeightMacs(weight.name, stored, macs))
 
     def charge_labels(self, labels: Tensor, macs_each: float) -> None:
-        """Charge multiply-accumulates to each of some labels (first pass only)."""
-        if self._counting:
-            self.macs += macs_each * labels.numel()
-            self.label_macs.append((labels.reshape(-1), macs_each, self._node))
+        """Charge multiply-accumulates to each of some labels."""
+        self.macs += macs_each * labels.numel()
+        self.label_macs.append((labels.reshape(-1), macs_each, self._node))
 
     def spans_width(self, x: Tensor, axis: int) -> bool:
         """Tell whether a normalisation runs over a width that may be cut on request.
@@ -296,8 +394,7 @@ class Propagation:
             ValueError: if no row of :mod:`natsel.communities.kinds` is one that rules mark.
         """
         choose("kind", kind, marked())
-        if self._counting:
-            self.marked[kind].append(labels.reshape(-1))
+        self.marked[kind].append(labels.reshape(-1))
 
     def combine(self, node: fx.Node, *values: Any) -> Tensor:
         """Unite what meets in elementwise arithmetic, with broadcasting.
@@ -307,7 +404,7 @@ class Propagation:
         one population belongs to it. A population whose values are repeated over several others
         (a spatial gate, an outer product) has no linear consumer there: it is fixed.
         """
-        operands = [self.lift(v) for v in values if isinstance(v, Tensor | TensorRef)]
+        operands = [self.lift(v) for v in tensors_in(values)]
         result = operands[0]
         for other in operands[1:]:
             result = self._combine_two(result, other, f"it meets other data{place(node)}")
@@ -326,13 +423,22 @@ class Propagation:
             other = b if bool((a == NONE).all()) else a
             return other.expand(whole)
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
+        # A table of each (slopes of heads) that is scaled by data of all remains one of each.
+        a_kept, b_kept = self._keeps(a, b, shape), self._keeps(b, a, shape)
         # A free element that is a population of its own is repeated over several others.
-        self.space.fix(a[a_free & ~self._is_plain(a)], reason)
-        self.space.fix(b[b_free & ~self._is_plain(b)], reason)
+        a_many, b_many = a_free & ~self._is_plain(a), b_free & ~self._is_plain(b)
+        if (kept := self._kept_of_outer(a, a_free, b, b_free)) is a:
+            a_kept = a_kept | a_many.expand(shape)
+        elif kept is b:
+            b_kept = b_kept | b_many.expand(shape)
+        for operand, many in ((a, a_many), (b, b_many)):
+            if operand is not kept:
+                self.space.fix(operand[many], reason)
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
-        result = torch.where(a_free & b_free, DATA, torch.where(a_free, b, a))
+        nobody = torch.where(a_kept, a, torch.where(b_kept, b, DATA))
+        result = torch.where(a_free & b_free, nobody, torch.where(a_free, b, a))
         result = torch.where(a == NONE, b, torch.where(b == NONE, a, result))
         if not bool((result == DATA).any()):
             result = compact(self.space.roots(result))
@@ -340,16 +446,45 @@ class Propagation:
 
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
-        met = self.space.roots(y)
-        over = tuple(i for i in range(len(shape)) if x.shape[i] == 1 and y.shape[i] > 1)
-        high = met.amax(dim=over, keepdim=True) if over else met
-        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
-        low = low.amin(dim=over, keepdim=True) if over else low
-        single = ((low == high) | (high == NONE)).expand(x.shape)
+        high, single = self._met(x, y)
+        if not bool(single.all()) and bool((loose := self.space.is_loose(y) & (y > DATA)).any()):
+            # A parameter with numbers for each place of a population is that population's.
+            belongs = self._met(x, torch.where(loose, NONE, y))[1]
+            single = single | (belongs & ~self._is_plain(x))
         # Data that meets one and the same population everywhere does not tell populations apart.
         named = high[high > DATA]
         tells_apart = bool(named.numel()) and bool((named != named[0]).any())
         return ~single if tells_apart else ~single | self._is_plain(x)
+
+    def _kept_of_outer(self, a: Tensor, a_free: Tensor, b: Tensor, b_free: Tensor) -> Tensor | None:
+        """Return the operand of an outer product whose populations may go: the other's stay.
+
+        That is the one with more of them. Nothing that a single one of the others meets may be in
+        the operand that stays.
+        """
+        left = []
+        for x, free in ((a, a_free), (b, b_free)):
+            if not bool((free & ~self._is_plain(x)).any()):
+                return None
+            loose = ~self.space.is_fixed(x) & ~self._is_plain(x)
+            left.append(len(np.unique(self.space.roots(x[free & loose]).numpy())))
+            if bool((loose & ~free).any()):
+                return None
+        return a if left[0] >= left[1] else b
+
+    def _met(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest class of ``y`` that each element of ``x`` meets; if it is the only."""
+        met = self.space.roots(y)
+        over = tuple(i for i in range(x.dim()) if x.shape[i] == 1 and y.shape[i] > 1)
+        high = met.amax(dim=over, keepdim=True) if over else met
+        low = torch.where(met == NONE, torch.iinfo(torch.int64).max, met)
+        low = low.amin(dim=over, keepdim=True) if over else low
+        return high, ((low == high) | (high == NONE)).expand(x.shape)
+
+    def _keeps(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+        """Tell where parameters that met nothing yet meet data that is repeated over several."""
+        repeated = (y <= DATA) & ~self._met(y, x)[1]
+        return (self.space.is_loose(x) & (x > DATA)).expand(shape) & repeated.expand(shape)
 
     def _is_plain(self, x: Tensor) -> Tensor:
         """Tell which labels are no population's: data, and parameters that met nothing yet."""
@@ -358,8 +493,8 @@ class Propagation:
 
 def _as_data(value: Any) -> Any:
     """Return nested arguments with plain data in place of labels and references."""
-    if isinstance(value, Tensor | TensorRef):
-        shape = value.sizes if isinstance(value, TensorRef) else tuple(value.shape)
+    if isinstance(value, Tensor | TensorRef | Derived):
+        shape = tuple(value.shape) if isinstance(value, Tensor) else value.sizes
         return torch.full((), DATA, dtype=torch.int64).expand(shape)
     if isinstance(value, dict):
         return {name: _as_data(item) for name, item in value.items()}

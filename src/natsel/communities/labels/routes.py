@@ -53,3 +53,14 @@ def scores_behind(top_k: fx.Node) -> set[fx.Node]:
             found.add(node)
         node = node.args[0]
     return found
+
+
+def behind(node: fx.Node) -> set[fx.Node]:
+    """Return everything that a node is computed from."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        fresh = [n for n in stack.pop().all_input_nodes if n not in found]
+        found.update(fresh)
+        stack += fresh
+    return found

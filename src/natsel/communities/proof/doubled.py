@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-MAX_CHUNK = 1 << 24
+MAX_CHUNK = 1 << 21
 """Elements of a weight that are held in float64 at a time where its rows can take turns."""
 
 CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from natsel.common.calls import outputs_of
+from natsel.common.memory import give_back
 from natsel.communities.community import Community
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, gap
-from natsel.communities.proof.loud import loud, loud_input, with_noise
+from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
 from natsel.communities.surgery.surgery import permute, reference, remove
@@ -101,6 +102,7 @@ class _Copy:
 
     def __init__(self, model: nn.Module, part: Part) -> None:
         self._model = model
+        self._is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
         self._given = (part.args, part.kwargs)
         self._inputs = self._given
 
@@ -185,6 +187,8 @@ class _Copy:
 
     def _gap(self, communities: Sequence[Community], survivors: Mapping[str, Tensor]) -> Gap:
         small = self._outputs(remove(self._model, communities, survivors, share=True))
+        if self._is_large:
+            give_back()  # of the small one, whose tensors had other sizes
         masked = self._outputs(reference(self._model, communities, survivors, share=True))
         return gap(small, masked, self._dense)
 

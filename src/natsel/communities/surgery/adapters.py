@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from natsel.communities.surgery.attention import HeadwiseAttention
+from natsel.communities.surgery.recompute import recompute
 
 Adapter = Callable[[Any], None]
 ADAPTERS: dict[str, Adapter] = {}
@@ -48,6 +49,7 @@ def adapter(*classes: str | type) -> Callable[[Adapter], Adapter]:
 
 def adapt(model: nn.Module) -> None:
     """Let every module of a model follow the shapes of its tensors, in place."""
+    recompute(model)
     for module in list(model.modules()):
         for kind in type(module).__mro__:
             function = ADAPTERS.get(_name(kind))
@@ -127,6 +129,11 @@ def _recurrent(module: nn.RNNBase) -> None:
     entering: Any = module.weight_ih_l0
     module.hidden_size, module.input_size = weight.shape[1], entering.shape[1]
     module._init_flat_weights()  # it keeps a list of its parameters besides
+
+
+@adapter(nn.RNNCellBase)
+def _cell(module: nn.RNNCellBase) -> None:
+    module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
 
 
 @adapter(nn.Module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def remove(
     communities: Iterable[Community],
     survivors: Mapping[str, Tensor],
     *,
-    share: bool = False,
+    share: bool | Literal["whole"] = False,
 ) -> nn.Module:
     """Return a copy of a model that holds only the survivors; the model is not touched.
 
@@ -72,7 +73,8 @@ def remove(
         model: the model that the communities were found in.
         communities: whose populations may go.
         survivors: one boolean tensor ``[size]`` per community.
-        share: let the copy hold the very parameters of the model that are not cut.
+        share: let the copy hold the very parameters of the model that are not cut; with "whole"
+            those alone of modules that lose nothing, so that the others can be changed.
 
     Returns:
         The smaller model.
@@ -81,13 +83,14 @@ def remove(
     tensors = tensors_of(model)
     kept = kept_indices(communities, survivors, tensors)
     instead: dict[int, Tensor] = {}
+    losing = _beside_what_shrinks(model, kept) if share == "whole" else set()
     for name, tensor in tensors.items():
         if name in kept:
             smaller = cut(tensor, kept[name])
             if isinstance(tensor, nn.Parameter):
                 smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
             instead[id(tensor)] = smaller
-        elif share and isinstance(tensor, nn.Parameter):
+        elif share and isinstance(tensor, nn.Parameter) and id(tensor) not in losing:
             instead[id(tensor)] = tensor
     small = copied(model, instead)
     adapt(small)
@@ -101,6 +104,17 @@ def remove(
                 setattr(module, bound.attribute, alive * bound.per_population)
     shorten(small, shortened_by(model, communities, survivors))
     return small
+
+
+def _beside_what_shrinks(model: nn.Module, kept: Iterable[str]) -> set[int]:
+    """Return the ``id`` of every parameter of the modules that hold a tensor which shrinks."""
+    tensors = tensors_of(model)
+    shrinking = {id(tensors[name]) for name in kept}
+    found: set[int] = set()
+    for module in model.modules():
+        own = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
+        found |= own if own & shrinking else set()
+    return found
 
 
 def shortened_by(

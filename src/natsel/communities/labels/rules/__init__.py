@@ -5,6 +5,8 @@ Importing this package fills the table; :func:`natsel.rule` adds to it.
 
 from natsel.communities.labels.rules import (
     attention,
+    contraction,
+    derived,
     elementwise,
     normalization,
     recurrent,
@@ -16,6 +18,8 @@ from natsel.communities.labels.rules import (
 
 __all__ = [
     "attention",
+    "contraction",
+    "derived",
     "elementwise",
     "normalization",
     "recurrent",

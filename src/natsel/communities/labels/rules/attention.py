@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
-import numpy as np
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, operator_name, place, shape_of
-from natsel.communities.labels.labels import DATA
+from natsel.communities.labels.graph import TensorRef, is_weight, operator_name, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
-from natsel.communities.labels.rules.normalization import note_mixed
+from natsel.communities.labels.rules.contraction import contract, stacked
+from natsel.communities.labels.rules.products import meet, product_of_activations
 from natsel.communities.labels.rules.shape import CONSTANTS
 from natsel.communities.labels.rules.weights import product_with_weight_first, weight_product
 
@@ -39,7 +37,7 @@ def attention(
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]
         merged = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
-    head = _meet(run, _meet(run, merged[0], merged[1], reason), merged[2], reason)
+    head = meet(run, meet(run, merged[0], merged[1], reason), merged[2], reason)
     for constant in _constants_behind(node.args[3] if len(node.args) > 3 else None, head.shape):
         # Layers that add the same table of constants must keep as many heads as it has.
         run.space.unite(head, run.shared.setdefault(constant, head).expand_as(head), reason)
@@ -72,28 +70,18 @@ def _constants_behind(mask: Any, heads: tuple[int, ...]) -> list[fx.Node]:
 @rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
 def product(run: Propagation, node: fx.Node, a: Any, b: Any) -> Any:
     """A product of two activations, as in attention written out, or with a weight."""
-    if isinstance(b, TensorRef) and len(b.axes) == 2 and not isinstance(a, TensorRef):
+    if is_weight(b) and len(b.axes) == 2 and isinstance(a, Tensor):
         return weight_product(run, node, a, b, None, in_axis=0)
     if isinstance(a, TensorRef) and len(a.axes) == 2 and isinstance(b, Tensor) and b.dim() > 1:
         return product_with_weight_first(run, node, a, b)
+    if isinstance(b, TensorRef) and len(b.axes) > 2 and isinstance(a, Tensor) and a.dim() > 1:
+        return contract(run, node, a, *stacked(a, b))
+    if isinstance(a, TensorRef) and len(a.axes) > 2 and isinstance(b, Tensor) and b.dim() > 1:
+        return contract(run, node, b, *stacked(b, a, first=True))
     a, b = run.lift(a), run.lift(b)
     if a.dim() < 2 or b.dim() < 2:
         return run.barrier(node, (a, b))
-    reason = f"it is contracted with plain data{place(node)}"
-    shape = shape_of(node)
-    macs = float(prod(shape) * a.shape[-1])
-    if bool((a <= DATA).all()) or bool((b <= DATA).all()):
-        mixed = _mix(run, a, b, reason)
-        run.charge_labels(mixed, macs / mixed.numel())
-        return mixed.expand(shape)
-    # Each entry of the result sums over pairs without a weight between: one population per batch
-    # place. In attention that place is the head.
-    rows = run.space.unite_along(a, (-2, -1), reason)
-    columns = run.space.unite_along(b, (-2, -1), reason)
-    head = _meet(run, rows, columns, reason)
-    run.mark(head, "head")
-    run.charge_labels(head, macs / head.numel())
-    return head.expand(shape)
+    return product_of_activations(run, node, a, b, shape_of(node))
 
 
 @rule("aten.baddbmm.default")
@@ -102,19 +90,3 @@ def product_with_addend(
 ) -> Any:
     """beta addend + alpha a b."""
     return run.combine(node, product(run, node, a, b), addend)
-
-
-def _meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
-    """Unite the batch places of two operands of a product."""
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    run.space.unite(a.expand(shape), b.expand(shape), reason)
-    return a.expand(shape)
-
-
-def _mix(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
-    """Mix places with a matrix of plain data: harmless along an axis without populations."""
-    carrier, axis = (b, -2) if bool((a <= DATA).all()) else (a, -1)
-    note_mixed(run, carrier, (axis % carrier.dim(),), reason)
-    merged = run.space.unite_along(carrier, (axis,), reason)
-    # A row of data that is contracted with populations is plain data itself.
-    return merged.clamp_min(DATA)

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, place
+from natsel.communities.labels.graph import is_weight, place
 from natsel.communities.labels.labels import narrowed
 from natsel.communities.labels.propagation import Propagation, rule
 
 
 def _tie_parameters(run: Propagation, channels: Tensor, *parameters: Any) -> None:
     for parameter in parameters:
-        if isinstance(parameter, TensorRef):
+        if is_weight(parameter):
             run.space.unite(channels, run.axis(parameter, 0, "tied"), "it meets plain data")
         elif isinstance(parameter, Tensor):
             run.space.unite(channels, parameter, "its scale or shift is computed from plain data")
@@ -35,7 +35,7 @@ def batch_norm(
     over = tuple(i for i in range(x.dim()) if i != 1)
     channels = run.space.unite_along(x, over, f"it meets plain data{place(node)}").reshape(-1)
     _tie_parameters(run, channels, weight, bias, mean, variance)
-    ref = next((p for p in (weight, mean) if isinstance(p, TensorRef)), None)
+    ref = next((p for p in (weight, mean) if is_weight(p)), None)
     labels = channels if ref is None else run.axis(ref, 0, "tied")
     view = [1] * x.dim()
     view[1] = -1
@@ -62,7 +62,7 @@ def layer_norm(
     x = run.lift(x)
     axes = tuple(range(x.dim() - len(shape), x.dim()))
     reason = f"normalised together with its neighbours{place(node)}"
-    parameters = [p for p in (weight, bias) if isinstance(p, TensorRef)]
+    parameters = [p for p in (weight, bias) if is_weight(p)]
     if len(axes) == 1 and (node in run.unused or run.spans_width(x, axes[0])):
         channels = run.space.unite_along(x, tuple(range(x.dim() - 1)), reason).reshape(-1)
         for parameter in parameters:
@@ -111,6 +111,21 @@ def softmax(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any) -> An
     reason = f"it shares a softmax{place(node)}"
     note_mixed(run, x, (dim % x.dim(),), reason)
     return run.space.unite_along(x, (dim % x.dim(),), reason).expand(x.shape)
+
+
+@rule(
+    *("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default"),
+    *("aten.cummax.default", "aten.cummin.default"),
+)
+def running(run: Propagation, node: fx.Node, x: Any, dim: int, *args: Any, **kwargs: Any) -> Any:
+    """What is summed up along an axis stands or falls together there."""
+    x = run.lift(x)
+    axes = (dim % x.dim(),) if x.dim() else ()
+    reason = f"it is summed up with its neighbours{place(node)}"
+    if node not in run.unused:
+        note_mixed(run, x, axes, reason)
+        x = run.space.unite_along(x, axes, reason).expand(x.shape)
+    return (x, x) if isinstance(node.meta["val"], list | tuple) else x
 
 
 def note_mixed(run: Propagation, x: Tensor, axes: tuple[int, ...], reason: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, place
+from natsel.communities.labels.graph import Weight, is_weight, place
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.weights import channels_of, spread
 
@@ -37,9 +37,9 @@ def recurrent(
     states = list(state) if isinstance(state, list | tuple) else [state]
     num_directions = 2 if bidirectional else 1
     per_cell = 4 if has_biases else 2
-    refs = all(isinstance(w, TensorRef) for w in weights)
+    refs = all(is_weight(w) for w in weights)
     if not refs or len(weights) != num_layers * num_directions * per_cell:
-        computed = next((w for w in weights if not isinstance(w, TensorRef)), weights[0])
+        computed = next((w for w in weights if not is_weight(w)), weights[0])
         return run.unlike_weight(node, (x, states, weights), computed)
     reason = f"it carries plain data{place(node)}"
     x = run.lift(x)
@@ -72,7 +72,11 @@ def recurrent(
 
 
 def _cell(
-    run: Propagation, node: fx.Node, channels: Tensor, cell: list[TensorRef], num_gates: int
+    run: Propagation,
+    node: fx.Node,
+    channels: Tensor,
+    cell: list[Weight],
+    num_gates: int,
 ) -> Tensor:
     """Return the labels of the units of one layer and direction."""
     reason = f"the gates of one unit stand together{place(node)}"
@@ -82,3 +86,38 @@ def _cell(
         rows = run.axis(ref, 0, "out" if number < 2 else "tied")
         run.space.unite(unit.repeat(num_gates), rows, reason)
     return unit
+
+
+CELLS = {"lstm_cell.default": 4, "gru_cell.default": 3}
+CELLS |= {"rnn_tanh_cell.default": 1, "rnn_relu_cell.default": 1}
+
+
+@rule(*(f"aten.{name}" for name in CELLS))
+def recurrent_cell(
+    run: Propagation,
+    node: fx.Node,
+    x: Any,
+    state: Any,
+    entering: Any,
+    recurring: Any,
+    *biases: Any,
+) -> Any:
+    """One step of the same, with the state as an input."""
+    weights = [w for w in (entering, recurring, *biases) if w is not None]
+    if not all(is_weight(w) for w in weights):
+        computed = next(w for w in weights if not is_weight(w))
+        return run.unlike_weight(node, (x, state, weights), computed)
+    x = run.lift(x)
+    channels = channels_of(run, x, x.dim() - 1, f"it carries plain data{place(node)}")
+    num_gates = CELLS[str(node.target).removeprefix("aten.")]
+    unit = _cell(run, node, channels, weights, num_gates)
+    for w in weights[:2]:
+        run.charge(w, (0, 1), float(prod(x.shape[:-1]) * prod(w.sizes)))
+    for tensor in state if isinstance(state, list | tuple) else [state]:
+        before = run.lift(tensor)
+        reason = f"its state is data{place(node)}"
+        run.space.unite(unit.expand_as(before), before, reason)
+    value = node.meta["val"]
+    if isinstance(value, list | tuple):
+        return tuple(unit.expand(tuple(v.shape)) for v in value)
+    return unit.expand(tuple(value.shape))

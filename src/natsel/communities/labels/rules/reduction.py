@@ -99,7 +99,7 @@ def pools(run: Propagation, node: fx.Node, x: Any, *args: Any) -> Any:
 def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A sum over places keeps labels; over populations it ties them."""
     x = run.lift(x)
-    axes = _axes(node, x.dim())
+    axes = axes_of(node, x.dim())
     reason = f"reduced together with its neighbours{place(node)}"
     value = node.meta["val"]
     if node in run.unused or (len(axes) == 1 and run.spans_width(x, axes[0])):
@@ -111,7 +111,7 @@ def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: An
     return tuple(result for _ in value) if isinstance(value, list | tuple) else result
 
 
-def _axes(node: fx.Node, num_axes: int) -> tuple[int, ...]:
+def axes_of(node: fx.Node, num_axes: int) -> tuple[int, ...]:
     """Return the axes that a reduction runs over: those it names, or all."""
     assert isinstance(node.target, torch._ops.OpOverload)
     names = [argument.name for argument in node.target._schema.arguments]

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from natsel.communities.labels.graph import TensorRef, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
-from natsel.communities.labels.routes import GROUPED
+from natsel.communities.labels.routes import GROUPED, behind
 from natsel.communities.labels.rules.weights import channels_of, spread
 
 
@@ -18,7 +18,9 @@ def top_k(run: Propagation, node: fx.Node, x: Any, k: int, dim: int = -1, *args:
     """The largest along an axis: of a router, who is chosen; of anything else, a barrier."""
     x = run.lift(x)
     if node not in run.routers:
-        return run.barrier(node, x)
+        groups = any(node in behind(router) for router in run.routers)
+        reason = f"its router chooses groups of experts before it chooses experts{place(node)}"
+        return run.barrier(node, x, reason=reason if groups else None)
     run.routers[node] = channels_of(run, x, dim % x.dim(), f"it is routed by data{place(node)}")
     return tuple(torch.full(tuple(v.shape), 1, dtype=torch.int64) for v in node.meta["val"])
 

@@ -37,6 +37,7 @@ MOVES = [
     "narrow.default",
     "expand_as.default",
     "view_as.default",
+    "reshape_as.default",
     "flip.default",
     "roll.default",
     "repeat.default",
@@ -60,8 +61,12 @@ MOVES = [
     "select_scatter.default",
 ]
 
-VIEWS = ("aten.view.default", "aten._unsafe_view.default")
-"""Labels that are repeated without storage have no such view."""
+VIEWS = {
+    "aten.view.default": torch.ops.aten.reshape.default,
+    "aten._unsafe_view.default": torch.ops.aten.reshape.default,
+    "aten.view_as.default": torch.ops.aten.reshape_as.default,
+}
+"""What stands for them: labels that are repeated without storage have no such view."""
 
 SPLITS = ("aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default")
 
@@ -93,9 +98,24 @@ def moves(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         if operator_name(node) in SPLITS:
             return _split(args[0], node, kwargs.get("dim", args[2] if len(args) > 2 else 0))
     lifted = [run.lift(a) if isinstance(a, Tensor | TensorRef) else a for a in args]
-    target = torch.ops.aten.reshape.default if operator_name(node) in VIEWS else node.target
+    if operator_name(node) == "aten.chunk.default":
+        return _chunks(run, node, lifted[0], kwargs.get("dim", args[2] if len(args) > 2 else 0))
+    target: Any = VIEWS.get(operator_name(node), node.target)
     assert callable(target)
     return target(*lifted, **kwargs)
+
+
+def _chunks(run: Propagation, node: fx.Node, x: Tensor, axis: int) -> list[Tensor]:
+    """Return parts of one size, of which each must lose the same places: else they were others."""
+    sizes = [value.shape[axis] for value in node.meta["val"]]
+    parts = list(x.split_with_sizes(sizes, axis))
+    roots = run.space.roots(parts[0])
+    differ = not bool((roots == roots.narrow(axis, 0, 1)).all())
+    if differ and len(set(sizes)) == 1:
+        reason = f"it is a part of what is cut into {len(parts)}{place(node)}"
+        for part in parts[1:]:
+            run.space.unite(parts[0], part, reason)
+    return parts
 
 
 def _split(ref: TensorRef, node: fx.Node, axis: int) -> list[TensorRef]:
@@ -143,7 +163,7 @@ def keeps(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) ->
     return x
 
 
-@rule("aten.cat.default", "aten.concat.default", "aten.stack.default")
+@rule("aten.cat.default", "aten.concat.default", "aten.concatenate.default", "aten.stack.default")
 def joins(run: Propagation, node: fx.Node, tensors: Any, dim: int = 0) -> Any:
     """Concatenate the labels."""
     lifted = [run.lift(t) for t in tensors]
@@ -171,6 +191,9 @@ def pad(
 
 
 CONSTANTS = [
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
     "zeros",
     "ones",
     "full",
@@ -184,7 +207,7 @@ CONSTANTS = [
 ]
 
 
-@rule(*(f"aten.{name}.default" for name in CONSTANTS))
+@rule(*(f"aten.{name}.default" for name in CONSTANTS), "aten.empty.memory_format")
 def constants(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
     """The same number everywhere: it ties nothing."""
     return torch.full(shape_of(node), NONE, dtype=torch.int64)
@@ -248,3 +271,51 @@ def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
     merged = run.space.unite_along(x, axes, reason)
     first = [None if t is None else torch.zeros_like(run.lift(t)) for t in indices]
     return torch.ops.aten.index.Tensor(merged, first)
+
+
+@rule("aten.gather.default")
+def gather(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any, **kwargs: Any) -> Any:
+    """Take places along an axis on which populations do not differ; the others keep theirs."""
+    reason = f"it is indexed by data{place(node)}"
+    run.space.fix(run.lift(index), reason)
+    x = run.lift(x)
+    shape = shape_of(node)
+    if not x.dim():
+        return x.expand(shape)
+    axis %= x.dim()
+    note_mixed(run, x, (axis,), reason)
+    merged = run.space.unite_along(x, (axis,), reason)
+    for other, size in enumerate(shape):
+        merged = merged if other == axis else merged.narrow(other, 0, size)
+    return merged.expand(shape)
+
+
+@rule("aten.view_as_complex.default")
+def as_complex(run: Propagation, node: fx.Node, x: Any) -> Tensor:
+    """The real and the imaginary part of a number stand together."""
+    reason = f"it is a part of a complex number{place(node)}"
+    return run.space.unite_along(run.lift(x), (-1,), reason).squeeze(-1)
+
+
+@rule("aten.view_as_real.default")
+def as_real(run: Propagation, node: fx.Node, x: Any) -> Tensor:
+    """Both parts belong to whoever the number belongs to."""
+    return run.lift(x).unsqueeze(-1).expand(shape_of(node))
+
+
+@rule("aten.im2col.default")
+def patches(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Take windows apart: row (c, i, j) of a patch is place (i, j) of channel c in its window."""
+    assert callable(node.target)
+    labels: Tensor = node.target(run.lift(x).double(), *args, **kwargs)
+    return labels.long()
+
+
+@rule("aten.col2im.default")
+def folded(run: Propagation, node: fx.Node, x: Any, size: Any, kernel: Any, *args: Any) -> Tensor:
+    """Sum windows back into an image: a channel is all its places in all windows."""
+    x = run.lift(x)
+    num_places = kernel[0] * kernel[1]
+    reason = f"it is summed with other places of its channel{place(node)}"
+    windows = x.reshape(*x.shape[:-2], -1, num_places, x.shape[-1])
+    return run.space.unite_along(windows, (-2, -1), reason).expand(shape_of(node))

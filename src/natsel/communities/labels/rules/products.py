@@ -1,0 +1,90 @@
+"""Products of two activations: attention written out, or places mixed with plain data."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from torch import Tensor, fx
+
+from natsel.communities.labels.graph import place
+from natsel.communities.labels.labels import DATA
+from natsel.communities.labels.propagation import Propagation
+from natsel.communities.labels.rules.normalization import note_mixed
+
+
+def product_of_activations(
+    run: Propagation, node: fx.Node, a: Tensor, b: Tensor, shape: tuple[int, ...]
+) -> Tensor:
+    """Return the labels of a matrix product of two activations.
+
+    Args:
+        run: the propagation.
+        node: the operator.
+        a: labels ``[..., rows, inner]``.
+        b: labels ``[..., inner, columns]``.
+        shape: of the result, ``[..., rows, columns]``.
+    """
+    reason = f"it is contracted with plain data{place(node)}"
+    macs = float(prod(shape) * a.shape[-1])
+    if (carried := _carried(run, a, b)) is not None:
+        passing, axis = carried
+        run.space.fix(b if passing is a else a, reason)
+        labels = passing.narrow(axis, 0, 1)
+        run.charge_labels(labels, macs / labels.numel())
+        return labels.expand(shape)
+    if bool((a <= DATA).all()) or bool((b <= DATA).all()):
+        mixed = _mix(run, a, b, reason)
+        run.charge_labels(mixed, macs / mixed.numel())
+        return mixed.expand(shape)
+    # Each entry of the result sums over pairs without a weight between: one population per batch
+    # place. In attention that place is the head.
+    rows = run.space.unite_along(a, (-2, -1), reason)
+    columns = run.space.unite_along(b, (-2, -1), reason)
+    head = meet(run, rows, columns, reason)
+    run.mark(head, "head")
+    run.charge_labels(head, macs / head.numel())
+    return head.expand(shape)
+
+
+def meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
+    """Unite the batch places of two operands of a product."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    run.space.unite(a.expand(shape), b.expand(shape), reason)
+    return a.expand(shape)
+
+
+def _mix(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:
+    """Mix places with a matrix of plain data: harmless along an axis without populations."""
+    carrier, axis = (b, -2) if bool((a <= DATA).all()) else (a, -1)
+    note_mixed(run, carrier, (axis % carrier.dim(),), reason)
+    merged = run.space.unite_along(carrier, (axis,), reason)
+    # A row of data that is contracted with populations is plain data itself.
+    return merged.clamp_min(DATA)
+
+
+def _carried(run: Propagation, a: Tensor, b: Tensor) -> tuple[Tensor, int] | None:
+    """Return the factor whose rows (or columns) are populations, each summed up by itself.
+
+    The other factor is the same for all of them, as the state of a scan is read out, or places are
+    averaged by weights that a layer makes: it stays whole. With the factor comes the axis that is
+    summed over.
+    """
+    for passing, other, summed, kept in ((a, b, -1, -2), (b, a, -2, -1)):
+        roots = run.space.roots(passing)
+        others = run.space.roots(other)
+        if bool((others <= DATA).all()) or not _alike(roots, summed) or _alike(roots, kept):
+            continue
+        if all(_alike(others, axis) for axis in range(-other.dim(), 0) if axis != _across(summed)):
+            return passing, summed
+    return None
+
+
+def _across(summed: int) -> int:
+    """Return the axis of the other factor that runs along the one that is summed over."""
+    return -2 if summed == -1 else -1
+
+
+def _alike(roots: Tensor, axis: int) -> bool:
+    """Tell whether labels do not differ along an axis."""
+    return bool((roots == roots.narrow(axis, 0, 1)).all())
