@@ -164,12 +164,12 @@ def prune(
         _check_scorer(each, batches is not None or search is not None)
     _check_together(scorer, search, generator, scope, normalize, uniform)
     if bias and (batches is None or not compensate):
-        told = {
+        given = {
             "bias": True,
             "data": None if batches is None else "given",
             "compensate": compensate,
         }
-        refuse_together(told, "bias with data and compensation, which fills it")
+        refuse_together(given, "bias with data and compensation, which fills it")
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(
         with_biases(model)[0] if bias else model, inputs, residual=residual, branches=branches

@@ -166,8 +166,16 @@ class PruneConfig:
         check_whole("search", self.search)
         if self.data is None:
             refuse("data", None, "the name of a data set: a search runs on one")
-        own = ("scope", "normalize", "multiple_of", "uniform", "include", "exclude", "residual")
-        own += ("rotate",)
+        own = (
+            "scope",
+            "normalize",
+            "multiple_of",
+            "uniform",
+            "include",
+            "exclude",
+            "residual",
+            "rotate",
+        )
         usual = {f.name: f.default for f in fields(self)}
         if given := {n: getattr(self, n) for n in own if getattr(self, n) != usual[n]}:
             refuse_together({"search": self.search, **given}, "a search without them")
