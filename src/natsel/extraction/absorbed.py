@@ -35,6 +35,8 @@ class Absorbed:
             anything was.
         error_fitted: the same over the very samples that it was found on, which flatters.
         ridge: the penalty that was used.
+        gap: of a weight that also adds what branches behind it had added, the last layer of these;
+            the errors are those of the stream there.
     """
 
     consumer: str
@@ -49,6 +51,7 @@ class Absorbed:
     error_after: float | None = 0.0
     error_fitted: float = 0.0
     ridge: float | None = None
+    gap: str = ""
 
     @classmethod
     def left(cls, consumer: Consumer, reason: str) -> Absorbed:
@@ -82,7 +85,11 @@ class Compensation:
     def summary(self) -> str:
         """Return what it did in one line, what was left as it is with the reason."""
         done = [c for c in self.consumers if not c.reason]
+        gaps = [c for c in self.consumers if c.gap]
         text = f"compensated {len(done)} of {len(self.consumers)} consumers"
+        if gaps:
+            bridged = sum(not c.reason for c in gaps)
+            text += f", {bridged} of {len(gaps)} where a stream has gaps"
         held = [c for c in done if c.error_after is not None]
         if held:
             before = median(c.error_before for c in held)

@@ -22,6 +22,7 @@ from natsel.communities.gates.gates import folded
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.absorbed import Absorbed, Compensation
 from natsel.extraction.absorption import absorb
+from natsel.extraction.bridging import bridges_of
 from natsel.extraction.consumers import consumers_of
 from natsel.extraction.entering import inputs_of, num_calls
 from natsel.extraction.in_turn import alone, in_turn
@@ -168,21 +169,24 @@ def compensated(
         replace(c, reason=GONE) if twin.gone(c.module) else c
         for c in consumers_of(base, known, checked)
     ]
+    gaps = bridges_of(base, known, checked) if sequential and stream else []
+    gaps = [each for each in gaps if not twin.gone(each.consumer.module)]
     able = [c for c in consumers if not c.reason]
-    touched = None if batch_norm else {c.module for c in able}
+    touched = None if batch_norm else {c.module for c in (*able, *(g.consumer for g in gaps))}
     touched = touched if restore else set()
     with _all_or_nothing(twin.model, touched), _aside(base), evaluating(base):
         # The same batches each time, from a loader that shuffles too.
         batches = list(batches)
         if sequential:
-            done = in_turn(base, twin.model, able, batches, ridge, stream=stream)
+            done = in_turn(base, twin.model, able, batches, ridge, stream=stream, bridges=gaps)
         else:
             calls = num_calls(base, {c.module for c in able}, batches)
             seen = alone(base, [c for c in able if c.module in calls], batches)
             done = [absorb(twin.model, c, seen[c.module], ridge) for c in able if c.module in seen]
-        lines = {line.consumer: line for line, _ in done}
+        lines = {line.consumer: line for line, _ in done if not line.gap}
+        bridged = [line for line, _ in done if line.gap]
         changed = [twin.renamed(name) for _, names in done for name in names]
-        for line in lines.values():
+        for line in (*lines.values(), *bridged):
             _warn(line)
         for consumer in consumers:
             reason = consumer.reason or "nothing was seen to enter its module"
@@ -193,7 +197,9 @@ def compensated(
             for name in renormalize(twin.model, paths, lambda: inputs_of(batches, base))
         ]
     return Compensation(
-        tuple(lines[c.tensor] for c in consumers), (*changed, *again), len(again) // 2
+        (*(lines[c.tensor] for c in consumers), *bridged),
+        tuple(dict.fromkeys((*changed, *again))),
+        len(again) // 2,
     )
 
 

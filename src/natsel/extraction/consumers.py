@@ -69,7 +69,7 @@ def consumers_of(
                 readers[part.tensor, part.axis].append(community)
     found = []
     for (tensor, axis), read in readers.items():
-        module, attribute = owner(model, tensor)
+        module, _ = owner(model, tensor)
         remaining = kept[tensor][axis]
         gone = torch.ones(tensors[tensor].shape[axis], dtype=torch.bool)
         gone[remaining] = False
@@ -85,36 +85,44 @@ def consumers_of(
                 remaining,
                 gone.nonzero().reshape(-1),
                 {other: places for other, places in kept[tensor].items() if other != axis},
-                _takes_constant(module) and f"{tensor.rpartition('.')[0]}.bias" not in shared,
-                reason or _unfit(model, module, attribute, axis, len(gone), len(remaining)),
+                takes_constant(module) and f"{tensor.rpartition('.')[0]}.bias" not in shared,
+                reason or unfit(model, tensor, axis, len(gone), len(remaining)),
             )
         )
     return found
 
 
-def _unfit(
-    model: nn.Module, module: nn.Module, attribute: str, axis: int, size: int, left: int
-) -> str:
-    """Return why a module cannot absorb removed inputs, or nothing."""
+def unfit(model: nn.Module, tensor: str, axis: int, size: int, left: int) -> str:
+    """Return why a weight cannot absorb removed inputs, or nothing.
+
+    Args:
+        model: that holds it.
+        tensor: its name.
+        axis: along which it reads.
+        size: how many inputs it has.
+        left: how many of them remain.
+    """
+    module, attribute = owner(model, tensor)
     unseen = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     if module in unseen:
         return "nn.MultiheadAttention reads this weight without calling its module"
     if getattr(module, "groups", 1) != 1:
         return "it is a grouped convolution"
-    if input_axis(module) is None or attribute != "weight" or axis != _reading_axis(module):
+    if input_axis(module) is None or attribute != "weight" or axis != reading_axis(module):
         return f"its module is a {type(module).__name__}, not a Linear or a convolution"
     if size + left > WIDEST:
         return f"it reads {size:,} inputs and {left:,} are left, together more than {WIDEST:,}"
     return ""
 
 
-def _reading_axis(module: nn.Module) -> int:
+def reading_axis(module: nn.Module) -> int:
+    """Return the axis of a weight along which its module reads."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return 0
     return 1 if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else 0
 
 
-def _takes_constant(module: nn.Module) -> bool:
+def takes_constant(module: nn.Module) -> bool:
     """Tell whether a bias can take a constant of the inputs over, the same at every place."""
     return getattr(module, "bias", None) is not None and not _pads_with_zeros(module)
 

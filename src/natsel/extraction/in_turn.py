@@ -8,12 +8,13 @@ from itertools import islice
 
 from torch import Tensor, nn
 
-from natsel.blockwise import Chain, Place, chains_of, walk
+from natsel.blockwise import Chain, chains_of, walk
 from natsel.common.batches import Data
 from natsel.common.errors import first_line, refuse
 from natsel.common.modes import evaluating
 from natsel.extraction.absorption import absorb
 from natsel.extraction.block import Done, compensate_block
+from natsel.extraction.bridging import Bridge, bridge, where
 from natsel.extraction.consumers import Consumer
 from natsel.extraction.entering import entering, inputs_of, looking, num_calls, run
 from natsel.extraction.folds import Samples, num_folds
@@ -29,6 +30,7 @@ def in_turn(
     ridge: float | None,
     *,
     stream: bool = True,
+    bridges: Sequence[Bridge] = (),
 ) -> list[Done]:
     """Compensate consumers in the order of their calls, each after those before it.
 
@@ -43,12 +45,14 @@ def in_turn(
         data: can be read again, with the same batches each time.
         ridge: the penalty; None chooses it.
         stream: let those of a block make up for what was lost before it.
+        bridges: over gaps in the stream; those that are in no chain are left out.
 
     Returns:
         What became of those that something enters.
     """
     done: list[Done] = []
-    chains = shared_chains(model, small, consumers, data)
+    bridging = [each.consumer for each in bridges]
+    chains = shared_chains(model, small, [*consumers, *bridging], data)
     inside = {c.module: _chain_of(c, chains) for c in consumers}
     by_path = {c.module: c for c in consumers}
     outside = {path for path, chain in inside.items() if chain is None}
@@ -61,7 +65,7 @@ def in_turn(
         if chain is not None and chain in chains:
             chains.remove(chain)
             members = [c for c in consumers if inside[c.module] is chain]
-            done += along(model, small, chain, members, data, ridge, stream=stream)
+            done += along(model, small, chain, members, data, ridge, stream=stream, bridges=bridges)
         elif chain is None and path in calls:
             with evaluating(small):
                 seen = _paired(model, small, by_path[path], data, calls[path])
@@ -69,6 +73,9 @@ def in_turn(
                 # A router sends other tokens here than it did before.
                 seen = alone(model, [by_path[path]], data)[path]
             done.append(absorb(small, by_path[path], seen, ridge))
+    for chain in chains:  # whose blocks lost nothing but branches
+        if any(where(each, chain) for each in bridges):
+            done += along(model, small, chain, [], data, ridge, stream=stream, bridges=bridges)
     return done
 
 
@@ -81,25 +88,35 @@ def along(
     ridge: float | None,
     *,
     stream: bool = True,
+    bridges: Sequence[Bridge] = (),
 ) -> list[Done]:
-    """Compensate the consumers inside a chain, both models walked side by side."""
+    """Compensate the consumers inside a chain, both models walked side by side.
+
+    Where a gap is bridged the dense model goes ahead as far as the gap, in whose blocks nothing of
+    the small one is left, and waits there.
+    """
     done: list[Done] = []
-    last = max(number for number, path in enumerate(chain.paths) if _within(consumers, path))
+    spans = [(each, span) for each in bridges if (span := where(each, chain)) is not None]
+    numbers = [n for n, path in enumerate(chain.paths) if _within(consumers, path)]
+    last = max([*numbers, *(first for _, (first, _) in spans)])
     with evaluating(small):
         walks = walk(model, chain, data), walk(small, chain, data)
-        for dense, ours in islice(_side_by_side(*walks, data), last + 1):
-            inside = _within(consumers, dense.path)
-            done += compensate_block(dense, ours, inside, ridge=ridge, stream=stream)
+        with _told(data):
+            dense, ours = (next(each) for each in walks)
+        for number in range(last + 1):
+            if ours.number < number:
+                ours = next(walks[1])
+            if dense.number < number:
+                dense = next(walks[0])
+            if dense.number == number:
+                inside = _within(consumers, dense.path)
+                done += compensate_block(dense, ours, inside, ridge=ridge, stream=stream)
+            for each, (first, end) in spans:
+                if first == number:
+                    while dense.number < end:
+                        dense = next(walks[0])
+                    done.append(bridge(dense, ours, each, ridge=ridge))
     return done
-
-
-def _side_by_side(
-    ones: Iterator[Place], others: Iterator[Place], data: Data
-) -> Iterator[tuple[Place, Place]]:
-    with _told(data):
-        first = next(ones), next(others)
-    yield first
-    yield from zip(ones, others, strict=True)
 
 
 def _within(consumers: Sequence[Consumer], path: str) -> list[Consumer]:

@@ -74,7 +74,8 @@ def remove(
         communities: whose populations may go.
         survivors: one boolean tensor ``[size]`` per community.
         share: let the copy hold the very parameters of the model that are not cut; with "whole"
-            those alone of modules that lose nothing, so that the others can be changed.
+            those alone of modules that lose nothing and are not last in a branch beside one that
+            goes, so that the others can be changed.
 
     Returns:
         The smaller model.
@@ -83,7 +84,10 @@ def remove(
     tensors = tensors_of(model)
     kept = kept_indices(communities, survivors, tensors)
     instead: dict[int, Tensor] = {}
-    losing = _beside_what_shrinks(model, kept) if share == "whole" else set()
+    bridging = [
+        g for c in communities if dead_branches(c, survivors) for b in c.branches for g in b.gates
+    ]
+    losing = _beside_what_shrinks(model, [*kept, *bridging]) if share == "whole" else set()
     for name, tensor in tensors.items():
         if name in kept:
             smaller = cut(tensor, kept[name])
