@@ -93,6 +93,7 @@ class Session:
         layers: the indices of the layers that lose entries.
         for_proof: whether everybody is held, and who would have left hidden from attention.
         records: what the layers hold, after the last call.
+        is_paused: whether time stands still: entries are born, nobody is asked and nobody leaves.
     """
 
     method: Method
@@ -106,6 +107,7 @@ class Session:
     layers: tuple[int, ...]
     for_proof: bool = False
     records: dict[int, Record] = field(default_factory=dict)
+    is_paused: bool = False
     _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
 
@@ -130,6 +132,9 @@ class Session:
         if index == self.layers[0]:
             self._waiting.clear()
         asked = self._with_earlier(layer, asked)
+        if self.is_paused:
+            self.records[index] = _record_of(layer)
+            return
         growing = asked.call.hidden_states.shape[1] == 1
         if self.decoding or not growing:
             self._round(index, layer, asked)
