@@ -57,6 +57,9 @@ class Way:
         return found is None or found.every_call or max(found.window, 1) > TAIL
 
 
+FULL = Way("full")
+
+
 @dataclass(frozen=True)
 class Answers:
     """What came of some documents.

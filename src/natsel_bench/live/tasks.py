@@ -52,7 +52,7 @@ def keys(draw: random.Random) -> Words:
 
 def copy(draw: random.Random) -> Words:
     """A line of words at random, whose beginning is repeated."""
-    words = draw.sample(WORDS, 8)
+    words = draw.sample(WORDS, 6)
     line = " " + " ".join(words)
     return Words(
         (f"\nRemember:{line}.\n",), f"\nRemember: {' '.join(words[:3])}", " " + " ".join(words[3:])
@@ -140,6 +140,38 @@ def documents(
             prompt += [*hay[start + before : start + place], *fact]
         prompt += hay[start + places[-1] : start + left]
         found.append(Document(tuple(prompt), question, both[len(question) :]))
+    return found
+
+
+def continuations(
+    hay: Sequence[int], *, count: int, length: int, num_more: int, seed: int = 0
+) -> list[Document]:
+    """Return places of a text and what follows them, for its perplexity.
+
+    Args:
+        hay: tokens of the text.
+        count: how many places.
+        length: tokens that are read before.
+        num_more: tokens that follow.
+        seed: of the places.
+
+    Raises:
+        ValueError: if the text is too short.
+
+    Example:
+        >>> (case,) = continuations(range(6), count=1, length=4, num_more=2)
+        >>> case.prompt, case.answer
+        ((0, 1, 2, 3), (4, 5))
+    """
+    both = length + num_more
+    if len(hay) < both:
+        refuse("text", f"{len(hay)} tokens", f"at least {both}, for prompts of {length}")
+    found = []
+    for number in range(count):
+        draw = random.Random(f"{seed} text {number}")
+        start = draw.randrange(len(hay) - both + 1)
+        whole = tuple(hay[start : start + both])
+        found.append(Document(whole[:length], (), whole[length:]))
     return found
 
 
