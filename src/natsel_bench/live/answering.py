@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def _of_batch(
 ) -> Iterator[Answers]:
     device = next(model.parameters()).device
     prompt, asked, answer = (
-        torch.tensor([getattr(case, name) for case in cases], device=device)
+        torch.tensor([getattr(c, name) for c in cases], dtype=torch.int64, device=device)
         for name in ("prompt", "question", "answer")
     )
     if question == "inside":
@@ -155,7 +156,5 @@ def _judged(logits: Tensor, answer: Tensor, share: float) -> Answers:
 
 def _last(model: Any) -> dict[str, Any]:
     """Return what spares the logits of all but the last token, where a decoder knows how."""
-    import inspect
-
     known = inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in known else {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from natsel.common.errors import choose, refuse
-from natsel.common.files import write_json
+from natsel.common.files import write_atomic, write_json
 from natsel.common.json_data import read_object
 from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
@@ -22,6 +22,7 @@ from natsel_bench.live.answering import FULL, QUESTIONS, Way, answers
 from natsel_bench.live.costs import costs
 from natsel_bench.live.rows import READ_FROM, Parts, compared, perplexity_row, recall_row
 from natsel_bench.live.tasks import TASKS, Document, continuations, documents, reader
+from natsel_bench.live.told import markdown
 from natsel_bench.live.ways import ways_of
 
 CONTINUED = 64
@@ -124,6 +125,7 @@ def bench_live(
             **environment.record(git=True),
         }
         write_json(target / "result.json", result)
+        write_atomic(target / "table.md", markdown(result).encode())
         progress("live: done", 1, 1)
         return result
 

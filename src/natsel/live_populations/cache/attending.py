@@ -193,7 +193,9 @@ def _mask_of(layer: LiveLayer, mask: Tensor | None, query: Tensor) -> Tensor | N
         return mask
     if layer.for_proof:
         return everybody(mask, layer.places(), heads, layer.seen)
-    if mask is None and not layer.ragged and layer.mass is None:
+    if mask is None and layer.is_rectangle:
         return None
+    if mask is not None and mask.shape[-1] == layer.keys.shape[-2] and layer.is_rectangle:
+        return mask  # made for what is held, before this call took the layer over
     at, tokens = layer.places(), layer.seen
     return taken(mask, at, heads, tokens=tokens, dtype=query.dtype, mass=layer.mass)
