@@ -174,12 +174,13 @@ def test_the_command_says_what_is_left_and_goes_on(made, tmp_path, monkeypatch):
     out = tmp_path / "out"
     options = ("--text", text, "--length", 48, "--documents", 5, "--batch", 3, "--repeats", 1)
     asked = (model, "--method", "newest,snapkv+window=8", "--share", "0.5", *options, "--out", out)
-    found = said(*asked, "--tasks", "pairs,lies", "--json")
+    found = said(*asked, "--tasks", "pairs,lies,text", "--json")
     assert found.exit_code == 0, found.output
     result = json.loads(found.stdout)
     assert result == json.loads((out / "result.json").read_text())
     assert result["not_read"] == ["lies"]
     assert result["full"] == {"pairs": 1.0, "lies": 0.0}
+    assert result["perplexity"][0]["n"] == 5
     by = {(r["question"], r["method"]): r for r in result["recall"]}
     assert by["inside", "snapkv+window=8"]["mean"] == 1.0
     assert by["after", "newest"]["n"] == 5
@@ -187,11 +188,11 @@ def test_the_command_says_what_is_left_and_goes_on(made, tmp_path, monkeypatch):
     assert result["costs"]["newest 0.5"]["bytes_share"] == 0.5
     assert result["costs"]["full"]["token_ratio"]["median"] == 1.0
     assert "lies: not read" in (out / "table.md").read_text()
-    again = said(*asked, "--tasks", "pairs,lies")
+    again = said(*asked, "--tasks", "pairs,lies,text")
     assert again.exit_code == 2
     assert "--resume" in again.stderr
     monkeypatch.setattr(room, "answers", None)  # parts that are kept are not made again
-    assert said(*asked, "--tasks", "pairs,lies", "--resume", "--quiet").exit_code == 0
+    assert said(*asked, "--tasks", "pairs,lies,text", "--resume", "--quiet").exit_code == 0
     assert json.loads((out / "result.json").read_text())["recall"] == result["recall"]
 
 

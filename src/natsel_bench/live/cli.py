@@ -24,7 +24,9 @@ def live(
         str, typer.Option(help="Methods, each with options such as snapkv+kernel=7+scope=layer.")
     ] = "newest,key-norm,snapkv,evolution",
     share: Annotated[str, typer.Option(help="Shares of the entries that go.")] = "0.5,0.75",
-    tasks: Annotated[str, typer.Option(help="needle, keys, copy, variables.")] = "needle,keys,copy",
+    tasks: Annotated[
+        str, typer.Option(help="needle, keys, copy, variables; text for its perplexity.")
+    ] = "needle,keys,copy,text",
     question: Annotated[
         str, typer.Option(help="Asked after the cache is thinned, inside the prompt, or both.")
     ] = "after,inside",

@@ -25,6 +25,8 @@ from natsel_bench.live.tasks import TASKS, Document, continuations, documents, r
 from natsel_bench.live.told import markdown
 from natsel_bench.live.ways import ways_of
 
+TEXT = "text"
+"""The task whose answer is what follows in a text: its perplexity is read."""
 CONTINUED = 64
 """Tokens whose perplexity is read."""
 
@@ -35,7 +37,7 @@ def bench_live(
     *,
     methods: Sequence[str] = ("newest", "key-norm", "snapkv", "evolution"),
     shares: Sequence[float] = (0.5, 0.75),
-    tasks: Sequence[str] = ("needle", "keys", "copy"),
+    tasks: Sequence[str] = ("needle", "keys", "copy", TEXT),
     questions: Sequence[str] = QUESTIONS,
     text: str | Path | None = None,
     num_documents: int = 24,
@@ -58,7 +60,7 @@ def bench_live(
         out: folder for parts and ``result.json``.
         methods: names, with options as ``snapkv+kernel=7``.
         shares: of the entries that go.
-        tasks: names in ``TASKS``.
+        tasks: names in ``TASKS``, and "text" for the perplexity of what follows.
         questions: "after" (the prompt is thinned before it is asked), "inside" (it is a part of
             the prompt), or both.
         text: a text file for hay, UTF-8; None for tinyshakespeare under ``NATSEL_DATA``.
@@ -78,7 +80,7 @@ def bench_live(
         ValueError: if an argument is not allowed.
     """
     for task in tasks:
-        choose("tasks", task, TASKS)
+        choose("tasks", task, (*TASKS, TEXT))
     for question in questions:
         choose("question", question, QUESTIONS)
     for argument, values in (("tasks", tasks), ("question", questions)):
@@ -89,9 +91,7 @@ def bench_live(
         check_whole(argument, value)
     check_whole("repeats", repeats, 0)
     check_whole("seed", seed, 0)
-    network, cases, continued = _opened(
-        model, text, tokenizer, tasks, num_documents, length, seed
-    )
+    network, cases = _opened(model, text, tokenizer, tasks, num_documents, length, seed)
     ways = ways_of(network, methods, shares)
     target = Path(out)
     config = {
@@ -104,24 +104,26 @@ def bench_live(
         folder.take(target, config)
         work = _Work(network, target, batch, progress)
         full = {task: work.parts(task, cases[task], {"full": FULL}, "after") for task in tasks}
-        recall = {t: sum(f["full"]["right"]) / num_documents for t, f in full.items()}
-        read = [task for task in tasks if recall[task] >= READ_FROM]
+        recall = {t: sum(full[t]["full"]["right"]) / num_documents for t in tasks if t != TEXT}
+        read = [task for task in recall if recall[task] >= READ_FROM]
         rows, pairs = [], []
         for question in questions:
             found = {t: work.parts(t, cases[t], ways, question) for t in read}
             rows += [recall_row(t, question, w, found[t], full[t]) for t in read for w in ways]
             pairs += compared(question, read, list(ways), found) if read else []
-        whole = work.parts("text", continued, {"full": FULL}, "after")
-        thinned = work.parts("text", continued, ways, "after")
+        worth = []
+        if TEXT in tasks:
+            thinned = work.parts(TEXT, cases[TEXT], ways, "after")
+            worth = [perplexity_row(way, thinned, full[TEXT]) for way in ways]
         result = {
             "kind": "live",
             "config": config,
             "full": recall,
-            "not_read": [task for task in tasks if task not in read],
+            "not_read": [task for task in recall if task not in read],
             "recall": rows,
             "over_tasks": pairs,
-            "perplexity": [perplexity_row(way, thinned, whole) for way in ways],
-            "costs": work.costs(continued, ways, repeats),
+            "perplexity": worth,
+            "costs": work.costs(next(iter(cases.values())), ways, repeats),
             **environment.record(git=True),
         }
         write_json(target / "result.json", result)
@@ -186,7 +188,7 @@ def _opened(
     count: int,
     length: int,
     seed: int,
-) -> tuple[Any, dict[str, list[Document]], list[Document]]:
+) -> tuple[Any, dict[str, list[Document]]]:
     from natsel.io import open_model
 
     content = _content(text)
@@ -195,11 +197,14 @@ def _opened(
         refuse("model", model, "a language model of the transformers library")
     read = reader(found_tokenizer(tokenizer, (model,), network))
     hay = read(content[len(content) // 2 :])
+    shape = {"count": count, "length": length, "seed": seed}
     cases = {
-        task: documents(task, read, hay, count=count, length=length, seed=seed) for task in tasks
+        task: continuations(hay, num_more=CONTINUED, **shape)
+        if task == TEXT
+        else documents(task, read, hay, **shape)
+        for task in tasks
     }
-    continued = continuations(hay, count=count, length=length, num_more=CONTINUED, seed=seed)
-    return network, cases, continued
+    return network, cases
 
 
 def _content(text: str | Path | None) -> str:

@@ -37,14 +37,16 @@ def tables(result: Mapping[str, Any]) -> list[Told]:
         found.append(Told(f"Recall, {title[question]} (whole cache: {whole})", head, lines))
     head = ["method", "evicted", "perplexity", "ratio", "bytes", "prompt", "token"]
     costs = result["costs"] or {}
+    worth = {f"{row['method']} {row['share']:g}": row for row in result["perplexity"]}
     lines = []
-    for row in result["perplexity"]:
-        name = f"{row['method']} {row['share']:g}"
-        lines.append([row["method"], f"{row['share']:.0%}", *_worth(row), *_cost(costs, name)])
-    for name in [name for name in costs if name.endswith(" 0")]:
-        lines.append([name.removesuffix(" 0"), "0%", "", "1", *_cost(costs, name)])
-    whole = result["perplexity"][0]["full"]
-    found.append(Told(f"Perplexity of what follows (whole cache: {whole:.1f}), costs", head, lines))
+    for name in dict.fromkeys([*worth, *(name for name in costs if name != "full")]):
+        method, _, share = name.rpartition(" ")
+        row = worth.get(name)
+        cells = _worth(row) if row is not None else ["", ""]
+        lines.append([method, f"{float(share):.0%}", *cells, *_cost(costs, name)])
+    whole = f" (whole cache: {result['perplexity'][0]['full']:.1f})" if worth else ""
+    if lines:
+        found.append(Told(f"Perplexity of what follows{whole}, and costs", head, lines))
     return found
 
 
