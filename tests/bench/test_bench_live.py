@@ -18,12 +18,13 @@ import natsel
 from natsel.cli.commands import add_command
 from natsel.live_populations import METHODS
 from natsel_bench.live import run as room
-from natsel_bench.live.answering import FULL, TAIL, Way, answers
+from natsel_bench.live.answering import answers
 from natsel_bench.live.cli import live as command
 from natsel_bench.live.rows import compared, perplexity_row, recall_row
 from natsel_bench.live.run import bench_live
 from natsel_bench.live.tasks import TASKS, Document, Words, documents
-from natsel_bench.live.ways import parsed
+from natsel_bench.live.jury import Jury
+from natsel_bench.live.ways import FULL, Way, parsed
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_an_answer_is_right_exactly_if_its_entry_is_held(model, method):
 
 def test_attention_knows_what_is_asked_only_if_the_question_is_inside(model):
     """Of two tokens the first follows from the call at whose end entries leave."""
-    ways = [Way("snapkv", 0.75, {"window": 4}), Way("newest", 0.75), Way("evolution", 0.75)]
+    ways = [Way("snapkv", 0.75, {"window": 4}), Way("newest", 0.5), Way("evolution", 0.5)]
     two = cases(answer=2)
     asked, newest, evolved = answers(model, two, ways, question="inside")
     assert asked.right == [True] * 6
@@ -78,22 +79,30 @@ def test_attention_knows_what_is_asked_only_if_the_question_is_inside(model):
     assert first.right == [True] * 6
 
 
-def test_a_prompt_read_in_two_calls_is_thinned_as_in_one(model):
-    """Methods that judge by the newest queries share what was read before them."""
-    case = cases(1, length=44)[0]
-    for method in ("snapkv", "expected", "key-norm", "value-weighted"):
-        assert not Way(method, 0.5).reads_all
-        prompt = torch.tensor([case.prompt])
-        with torch.no_grad():
-            with natsel.live(model, method, natsel.Sparsity(0.5)) as handle:
-                model(prompt)
-                once = [handle.positions(layer) for layer in (0, 1)]
-            cache = model(prompt[:, :-TAIL]).past_key_values
-            with natsel.live(model, method, natsel.Sparsity(0.5)) as handle:
-                model(prompt[:, -TAIL:], past_key_values=cache)
-                assert all(torch.equal(handle.positions(i), once[i]) for i in (0, 1))
-    assert Way("h2o", 0.5).reads_all
-    assert Way("evolution", 0.5).reads_all
+@pytest.mark.parametrize("method", METHODS)
+def test_a_jury_says_what_each_way_would_say_alone(model, method):
+    """A prompt of two calls, of which the engine thins the last; beside another way."""
+    (case,) = cases(1, length=44)
+    prompt = torch.tensor([case.prompt])
+    way = Way(method, 0.5, {"seed": 3, "scope": "layer"})
+    jury = Jury([Way("snapkv", 0.75), way])
+    with torch.no_grad():
+        with natsel.live(model, method, natsel.Sparsity(0.5), seed=3, scope="layer") as alone:
+            with alone.paused() if not way.bound.every_call else alone:
+                cache = model(prompt[:, :-1]).past_key_values
+            model(prompt[:, -1:], past_key_values=cache)
+            expected = [alone.positions(layer) for layer in (0, 1)]
+        with natsel.live(model, jury.method, natsel.Held(44)):
+            cache = model(prompt[:, :-1]).past_key_values
+            model(prompt[:, -1:], past_key_values=cache)
+        cache = model(prompt[:, :-1]).past_key_values
+        with way.on(model, jury.verdict(1)) as live:
+            model(prompt[:, -1:], past_key_values=cache)
+            found = [live.positions(layer) for layer in (0, 1)]
+    if way.bound.every_call:  # alone it has let go before the last token came
+        assert [x.shape for x in found] == [x.shape for x in expected]
+    else:
+        assert all(map(torch.equal, found, expected))
 
 
 def test_documents_are_the_same_every_time_and_hold_their_answer():

@@ -4,62 +4,22 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import natsel
-from natsel.live_populations import METHODS
-from natsel.live_populations.cache.handle import LiveCache
+from natsel_bench.live.jury import Jury
 from natsel_bench.live.tasks import Document
+from natsel_bench.live.ways import Way
 
 QUESTIONS = ("after", "inside")
 """Whether the question comes when the prompt is thinned already, or is a part of it."""
-
-TAIL = 32
-"""Tokens at the end of a prompt that are read anew by each method, with its own thinning."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """A method with its budget, and how it is told.
-
-    Attributes:
-        method: its name; "full" for the whole cache.
-        share: of the entries that goes.
-        options: of :func:`natsel.live`.
-    """
-
-    method: str
-    share: float = 0.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[LiveCache | None]:
-        """Let it thin what a model reads."""
-        if self.method == "full":
-            yield None
-            return
-        with natsel.live(model, self.method, natsel.Sparsity(self.share), **self.options) as live:
-            yield live
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether it has to see every query of a prompt, not only those of its end."""
-        if self.method == "full":
-            return False
-        found = METHODS[self.method] if self.method in METHODS else None
-        return found is None or found.every_call or max(found.window, 1) > TAIL
-
-
-FULL = Way("full")
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -81,12 +41,13 @@ def answers(
 ) -> list[Answers]:
     """Read each prompt, thin it by each way, and see whether the answer follows.
 
-    All but the last tokens of a prompt are read once for all ways that judge by the newest queries:
-    nobody leaves before the call ends in which the last one comes, so that this changes nothing.
-    The question (where it comes after) and the answer are read in one call while time stands still:
-    that every token of the answer is the likeliest after those before it is what greedy generation
-    does. Where the question is inside, the first token of the answer follows from the call at
-    whose end entries leave, as it does when one generates.
+    A prompt is read once, all but its last token and then that: every way judges this reading, and
+    then reads the last token itself, at the end of which its entries leave. So nothing has left
+    before the prompt was read, as in one call. The question (where it comes after) and the answer
+    are read in one call while time stands still: that every token of the answer is the likeliest
+    after those before it is what greedy generation does. Where the question is inside, the first
+    token of the answer follows from the call at whose end entries leave, as it does when one
+    generates.
 
     Args:
         model: a decoder of the transformers library.
@@ -99,8 +60,12 @@ def answers(
         What came of the documents, in their order, for each way.
     """
     found = [Answers([], [], []) for _ in ways]
+
+    def shape(case: Document) -> tuple[int, ...]:
+        return len(case.prompt), len(case.question), len(case.answer)
+
     with torch.no_grad():
-        for _, group in groupby(cases, key=lambda c: (len(c.prompt), len(c.question), len(c.answer))):
+        for _, group in groupby(cases, key=shape):
             same = list(group)
             for start in range(0, len(same), batch):
                 part = same[start : start + batch]
@@ -121,27 +86,21 @@ def _of_batch(
     )
     if question == "inside":
         prompt, asked = torch.cat([prompt, asked], 1), asked[:, :0]
-    tail = min(TAIL, prompt.shape[1] - 1)
-    head = None
-    if not all(way.reads_all for way in ways):
-        head = model(prompt[:, :-tail], use_cache=True, **_last(model)).past_key_values
-    for way in ways:
-        with way.on(model) as live:
-            if way.reads_all:
-                read = model(prompt, use_cache=True, **_last(model))
-            else:
-                cache = copy.deepcopy(head)
-                read = model(prompt[:, -tail:], past_key_values=cache, use_cache=True, **_last(model))
-            share = 1.0 if live is None else live.num_bytes / live.num_bytes_whole
-            new = torch.cat([asked, answer[:, :-1]], 1)
-            logits = read.logits[:, -1:]
+    new = torch.cat([asked, answer[:, :-1]], 1)
+    jury = Jury(ways)
+    with natsel.live(model, jury.method, natsel.Held(prompt.shape[1])):
+        head = model(prompt[:, :-1], use_cache=True, **_last(model)).past_key_values
+        whole = copy.deepcopy(head)
+        model(prompt[:, -1:], past_key_values=head, use_cache=True)
+    del head
+    for number, way in enumerate(ways):
+        cache = copy.deepcopy(whole)
+        with way.on(model, jury.verdict(number)) as live:
+            logits = model(prompt[:, -1:], past_key_values=cache, use_cache=True).logits
+            share = live.num_bytes / live.num_bytes_whole
             if new.shape[1]:
-                cache = read.past_key_values
-                if live is None:
+                with live.paused():
                     after = model(new, past_key_values=cache, use_cache=True).logits
-                else:
-                    with live.paused():
-                        after = model(new, past_key_values=cache, use_cache=True).logits
                 logits = torch.cat([logits, after], 1)
         yield _judged(logits[:, -answer.shape[1] :].float(), answer, share)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from natsel.common.progress import Progress, silent
 from natsel.common.timing import median
-from natsel_bench.live.answering import FULL, Way
+from natsel_bench.live.ways import Way
 
+FULL = "full"
 TOKENS = 16
 """That follow the prompt, one by one."""
 
@@ -39,18 +41,18 @@ def costs(
         For each way, and for ``full``: seconds of processor time (medians) of the prompt and of one
         token; the ratios to the whole cache in the same round with their 95 % interval; bytes held.
     """
-    everyone = {FULL.method: FULL, **ways}
+    everyone: dict[str, Way | None] = {FULL: None, **ways}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
     held: dict[str, tuple[int, float]] = {}
     names = list(everyone)
     with torch.no_grad():
-        _once(model, prompt, FULL)
+        _once(model, prompt, None)
         for number in range(repeats):
             progress("live: costs", number, repeats)
             for name in names if number % 2 == 0 else reversed(names):
                 seconds, held[name] = _once(model, prompt, everyone[name])
                 times[name].append(seconds)
-    whole = times[FULL.method]
+    whole = times[FULL]
     found = {}
     for name, own in times.items():
         num_bytes, share = held[name]
@@ -65,8 +67,8 @@ def costs(
     return found
 
 
-def _once(model: Any, prompt: Tensor, way: Way) -> tuple[tuple[float, float], tuple[int, float]]:
-    with way.on(model) as live:
+def _once(model: Any, prompt: Tensor, way: Way | None) -> tuple[tuple[float, float], tuple[int, float]]:
+    with nullcontext() if way is None else way.on(model) as live:
         began = time.process_time()
         read = model(prompt, use_cache=True)
         cache, new = read.past_key_values, read.logits[:, -1:].argmax(-1)

@@ -18,12 +18,12 @@ from natsel.common.timing import one_thread
 from natsel.data.text import raw_text
 from natsel.runs import environment, folder
 from natsel.runs.material import found_tokenizer
-from natsel_bench.live.answering import FULL, QUESTIONS, Way, answers
+from natsel_bench.live.answering import QUESTIONS, answers
 from natsel_bench.live.costs import costs
 from natsel_bench.live.rows import READ_FROM, Parts, compared, perplexity_row, recall_row
 from natsel_bench.live.tasks import TASKS, Document, continuations, documents, reader
 from natsel_bench.live.told import markdown
-from natsel_bench.live.ways import ways_of
+from natsel_bench.live.ways import FULL, Way, ways_of
 
 TEXT = "text"
 """The task whose answer is what follows in a text: its perplexity is read."""

@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+import natsel
 from natsel.common.errors import refuse
-from natsel_bench.live.answering import Way
+from natsel.live_populations import Method, get
+from natsel.live_populations.cache.handle import LiveCache
+from natsel.live_populations.proof import DEFAULTS
 
 ALLOWED = "a method, or a method with options such as snapkv+kernel=7+scope=layer"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method with its budget.
+
+    Attributes:
+        method: its name.
+        share: of the entries that goes; at 0 the cache is whole.
+        options: of :func:`natsel.live`.
+    """
+
+    method: str
+    share: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Those options that the engine takes."""
+        return {name: value for name, value in self.options.items() if name in DEFAULTS}
+
+    @property
+    def bound(self) -> Method:
+        """The method with the options that it takes."""
+        own = {name: value for name, value in self.options.items() if name not in DEFAULTS}
+        return get(self.method).bound(own)
+
+    @property
+    def window(self) -> int:
+        """Newest entries that stay in any case, as far as they fit."""
+        given = self.options.get("window")
+        return int(self.bound.window if given is None else given)
+
+    @property
+    def sinks(self) -> int:
+        """First entries that stay in any case, as far as they fit."""
+        given = self.options.get("sinks")
+        return int(self.bound.sinks if given is None else given)
+
+    @property
+    def seed(self) -> int:
+        """Of its chance."""
+        return int(self.options.get("seed", 0))
+
+    def on(self, model: nn.Module, method: Method | None = None) -> LiveCache:
+        """Let it thin what a model reads.
+
+        Args:
+            model: a decoder.
+            method: in the place of its own.
+        """
+        budget = natsel.Sparsity(self.share)
+        return natsel.live(model, self.bound if method is None else method, budget, **self.engine)
+
+
+FULL = Way("newest")
+"""Nobody leaves: the whole cache."""
 
 
 def parsed(text: str) -> tuple[str, dict[str, Any]]:
