@@ -20,10 +20,9 @@ from natsel.live_populations import METHODS
 from natsel_bench.live import run as room
 from natsel_bench.live.answering import answers
 from natsel_bench.live.cli import live as command
-from natsel_bench.live.rows import compared, perplexity_row, recall_row
-from natsel_bench.live.run import bench_live
-from natsel_bench.live.tasks import TASKS, Document, Words, documents
 from natsel_bench.live.jury import Jury
+from natsel_bench.live.rows import compared, perplexity_row, recall_row
+from natsel_bench.live.tasks import TASKS, Document, Words, documents
 from natsel_bench.live.ways import FULL, Way, parsed
 
 
@@ -100,7 +99,7 @@ def test_a_jury_says_what_each_way_would_say_alone(model, method):
             model(prompt[:, -1:], past_key_values=cache)
             found = [live.positions(layer) for layer in (0, 1)]
     if way.bound.every_call:  # alone it has let go before the last token came
-        assert [x.shape for x in found] == [x.shape for x in expected]
+        assert [int(x.ge(0).sum()) for x in found] == [int(x.ge(0).sum()) for x in expected]
     else:
         assert all(map(torch.equal, found, expected))
 

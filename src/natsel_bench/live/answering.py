@@ -21,6 +21,7 @@ from natsel_bench.live.ways import Way
 QUESTIONS = ("after", "inside")
 """Whether the question comes when the prompt is thinned already, or is a part of it."""
 
+
 @dataclass(frozen=True)
 class Answers:
     """What came of some documents.
@@ -108,9 +109,7 @@ def _of_batch(
 def _judged(logits: Tensor, answer: Tensor, share: float) -> Answers:
     right = (logits.argmax(-1) == answer).all(-1)
     loss = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none")
-    return Answers(
-        right.tolist(), loss.view(answer.shape).mean(-1).tolist(), [share] * len(answer)
-    )
+    return Answers(right.tolist(), loss.view(answer.shape).mean(-1).tolist(), [share] * len(answer))
 
 
 def _last(model: Any) -> dict[str, Any]:

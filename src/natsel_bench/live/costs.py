@@ -67,7 +67,9 @@ def costs(
     return found
 
 
-def _once(model: Any, prompt: Tensor, way: Way | None) -> tuple[tuple[float, float], tuple[int, float]]:
+def _once(
+    model: Any, prompt: Tensor, way: Way | None
+) -> tuple[tuple[float, float], tuple[int, float]]:
     with nullcontext() if way is None else way.on(model) as live:
         began = time.process_time()
         read = model(prompt, use_cache=True)

@@ -91,7 +91,12 @@ class Document:
 
 
 def documents(
-    task: str, read: Callable[[str], Sequence[int]], hay: Sequence[int], *, count: int, length: int,
+    task: str,
+    read: Callable[[str], Sequence[int]],
+    hay: Sequence[int],
+    *,
+    count: int,
+    length: int,
     seed: int = 0,
 ) -> list[Document]:
     """Return cases of a task, each with hay, places and facts of its own.

@@ -143,7 +143,9 @@ def _measured(
     return torch.where(living, mass, torch.zeros_like(mass)), fitness, living
 
 
-def _check(rate: float, pressure: float, level: float, every: int, kernel: int, unasked: float) -> None:
+def _check(
+    rate: float, pressure: float, level: float, every: int, kernel: int, unasked: float
+) -> None:
     if not is_number(rate) or not 0 < rate < float("inf"):
         refuse("rate", rate, "a number > 0")
     if not is_number(pressure) or not 0 <= pressure < float("inf"):
