@@ -127,7 +127,7 @@ def documents(
     choose("task", task, TASKS)
     found = []
     for number in range(count):
-        draw = random.Random(f"{seed} {task} {number}")
+        draw = random.Random(f"{seed} {task} {number}")  # noqa: S311 - no secret
         words = TASKS[task](draw)
         facts = [tuple(read(fact)) for fact in words.facts]
         question = tuple(read(words.question))
@@ -173,7 +173,7 @@ def continuations(
         refuse("text", f"{len(hay)} tokens", f"at least {both}, for prompts of {length}")
     found = []
     for number in range(count):
-        draw = random.Random(f"{seed} text {number}")
+        draw = random.Random(f"{seed} text {number}")  # noqa: S311 - no secret
         start = draw.randrange(len(hay) - both + 1)
         whole = tuple(hay[start : start + both])
         found.append(Document(whole[:length], (), whole[length:]))
