@@ -93,8 +93,8 @@ def test_missing_option(natsel):
 def test_unknown_command(natsel):
     message = line(natsel("evolv"), 2)
     assert "'evolv'" in message
-    commands = "evolve, inspect, list, prune, verify, recover, evaluate, audit, spectrum, bench"
-    assert f"{commands}, reproduce" in message
+    commands = "evolve, inspect, list, prune, verify, recover, evaluate, audit"
+    assert f"{commands}, gather, live, spectrum, bench, reproduce" in message
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ def entries(**given):
 
 def test_a_step_is_a_step_of_the_law_under_the_attention_received():
     given = entries()
-    mass = evolution(given, rate=2.0, pressure=0.8)
+    mass = evolution(given, rate=2.0, pressure=0.8, kernel=1)
     fitness = torch.tensor([3 / 8, 6 / 8, 15 / 8])
     expected = logistic(torch.full((3,), 0.999), fitness, 2.0, pressure=0.8)
     torch.testing.assert_close(mass.flatten(), expected)
-    again = evolution(entries(memory=given.memory), rate=2.0, pressure=0.8).flatten()
+    again = evolution(entries(memory=given.memory), rate=2.0, pressure=0.8, kernel=1).flatten()
     torch.testing.assert_close(
         again, logistic(expected.clamp(max=0.999), fitness, 2.0, pressure=0.8)
     )
@@ -45,7 +45,7 @@ def test_a_step_is_a_step_of_the_law_under_the_attention_received():
 def test_mass_decays_unless_attended_until_nobody_is_there():
     given = entries()
     for _ in range(16):
-        mass = evolution(given, rate=2.0, pressure=0.8).flatten().tolist()
+        mass = evolution(given, rate=2.0, pressure=0.8, kernel=1).flatten().tolist()
     assert mass[0] == 0  # three eighths of the mean
     assert 0 < mass[1] < 1
     assert mass[2] > 0.99
@@ -96,7 +96,7 @@ def test_a_law_of_ones_own():
         return mass * torch.exp(-dt * pressure * (fitness < 1))
 
     given = entries()
-    evolution(given, dynamics=fade, rate=1.0, pressure=1.0)
+    evolution(given, dynamics=fade, rate=1.0, pressure=1.0, kernel=1)
     kept = given.memory["mass"].flatten()
     e = torch.tensor(0.999) * torch.exp(torch.tensor(-1.0))
     torch.testing.assert_close(kept, torch.stack([e, e, torch.tensor(0.999)]))

@@ -14,7 +14,12 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from natsel.common.errors import refuse
-from natsel.live_populations.cache.finding import check_implementation, globals_of, layer_of
+from natsel.live_populations.cache.finding import (
+    check_implementation,
+    globals_of,
+    is_whole_at,
+    layer_of,
+)
 from natsel.live_populations.cache.layer import LiveLayer
 from natsel.live_populations.cache.masks import everybody, padded_of, taken
 from natsel.live_populations.cache.session import Asked, Session
@@ -55,8 +60,10 @@ def hooked(session: Session, modules: Mapping[int, nn.Module]) -> list[Removable
     Returns:
         What takes the hooks away.
     """
+    if session.is_idle:
+        return idle(session, modules)
+    handles: list[RemovableHandle] = []
     AttentionInterface.register(NAME, _attend)
-    handles = []
     for index, module in modules.items():
         before, after = _hooks(session, index)
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -64,10 +71,58 @@ def hooked(session: Session, modules: Mapping[int, nn.Module]) -> list[Removable
     return handles
 
 
+def idle(session: Session, modules: Mapping[int, nn.Module]) -> list[RemovableHandle]:
+    """Look on where nobody ever leaves: one look before a call and one after, and no attention.
+
+    A cache that was thinned before needs its masks: the engine is asked then, from the first layer
+    of that call on.
+
+    Args:
+        session: whose budget takes nobody.
+        modules: the attention modules by layer.
+
+    Returns:
+        What takes the hooks away, now and after the engine was asked.
+    """
+    first, last = min(modules), max(modules)
+    handles: list[RemovableHandle] = []
+    looked: list[tuple[Cache, Tensor | None]] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        cache = _cache_of(args, named)
+        if cache is None or not all(is_whole_at(cache, index) for index in modules):
+            _wake(session, modules, handles)
+            _hooks(session, first)[0](module, args, named)
+            return
+        check_implementation(module)
+        looked.append((cache, named.get("attention_mask")))
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        while looked:
+            cache, mask = looked.pop()
+            if output is not None:
+                session.tell(cache, None if mask is None else padded_of(mask, mask.shape[-1]))
+
+    handles.append(modules[first].register_forward_pre_hook(before, with_kwargs=True))
+    handles.append(modules[last].register_forward_hook(after, always_call=True))
+    return handles
+
+
+def _wake(session: Session, modules: Mapping[int, nn.Module], handles: list[Any]) -> None:
+    """Put the engine in the place of who only looks on."""
+    for handle in handles:
+        handle.remove()
+    session.is_idle = False
+    handles[:] = hooked(session, modules)
+
+
+def _cache_of(args: tuple[Any, ...], named: Mapping[str, Any]) -> Cache | None:
+    return next((x for x in (*args, *named.values()) if isinstance(x, Cache)), None)
+
+
 def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        given = [x for x in (*args, *named.values()) if isinstance(x, Cache)]
-        layer = layer_of(given[0] if given else None, index, for_proof=session.for_proof)
+        layer = layer_of(_cache_of(args, named), index, for_proof=session.for_proof)
         session.take(layer)
         implementation = check_implementation(module)
         hidden = named["hidden_states"] if "hidden_states" in named else args[0]
@@ -138,7 +193,9 @@ def _mask_of(layer: LiveLayer, mask: Tensor | None, query: Tensor) -> Tensor | N
         return mask
     if layer.for_proof:
         return everybody(mask, layer.places(), heads, layer.seen)
-    if mask is None and not layer.ragged and layer.mass is None:
+    if mask is None and layer.is_rectangle:
         return None
+    if mask is not None and mask.shape[-1] == layer.keys.shape[-2] and layer.is_rectangle:
+        return mask  # made for what is held, before this call took the layer over
     at, tokens = layer.places(), layer.seen
     return taken(mask, at, heads, tokens=tokens, dtype=query.dtype, mass=layer.mass)

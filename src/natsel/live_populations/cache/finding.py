@@ -96,6 +96,15 @@ def check_implementation(module: nn.Module) -> str:
     return str(name)
 
 
+def is_whole_at(cache: Cache, index: int) -> bool:
+    """Tell whether a layer of a cache is a dynamic one, in which nobody ever left."""
+    if getattr(cache, "offloading", False):
+        return False
+    if index < len(cache.layers):
+        return type(cache.layers[index]) is DynamicLayer
+    return cache.layer_class_to_replicate is DynamicLayer
+
+
 def layer_of(given: object, index: int, *, for_proof: bool) -> LiveLayer:
     """Return the live layer of a cache, which takes the place of a dynamic one.
 

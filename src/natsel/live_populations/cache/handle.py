@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 
 import torch
@@ -73,6 +74,33 @@ class LiveCache:
         for module in self._modules:
             if _at_work.get(module) is self:
                 del _at_work[module]
+
+    @contextmanager
+    def paused(self) -> Iterator[LiveCache]:
+        """Let time stand still: what is read meanwhile is held, and nobody is asked or leaves.
+
+        So a prompt is thinned at the end of its call, and a question and its answer are read with
+        what was held then. The budget holds again from the first call afterwards; what attention
+        was given meanwhile counts for nobody, but where a method keeps the newest queries.
+
+        Example:
+            >>> import torch, transformers, natsel
+            >>> sizes = {"vocab_size": 32, "n_embd": 8, "n_layer": 1, "n_head": 1}
+            >>> config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
+            >>> model = transformers.GPT2LMHeadModel(config).eval()
+            >>> with natsel.live(model, "newest", natsel.Sparsity(0.5)) as handle:
+            ...     cache = model(torch.arange(20)[None]).past_key_values
+            ...     with handle.paused():
+            ...         _ = model(torch.arange(4)[None], past_key_values=cache)
+            >>> handle.held(0)
+            tensor([[14]])
+        """
+        before = self._session.is_paused
+        self._session.is_paused = True
+        try:
+            yield self
+        finally:
+            self._session.is_paused = before
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -185,7 +185,12 @@ class LiveLayer(DynamicLayer):
     @property
     def is_plain(self) -> bool:
         """Whether a decoder can go on by itself: every row and head holds a full rectangle."""
-        return not self.ragged and self.mass is None and self.alike and not self.for_proof
+        return self.is_rectangle and self.alike and not self.for_proof
+
+    @property
+    def is_rectangle(self) -> bool:
+        """Whether every place is lived at by one who counts once: nothing is to be masked."""
+        return not self.ragged and self.mass is None
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the size of a mask over the whole input, of which each head takes its places."""

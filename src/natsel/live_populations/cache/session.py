@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.live_populations.allowances import Allowance, Bytes, allowed_of
-from natsel.live_populations.cache.layer import LiveLayer
+from natsel.live_populations.cache.layer import NOBODY, LiveLayer
 from natsel.live_populations.choosing import (
     Normalization,
     floored,
@@ -22,6 +23,7 @@ from natsel.live_populations.choosing import (
 from natsel.live_populations.entries import Call, Entries
 from natsel.live_populations.floors import Fitted, Floor
 from natsel.live_populations.registry import Method
+from natsel.selection import Sparsity
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ class Session:
         layers: the indices of the layers that lose entries.
         for_proof: whether everybody is held, and who would have left hidden from attention.
         records: what the layers hold, after the last call.
+        is_idle: whether nobody ever leaves: then there is nothing to ask, and the cache stays a
+            dynamic one.
+        is_paused: whether time stands still: entries are born, nobody is asked and nobody leaves.
     """
 
     method: Method
@@ -106,8 +111,36 @@ class Session:
     layers: tuple[int, ...]
     for_proof: bool = False
     records: dict[int, Record] = field(default_factory=dict)
+    is_idle: bool = field(init=False)
+    is_paused: bool = False
     _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nobody = isinstance(self.budget, Sparsity) and self.budget.value == 0
+        self.is_idle = nobody and self.method.extinct is None and not self.for_proof
+
+    def tell(self, cache: Cache, padded: Tensor | None) -> None:
+        """Write down what a whole cache holds.
+
+        Args:
+            cache: in which nobody ever left.
+            padded: which tokens of the input are padding, ``[batch, tokens]``, or None.
+        """
+        padding = None if padded is None else padded.sum(-1)
+        places = None
+        for index in self.layers:
+            keys, values = cache.layers[index].keys, cache.layers[index].values
+            assert keys is not None
+            assert values is not None
+            num_bytes = keys.nbytes + values.nbytes
+            rows, heads, seen = keys.shape[:3]
+            if padded is not None and places is None:
+                at = torch.arange(seen, dtype=torch.int32, device=padded.device)
+                places = at.masked_fill(padded, NOBODY)[:, None].expand(rows, heads, seen)
+            self.records[index] = Record(
+                rows, heads, seen, padding, places, num_bytes, 0, num_bytes
+            )
 
     def take(self, layer: LiveLayer) -> None:
         """Take a layer over, also one that another method has thinned before."""
@@ -130,6 +163,9 @@ class Session:
         if index == self.layers[0]:
             self._waiting.clear()
         asked = self._with_earlier(layer, asked)
+        if self.is_paused:
+            self.records[index] = _record_of(layer)
+            return
         growing = asked.call.hidden_states.shape[1] == 1
         if self.decoding or not growing:
             self._round(index, layer, asked)

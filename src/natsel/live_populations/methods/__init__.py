@@ -4,6 +4,7 @@ from natsel.live_populations.methods.accumulated import accumulated
 from natsel.live_populations.methods.by_chance import by_chance
 from natsel.live_populations.methods.evolution import evolution, extinct
 from natsel.live_populations.methods.expected import expected
+from natsel.live_populations.methods.key_diff import key_diff
 from natsel.live_populations.methods.key_norm import key_norm
 from natsel.live_populations.methods.newest import newest
 from natsel.live_populations.methods.snapkv import snapkv
@@ -13,6 +14,7 @@ from natsel.live_populations.registry import Method, register
 register(Method("random", by_chance))
 register(Method("newest", newest, sinks=4))
 register(Method("key-norm", key_norm))
+register(Method("key-diff", key_diff, window=32))
 register(Method("snapkv", snapkv, window=32, queries=True))
 register(Method("h2o", accumulated, window=32, every_call=True))
 register(Method("value-weighted", value_weighted, window=32, queries=True))
@@ -25,6 +27,7 @@ __all__ = [
     "evolution",
     "expected",
     "extinct",
+    "key_diff",
     "key_norm",
     "newest",
     "snapkv",
