@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from exactness import TOLERANCE, found, reasons
 from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
 import natsel
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.widths import leave_widths_open
-from tests.communities.exactness import TOLERANCE, found, reasons
 
 HEADS, WIDTH, TOKENS = 4, 3, 5
 

@@ -37,6 +37,7 @@ from natsel.communities.programs.program import Program
 from natsel.communities.programs.quiet import without_words
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
+from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
 from natsel.communities.untouched import untouched
@@ -102,6 +103,7 @@ def discover(
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        without_tables(model),
         untouched(model),
     ):
         try:
