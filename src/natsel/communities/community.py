@@ -81,6 +81,9 @@ class Community:
         minimum: how many must stay: at least as many experts as a router chooses, else 1.
         branches: what each population is, where these are branches of a stream: they are not
             alike, and own whole tensors; ``cost`` is their mean.
+        scaled: which slices make queries and keys whose products code divides by the root of their
+            own width: what remains of n of N populations is multiplied by (n / N)^(1/4) there, so
+            that products stay what they were.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Community:
     rebindings: tuple[Rebinding, ...] = ()
     minimum: int = 1
     branches: tuple[Branch, ...] = ()
+    scaled: tuple[int, ...] = ()
 
     @property
     def exact(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from torch import Tensor, fx
@@ -35,8 +36,9 @@ def attention(
         return run.barrier(node, (query, key, value, mask))
     reason = f"attention mixes it with plain data{place(node)}"
     if run.dims:
-        match(run, query, key, reason)
-        return carried(run, value, reason).expand(shape_of(node))
+        pairs = float(prod(query.shape[:-1]) * key.shape[-2])
+        match(run, query, key, pairs * query.shape[-1], reason)
+        return carried(run, value, pairs * value.shape[-1], reason).expand(shape_of(node))
     merged = [run.space.unite_along(t, (-2, -1), reason) for t in (query, key, value)]
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]

@@ -7,34 +7,34 @@ are rectangles: the dimensions at one place of all heads are one population.
 
 from __future__ import annotations
 
-from natsel.communities.kinds import KEY, VALUE
-from natsel.communities.labels.propagation import Propagation
 from torch import Tensor
 
+from natsel.communities.kinds import KEY, VALUE
 from natsel.communities.labels.labels import DATA
+from natsel.communities.labels.propagation import Propagation
 
-HEADS = -3
 
-
-def match(run: Propagation, query: Tensor, key: Tensor, reason: str) -> None:
+def match(run: Propagation, query: Tensor, key: Tensor, macs: float, reason: str) -> None:
     """Unite the dimensions that queries ``[..., T, d]`` and keys ``[..., S, d]`` share.
 
     Args:
         run: the propagation.
         query: labels.
         key: labels.
+        macs: how many multiply-accumulates their products take.
         reason: why they are fixed where they meet plain data.
     """
-    queries, keys = (_in_all_heads(run, labels, -2, reason) for labels in (query, key))
-    queries, keys = (labels.flatten(0, -2)[:1] for labels in (queries, keys))
+    queries, keys = (_in_all_heads(run, labels, reason).reshape(-1) for labels in (query, key))
     run.space.unite(queries, keys, reason)
     run.mark(queries, KEY.name)
+    run.charge_labels(queries, macs / queries.numel())
 
 
-def carried(run: Propagation, value: Tensor, reason: str) -> Tensor:
-    """Return what attention makes of values ``[..., S, d]``: a label a dimension, ``[..., 1, d]``."""
-    values = _in_all_heads(run, value, -2, reason)
+def carried(run: Propagation, value: Tensor, macs: float, reason: str) -> Tensor:
+    """Return what attention makes of values ``[..., S, d]``: ``[..., d]`` with places of size 1."""
+    values = _in_all_heads(run, value, reason)
     run.mark(values, VALUE.name)
+    run.charge_labels(values, macs / values.numel())
     return values
 
 
@@ -43,6 +43,5 @@ def are_matched(run: Propagation, a: Tensor, b: Tensor) -> bool:
     return all(bool((run.space.roots(labels) > DATA).any()) for labels in (a, b))
 
 
-def _in_all_heads(run: Propagation, labels: Tensor, tokens: int, reason: str) -> Tensor:
-    axes = [tokens, HEADS] if labels.dim() > 3 else [tokens]
-    return run.space.unite_along(labels, tuple(axes), reason)
+def _in_all_heads(run: Propagation, labels: Tensor, reason: str) -> Tensor:
+    return run.space.unite_along(labels, tuple(range(labels.dim() - 1)), reason)

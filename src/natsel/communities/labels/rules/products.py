@@ -30,10 +30,10 @@ def product_of_activations(
     reason = f"it is contracted with plain data{place(node)}"
     macs = float(prod(shape) * a.shape[-1])
     if run.dims and a.dim() > 2 and are_matched(run, a, b):
-        match(run, a, b.transpose(-2, -1), reason)
+        match(run, a, b.transpose(-2, -1), macs, reason)
         return torch.full((), DATA, dtype=torch.int64).expand(shape)
     if run.dims and a.dim() > 2 and bool((a <= DATA).all()):
-        return carried(run, b, reason).expand(shape)
+        return carried(run, b, macs, reason).expand(shape)
     if (passed := _carried(run, a, b)) is not None:
         passing, axis = passed
         run.space.fix(b if passing is a else a, reason)
