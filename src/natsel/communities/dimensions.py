@@ -13,7 +13,7 @@ from natsel.common.calls import Inputs
 from natsel.communities.collect import collect
 from natsel.communities.community import Community, Refusal, Slice
 from natsel.communities.cost import Cost
-from natsel.communities.kinds import DIMENSION, HEAD, KEY, VALUE
+from natsel.communities.kinds import DIMENSION, KEY, VALUE
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
 from natsel.communities.proof.proof import prove
@@ -44,13 +44,14 @@ def find_dimensions(
     found = [_read(c) for c in collected if c.kind in (KEY.name, VALUE.name)]
     if not proof:
         return found, [], run
-    proven, refused = _either(model, found, inputs, program)
-    left = {r.name for r in refused}
-    merged = list(_merged([c for c in found if c.name in left]))
-    if merged:
-        more, failed = _either(model, merged, inputs, program)
-        proven, refused = proven + more, [r for r in refused if _is_about(r, failed)]
-    return proven, refused, run
+    merged = list(_merged(found))
+    together, failed = _either(model, merged, inputs, program)
+    # Where more than one number follows, code may tell the widths apart.
+    together = [c for c in together if len({b.attribute for b in c.rebindings}) < 2]
+    held = {s.tensor for c in together for s in c.slices}
+    rest = [c for c in found if not held & {s.tensor for s in c.slices}]
+    apart, refused = _either(model, rest, inputs, program)
+    return [*together, *apart], refused or failed, run
 
 
 def macs_between(run: Propagation, community: Community) -> Tensor:
@@ -67,29 +68,34 @@ def macs_between(run: Propagation, community: Community) -> Tensor:
     return total
 
 
-def _is_about(refusal: Refusal, failed: Iterable[Refusal]) -> bool:
-    return any(refusal.name == f.name for f in failed)
-
-
 def _either(
     model: nn.Module, found: Sequence[Community], inputs: Inputs, program: ExportedProgram
 ) -> tuple[list[Community], list[Refusal]]:
     """Prove communities with products as they are, and else with products that code scales."""
-    proven, refused = prove(model, found, inputs, program)
+    if not found:
+        return [], []
+    scaled = [c if c.kind == VALUE.name else _scaled(c) for c in found]
+    ways = [scaled, list(found)] if _takes_its_width(program) else [list(found), scaled]
+    proven, refused = prove(model, ways[0], inputs, program)
     left = {r.name for r in refused}
-    scaled = [_scaled(c) for c in found if c.name in left and c.kind != VALUE.name]
-    if not scaled:
+    others = [c for c in ways[1] if c.name in left and c.kind != VALUE.name]
+    if not others:
         return proven, refused
-    more, failed = prove(model, scaled, inputs, program)
+    more, _ = prove(model, others, inputs, program)
     known = {c.name for c in more}
-    still = [r for r in refused if r.name not in known]
-    return [*proven, *more], [next((f for f in failed if f.name == r.name), r) for r in still]
+    return [*proven, *more], [r for r in refused if r.name not in known]
+
+
+def _takes_its_width(program: ExportedProgram) -> bool:
+    """Tell whether an attention of a model divides by the root of the width that it finds."""
+    nodes = (n for n in program.graph.nodes if "scaled_dot_product" in str(n.target))
+    return any(node.kwargs.get("scale") is None for node in nodes)
 
 
 def _read(community: Community) -> Community:
-    """Return a community of queries and keys whose own rows are what a mass gates: no weight
+    """Return a community of queries and keys whose rows are what a mass gates.
 
-    reads a dimension that two factors share. What makes it does, from either side.
+    No weight reads a dimension that two factors share.
     """
     if community.kind != KEY.name:
         return community
@@ -102,19 +108,16 @@ def _scaled(community: Community) -> Community:
     made = {s.tensor.rpartition(".")[0] for s in community.slices if s.role == "in" and s.axis == 0}
     numbers = tuple(
         n
-        for n, s in enumerate(community.slices)
-        if s.axis == 0 and s.tensor.rpartition(".")[0] in made and n < _of_keys(community)
+        for n, s in enumerate(community.slices[: _of_keys(community)])
+        if s.axis == 0 and s.tensor.rpartition(".")[0] in made
     )
     return replace(community, scaled=numbers)
 
 
 def _of_keys(community: Community) -> int:
-    """Return how many slices are of queries and keys: they come first."""
-    if community.kind == KEY.name:
-        return len(community.slices)
-    owned = [(s.tensor, s.axis) for s in community.slices]
-    first_value = next((n for n, s in enumerate(community.slices) if s.role == "out"), len(owned))
-    return first_value
+    """Return how many slices are of queries and keys: they come before what makes the values."""
+    roles = [s.role for s in community.slices]
+    return roles.index("out") if "out" in roles else len(roles)
 
 
 def _merged(left: Sequence[Community]) -> Iterable[Community]:
@@ -133,9 +136,14 @@ def _merged(left: Sequence[Community]) -> Iterable[Community]:
 
 
 def _is_within(value: Community, keys: Community) -> bool:
-    tensors = {s.tensor.rpartition(".")[0] for s in keys.slices if s.role == "in"}
-    above = {t.rpartition(".")[0] for t in tensors} | tensors
-    return any(s.tensor.rpartition(".")[0] in above or s.tensor.rpartition(".")[0].rpartition(".")[0] in above for s in value.slices if s.role == "out")
+    """Tell whether values are made beside what makes the keys."""
+    beside = {_parent(s.tensor) for s in keys.slices if s.role == "in"}
+    return any(_parent(s.tensor) in beside for s in value.slices if s.role == "out")
+
+
+def _parent(tensor: str) -> str:
+    """Return the path of the module that holds the layer of a tensor."""
+    return ".".join(tensor.split(".")[:-2])
 
 
 def _grouped(part: Slice, size: int) -> Slice:

@@ -86,7 +86,11 @@ WEIGHT = Kind("weight")
 """One number of a tensor, where single weights compete."""
 
 KINDS: Registry[Kind] = Registry(
-    "kind", {kind.name: kind for kind in (NEURON, CHANNEL, HEAD, KEY, VALUE, DIMENSION, EXPERT, FILTER, BRANCH, WEIGHT)}
+    "kind",
+    {
+        kind.name: kind
+        for kind in (NEURON, CHANNEL, HEAD, KEY, VALUE, DIMENSION, EXPERT, FILTER, BRANCH, WEIGHT)
+    },
 )
 
 

@@ -98,7 +98,11 @@ class Propagation:
     """One model's labels: the graph run on them until nothing changes any more."""
 
     def __init__(
-        self, program: ExportedProgram, canonical: dict[str, str], *, residual: bool = False,
+        self,
+        program: ExportedProgram,
+        canonical: dict[str, str],
+        *,
+        residual: bool = False,
         dims: bool = False,
     ) -> None:
         self.program = program
