@@ -72,7 +72,8 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width); what
+        kind: "neuron", "filter", "head", "expert", "channel" (of a residual width) or, inside
+            heads, "key dimension", "value dimension" and "dimension" (both at once); what
             differs between them is in :mod:`natsel.communities.kinds`.
         size: how many populations.
         cost: what each of them costs.

@@ -31,7 +31,7 @@ def kept_tables(module: nn.Module) -> dict[str, dict[Any, Tensor]]:
 
 @contextmanager
 def without_tables(model: nn.Module) -> Iterator[None]:
-    """Let a model compute its tables from what its parameters are now; afterwards it has its own."""
+    """Let a model compute its tables from its parameters anew; afterwards it has its own."""
     taken = [(m, name, table) for m in model.modules() for name, table in kept_tables(m).items()]
     for module, name, _ in taken:
         setattr(module, name, {})

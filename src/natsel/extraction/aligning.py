@@ -1,4 +1,4 @@
-"""A basis for each head in which the dimensions that matter come first: the model computes the same.
+"""A basis for each head in which the dimensions that matter come first.
 
 Legend: d dimensions of a head, D width of what it is added to, A the change of basis ``[d, d]``.
 """
