@@ -112,7 +112,13 @@ def discover(
         spread_of(model)  # what cannot be followed is refused
         plain, inputs = _whole_of(model, inputs, proof=proof)
         found = discover(
-            plain, inputs, proof=proof, residual=residual, lora=lora, branches=branches
+            plain,
+            inputs,
+            proof=proof,
+            residual=residual,
+            lora=lora,
+            branches=branches,
+            dims=dims,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
