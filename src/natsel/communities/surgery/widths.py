@@ -10,14 +10,13 @@ whatever its inputs: a reshape has one size that the others leave.
 from __future__ import annotations
 
 import ast
-import copy
 import inspect
 import itertools
 import linecache
 import textwrap
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -38,7 +37,7 @@ def leave_widths_open(module: nn.Module) -> None:
     """
     if not was_cut(module):
         return
-    kind = _open(type(module))
+    kind = _open(cast(Hashable, type(module)))
     if kind is not None:
         module.__class__ = kind
 
@@ -58,19 +57,20 @@ def was_cut(module: nn.Module) -> bool:
     return any(_shrank(part) for part in parts)
 
 
-def _shrank(part: nn.Module) -> bool:
+def _shrank(part: Any) -> bool:
     if isinstance(part, nn.Linear):
-        return part.out_features != part.weight.shape[0]
+        return bool(part.out_features != part.weight.shape[0])
     is_convolution = isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return is_convolution and part.out_channels != part.weight.shape[0]
+    return is_convolution and bool(part.out_channels != part.weight.shape[0])
 
 
 @cache
-def _open(kind: type[nn.Module]) -> type[nn.Module] | None:
+def _open(kind: Hashable) -> type[nn.Module] | None:
     """Return a class with the same code but for widths, or None where there are none."""
+    assert isinstance(kind, type)
     if kind.__module__.startswith("torch.nn.") or hasattr(kind, "_natsel_open"):
         return None
-    forward = _rewritten(kind.forward)
+    forward = _rewritten(cast(Any, kind).forward)
     if forward is None:
         return None
     made = type(
@@ -93,8 +93,8 @@ def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
 
 
 def _anew(kind: type[nn.Module]) -> nn.Module:
-    made = _open(kind)
-    return cast(nn.Module, object.__new__(made if made is not None else kind))
+    made = _open(cast(Hashable, kind))
+    return object.__new__(made if made is not None else kind)
 
 
 # The code.
@@ -232,17 +232,23 @@ def _widths(tree: ast.FunctionDef) -> Iterator[str]:
 def _is_shape(node: ast.expr) -> bool:
     if isinstance(node, ast.Attribute):
         return node.attr == "shape"
-    is_call = isinstance(node, ast.Call) and not node.args
-    return is_call and isinstance(node.func, ast.Attribute) and node.func.attr == "size"
+    return _sizes_asked(node) == []
 
 
 def _is_width(node: ast.AST) -> bool:
     """Tell whether an expression is the last size of a tensor."""
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute):
         return node.value.attr == "shape" and _is_open(node.slice)
-    is_size = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    return is_size and node.func.attr == "size" and [*map(_is_open, node.args)] == [True]
+    asked = _sizes_asked(node)
+    return asked is not None and [*map(_is_open, asked)] == [True]
+
+
+def _sizes_asked(node: ast.AST) -> list[ast.expr] | None:
+    """Return the arguments of a call of ``size``, or None."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.args if node.func.attr == "size" else None
+    return None
 
 
 def _is_open(node: ast.AST) -> bool:
-    return ast.unparse(copy.deepcopy(node)) == "-1"
+    return ast.unparse(node) == "-1"
