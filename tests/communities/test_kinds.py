@@ -19,7 +19,12 @@ def column(attribute):
 
 
 def test_the_table():
-    assert list(KINDS) == ["neuron", "channel", "head", "expert", "filter", "branch", "weight"]
+    within = ["key dimension", "value dimension", "dimension"]
+    assert list(KINDS) == [
+        *("neuron", "channel", "head"),
+        *within,
+        *("expert", "filter", "branch", "weight"),
+    ]
     assert [n for n, marked in column("marked").items() if marked] == ["head", "expert", "filter"]
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
     assert [n for n, rounded in column("rounded").items() if not rounded] == [
