@@ -25,7 +25,12 @@ def test_the_table():
         *within,
         *("expert", "filter", "branch", "weight"),
     ]
-    assert [n for n, marked in column("marked").items() if marked] == ["head", "expert", "filter"]
+    assert [n for n, marked in column("marked").items() if marked] == [
+        "head",
+        *within[:2],
+        "expert",
+        "filter",
+    ]
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
     assert [n for n, rounded in column("rounded").items() if not rounded] == [
         "head",
