@@ -19,16 +19,31 @@ def column(attribute):
 
 
 def test_the_table():
-    assert list(KINDS) == ["neuron", "channel", "head", "expert", "filter", "branch", "weight"]
-    assert [n for n, marked in column("marked").items() if marked] == ["head", "expert", "filter"]
+    within = ["key dimension", "value dimension", "dimension"]
+    assert list(KINDS) == [
+        *("neuron", "channel", "head"),
+        *within,
+        *("expert", "filter", "branch", "weight"),
+    ]
+    assert [n for n, marked in column("marked").items() if marked] == [
+        "head",
+        *within[:2],
+        "expert",
+        "filter",
+    ]
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
     assert [n for n, rounded in column("rounded").items() if not rounded] == [
         "head",
+        *within,
         "expert",
         "branch",
     ]
     assert [n for n, plain in column("plain").items() if plain] == ["neuron", "filter"]
-    assert [n for n, named in column("named").items() if named == "holder"] == ["head", "expert"]
+    assert [n for n, named in column("named").items() if named == "holder"] == [
+        "head",
+        *within,
+        "expert",
+    ]
     assert [n for n, gated in column("gated").items() if gated == "last"] == ["expert"]
     assert [n for n, role in column("produced").items() if role == "route"] == ["expert"]
     assert [n for n, why in column("unabsorbed").items() if why] == ["channel", "expert", "branch"]

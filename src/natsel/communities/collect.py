@@ -11,7 +11,7 @@ import torch
 
 from natsel.communities.community import Community, Refusal, Role, Slice
 from natsel.communities.cost import Cost
-from natsel.communities.kinds import CHANNEL, NEURON, kind_of, marked
+from natsel.communities.kinds import CHANNEL, KEY, NEURON, kind_of, marked
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
 from natsel.communities.tensors import common_path
@@ -53,6 +53,8 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
         return [], _untaught(run, set())
     made = np.unique(np.concatenate([roots[key] for key in makers]))
     read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
+    # No weight reads a dimension of queries and keys: each reads the other.
+    read = np.union1d(read, _roots_of(run, run.marked.get(KEY.name, [])))
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)

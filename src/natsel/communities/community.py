@@ -72,7 +72,8 @@ class Community:
 
     Attributes:
         name: path of the module that makes them.
-        kind: "neuron", "filter", "head", "expert" or "channel" (of a residual width); what
+        kind: "neuron", "filter", "head", "expert", "channel" (of a residual width) or, inside
+            heads, "key dimension", "value dimension" and "dimension" (both at once); what
             differs between them is in :mod:`natsel.communities.kinds`.
         size: how many populations.
         cost: what each of them costs.
@@ -81,6 +82,9 @@ class Community:
         minimum: how many must stay: at least as many experts as a router chooses, else 1.
         branches: what each population is, where these are branches of a stream: they are not
             alike, and own whole tensors; ``cost`` is their mean.
+        scaled: which slices make queries and keys whose products code divides by the root of their
+            own width: what remains of n of N populations is multiplied by (n / N)^(1/4) there, so
+            that products stay what they were.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Community:
     rebindings: tuple[Rebinding, ...] = ()
     minimum: int = 1
     branches: tuple[Branch, ...] = ()
+    scaled: tuple[int, ...] = ()
 
     @property
     def exact(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from natsel.communities.tables import kept_tables
+
 
 def copied(model: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
     """Return a deep copy of a model.
@@ -29,6 +31,8 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
     # A module holds a dozen empty collections, for hooks mostly: making them anew takes most of
     # the time that a copy of a deep model takes.
     for module in model.modules():
+        for table in kept_tables(module).values():
+            memo[id(table)] = {}  # it is computed from parameters, which may be others in the copy
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 # What a hook computed from parameters last time: torch copies leaves only.

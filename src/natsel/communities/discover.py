@@ -31,8 +31,10 @@ from natsel.communities.branches.prove import prove_branches
 from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal, left_whole
 from natsel.communities.computed import computed, explained
+from natsel.communities.dimensions import find_dimensions, macs_between
 from natsel.communities.gates.gates import suspended
 from natsel.communities.gathering import gathered_copy, shapes_alone
+from natsel.communities.kinds import HEAD
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
@@ -40,6 +42,7 @@ from natsel.communities.programs.program import Program
 from natsel.communities.programs.quiet import without_words
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
+from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, why_not_exported, without_complex
 from natsel.communities.untouched import untouched
@@ -59,6 +62,7 @@ def discover(
     residual: bool = False,
     lora: bool = False,
     branches: bool | Literal["blocks"] = False,
+    dims: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -83,6 +87,10 @@ def discover(
         branches: also offer what is added to residual streams (attention sublayers, perceptrons,
             whole blocks), as communities of kind "branch": one for each stream. With "blocks" all
             branches of a block of a list are one population.
+        dims: offer dimensions inside the heads of attention instead of whole heads, as communities
+            of kind "key dimension" (queries and keys together), "value dimension", or "dimension"
+            (all of them, where a module has one number for their width). A dimension goes from all
+            heads of a layer; rotary ones go in pairs.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -104,7 +112,13 @@ def discover(
         spread_of(model)  # what cannot be followed is refused
         plain, inputs = _whole_of(model, inputs, proof=proof)
         found = discover(
-            plain, inputs, proof=proof, residual=residual, lora=lora, branches=branches
+            plain,
+            inputs,
+            proof=proof,
+            residual=residual,
+            lora=lora,
+            branches=branches,
+            dims=dims,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
@@ -114,6 +128,7 @@ def discover(
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        without_tables(model),
         untouched(model),
     ):
         try:
@@ -136,9 +151,17 @@ def discover(
         refused = explained(refused, computed(run, model, communities, refused))
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
+        if dims:
+            communities = [c for c in communities if c.kind != HEAD.name]
+            few = spread(first_samples(inputs, 2), program) if proof else inputs
+            within, unproven, inside = find_dimensions(model, program, few, proof=proof)
+            communities, refused = [*communities, *within], refused + unproven
         found_branches = find_branches(model, program, run, inputs) if branches else None
         between = found_branches.between if found_branches is not None else None
         pricing = pricing_of(model, run, communities, between)
+        if dims:
+            each = {c.name: macs_between(inside, c) for c in within}
+            pricing = replace(pricing, between={**pricing.between, **each})
         few = spread(first_samples(inputs, 2), program) if proof else inputs
         if proof and communities:
             communities, failed = prove(model, communities, few, program)

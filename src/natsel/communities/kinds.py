@@ -54,6 +54,17 @@ NEURON = Kind("neuron", plain=True)
 CHANNEL = Kind("channel", exact=False, unabsorbed="a normalisation runs over its populations")
 """A place of a residual width."""
 HEAD = Kind("head", marked=True, rounded=False, named="holder")
+KEY = Kind(
+    "key dimension",
+    marked=True,
+    rounded=False,
+    named="holder",
+)
+"""A dimension that queries and keys share, at one place of all heads; rotary ones go in pairs."""
+VALUE = Kind("value dimension", marked=True, rounded=False, named="holder")
+"""A dimension of the values, and of what attention puts out, at one place of all heads."""
+DIMENSION = Kind("dimension", rounded=False, named="holder")
+"""Both at once, where a module has one number for the two."""
 EXPERT = Kind(
     "expert",
     marked=True,
@@ -75,7 +86,11 @@ WEIGHT = Kind("weight")
 """One number of a tensor, where single weights compete."""
 
 KINDS: Registry[Kind] = Registry(
-    "kind", {kind.name: kind for kind in (NEURON, CHANNEL, HEAD, EXPERT, FILTER, BRANCH, WEIGHT)}
+    "kind",
+    {
+        kind.name: kind
+        for kind in (NEURON, CHANNEL, HEAD, KEY, VALUE, DIMENSION, EXPERT, FILTER, BRANCH, WEIGHT)
+    },
 )
 
 
@@ -95,6 +110,6 @@ def marked() -> tuple[str, ...]:
 
     Example:
         >>> marked()
-        ('head', 'expert', 'filter')
+        ('head', 'key dimension', 'value dimension', 'expert', 'filter')
     """
     return tuple(name for name, kind in KINDS.items() if kind.marked)

@@ -1,6 +1,7 @@
 """Remove the rest: prediction, surgery, verification, plans, optimizers, ONNX."""
 
 from natsel.extraction.absorbed import Absorbed, Compensation
+from natsel.extraction.aligning import Aligned, align
 from natsel.extraction.compensation import compensate
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear
@@ -18,6 +19,7 @@ from natsel.extraction.verify import verify, with_masked_values
 
 __all__ = [
     "Absorbed",
+    "Aligned",
     "Compensation",
     "Conversion",
     "CsrLinear",
@@ -27,6 +29,7 @@ __all__ = [
     "Stored",
     "Verification",
     "VerificationError",
+    "align",
     "compensate",
     "compensation_of",
     "conversion_of",

@@ -19,6 +19,7 @@ from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, apart, gap
 from natsel.communities.proof.loud import loud, loud_input
 from natsel.communities.proof.trial import NUM_TRIALS
+from natsel.communities.surgery.logits import keep_logits
 from natsel.communities.surgery.surgery import cut, kept_indices, reference, shortened_by
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verification import Verification
@@ -211,4 +212,6 @@ def _with_tensors_of(
             value = cut(tensors[name], kept.get(name, {}))
             is_parameter = isinstance(tensor, nn.Parameter)
             instead[id(tensor)] = nn.Parameter(value, False) if is_parameter else value
-    return copied(small, instead)
+    result = copied(small, instead)
+    keep_logits(result, known.values(), survivors, kept)
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +65,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
         if isinstance(old, nn.Parameter):
             tensor = nn.Parameter(tensor, requires_grad=name not in plan.frozen)
         new[name] = memo[id(old)] = tensor
-    small = copy.deepcopy(model, memo)
+    small = copied(model, memo)
     for name, tensor in all_tensors(small).items():
         mine = new.get(plan.tied.get(name, name))
         if mine is not None and tensor is not mine:

@@ -15,7 +15,8 @@ from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
 from natsel.communities.proof.gap import TOLERANCE
-from natsel.communities.surgery.surgery import reference, remove, silence
+from natsel.communities.surgery.logits import unrounded
+from natsel.communities.surgery.surgery import kept_indices, reference, remove, silence
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.decide import Later, Model, decide, decide_removal, stated, with_own
 from natsel.extraction.unstructured import check_masks, is_unstructured, masked_weights
@@ -129,7 +130,8 @@ def compare_removal(
     """
     check_model(base, known)
     masked = Later(lambda: reference(base, known.values(), survivors, share=True))
-    decided = decide_removal(base, masked, small, survivors, known, inputs, tolerance=tolerance)
+    exact = _unrounded(base, small, survivors, known) if isinstance(small, nn.Module) else small
+    decided = decide_removal(base, masked, exact, survivors, known, inputs, tolerance=tolerance)
     if any(not known[n].exact and not bool(mask.all()) for n, mask in survivors.items()):
         silent = Later(lambda: silence(base, known.values(), survivors, share=True))
         decided = replace(decided, inexact_rel_difference=stated(small, silent, inputs)[1])
@@ -179,7 +181,18 @@ def confirm(base: nn.Module, small: nn.Module, survivors: Survivors, known: Comm
         VerificationError: if the two differ on the communities' example inputs.
     """
     masked = Later(lambda: reference(base, known.values(), survivors, share=True))
-    decide_removal(base, masked, small, survivors, known, known.example_inputs).require()
+    exact = _unrounded(base, small, survivors, known)
+    decide_removal(base, masked, exact, survivors, known, known.example_inputs).require()
+
+
+def _unrounded(
+    base: nn.Module, small: nn.Module, survivors: Survivors, known: Communities
+) -> nn.Module:
+    """Return a small model without the rounding of what was multiplied when it was cut."""
+    if not any(community.scaled for community in known.values()):
+        return small
+    kept = kept_indices(known.values(), survivors, tensors_of(base))
+    return unrounded(base, small, known.values(), survivors, kept)
 
 
 def compare(base: nn.Module, small: nn.Module, masked: nn.Module, inputs: Inputs) -> Verification:

@@ -98,9 +98,15 @@ class Propagation:
     """One model's labels: the graph run on them until nothing changes any more."""
 
     def __init__(
-        self, program: ExportedProgram, canonical: dict[str, str], *, residual: bool = False
+        self,
+        program: ExportedProgram,
+        canonical: dict[str, str],
+        *,
+        residual: bool = False,
+        dims: bool = False,
     ) -> None:
         self.program = program
+        self.dims = dims
         self.residual = residual
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.routes = routed_by(program)

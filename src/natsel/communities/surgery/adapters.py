@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from natsel.communities.surgery.attention import HeadwiseAttention
+from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.recompute import recompute
+from natsel.communities.surgery.widths import leave_widths_open
 
 Adapter = Callable[[Any], None]
 ADAPTERS: dict[str, Adapter] = {}
@@ -50,7 +52,10 @@ def adapter(*classes: str | type) -> Callable[[Adapter], Adapter]:
 def adapt(model: nn.Module) -> None:
     """Let every module of a model follow the shapes of its tensors, in place."""
     recompute(model)
-    for module in list(model.modules()):
+    modules = list(model.modules())
+    for module in modules:
+        leave_widths_open(module)
+    for module in modules:
         for kind in type(module).__mro__:
             function = ADAPTERS.get(_name(kind))
             if function is not None:
@@ -158,3 +163,14 @@ def _fused_experts(module: Any) -> None:
 @adapter(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention) -> None:
     HeadwiseAttention.follow(module)
+
+
+@adapter(
+    "transformers.models.phi3.modeling_phi3.Phi3Attention",
+    "transformers.models.phi4_multimodal.modeling_phi4_multimodal.Phi4MultimodalAttention",
+)
+def _heads_of_the_configuration(module: Any) -> None:
+    """Tell attention that asks the configuration of its model how many heads it has."""
+    heads = module.o_proj.weight.shape[1] // module.head_dim
+    if heads != module.config.num_attention_heads:
+        module.config = OwnNumbers(module.config, num_attention_heads=heads)

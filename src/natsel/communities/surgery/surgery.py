@@ -16,6 +16,7 @@ from natsel.communities.copies import copied
 from natsel.communities.programs.program import Program
 from natsel.communities.routers import close
 from natsel.communities.surgery.adapters import adapt
+from natsel.communities.surgery.logits import keep_logits
 from natsel.communities.tensors import owner, tensors_of
 
 
@@ -98,6 +99,7 @@ def remove(
             instead[id(tensor)] = tensor
     small = copied(model, instead)
     adapt(small)
+    keep_logits(small, communities, survivors, kept)
     if isinstance(model, Program) and isinstance(small, Program):
         small.follow(model, kept)
     for community in communities:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from torch import Tensor, fx
@@ -9,6 +10,7 @@ from torch import Tensor, fx
 from natsel.communities.labels.graph import TensorRef, is_weight, operator_name, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.contraction import contract, stacked
+from natsel.communities.labels.rules.dimensions import carried, match
 from natsel.communities.labels.rules.products import meet, product_of_activations
 from natsel.communities.labels.rules.shape import CONSTANTS
 from natsel.communities.labels.rules.weights import product_with_weight_first, weight_product
@@ -33,6 +35,10 @@ def attention(
     if query.dim() < 3:
         return run.barrier(node, (query, key, value, mask))
     reason = f"attention mixes it with plain data{place(node)}"
+    if run.dims:
+        pairs = float(prod(query.shape[:-1]) * key.shape[-2])
+        match(run, query, key, pairs * query.shape[-1], reason)
+        return carried(run, value, pairs * value.shape[-1], reason).expand(shape_of(node))
     merged = [run.space.unite_along(t, (-2, -1), reason) for t in (query, key, value)]
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]

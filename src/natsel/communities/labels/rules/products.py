@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor, fx
 
 from natsel.communities.labels.graph import place
 from natsel.communities.labels.labels import DATA
 from natsel.communities.labels.propagation import Propagation
+from natsel.communities.labels.rules.dimensions import are_matched, carried, match
 from natsel.communities.labels.rules.normalization import note_mixed
 
 
@@ -27,8 +29,13 @@ def product_of_activations(
     """
     reason = f"it is contracted with plain data{place(node)}"
     macs = float(prod(shape) * a.shape[-1])
-    if (carried := _carried(run, a, b)) is not None:
-        passing, axis = carried
+    if run.dims and a.dim() > 2 and are_matched(run, a, b):
+        match(run, a, b.transpose(-2, -1), macs, reason)
+        return torch.full((), DATA, dtype=torch.int64).expand(shape)
+    if run.dims and a.dim() > 2 and bool((a <= DATA).all()):
+        return carried(run, b, macs, reason).expand(shape)
+    if (passed := _carried(run, a, b)) is not None:
+        passing, axis = passed
         run.space.fix(b if passing is a else a, reason)
         labels = passing.narrow(axis, 0, 1)
         run.charge_labels(labels, macs / labels.numel())
