@@ -139,7 +139,7 @@ def evolve_levels(
         deciding = gathered(model, reread(held_out, "held_out"))
     judge = Judge(taking, *searching, measure=fitness, places=places, at_once=windows)
     found = scores_for(taking, scores, _as_batches(searching))
-    space = Space(taking, found, gauge_of(budget, taking), blocks=blocks)
+    space = Space.of_communities(taking, found, gauge_of(budget, taking), blocks=blocks)
     even = uniform(space)
     seeds = [even, *(additive(space, found, scale) for scale in ("mean", None))]
     search = Search(space, judge, Drawing(len(sites(space)), dynamics), generator, batch=windows)
