@@ -155,7 +155,9 @@ def _rate(work: Work) -> dict[str, Any]:
     communities = work.communities("blocks")
     batches = work.batches(SCORED)
     scores = scores_for(communities, None, batches)
-    space = Space.of_communities(communities, scores, gauge_of(Sparsity(SHARES["blocks"]), communities))
+    space = Space.of_communities(
+        communities, scores, gauge_of(Sparsity(SHARES["blocks"]), communities)
+    )
     parent = space.of(select(scores, Sparsity(SHARES["blocks"])))
     inputs = {"input_ids": work.rows[:SCORED]}
     even, generator = torch.ones(len(sites(space))), torch.Generator().manual_seed(0)

@@ -134,11 +134,11 @@ def evolve_levels(
     model = communities.model
     searching = gathered(model, data)
     if held_out is None:
-        searching, deciding = _halved(searching, generator)
+        searching, deciding = halved(searching, generator)
     else:
         deciding = gathered(model, reread(held_out, "held_out"))
     judge = Judge(taking, *searching, measure=fitness, places=places, at_once=windows)
-    found = scores_for(taking, scores, _as_batches(searching))
+    found = scores_for(taking, scores, as_batches(searching))
     space = Space.of_communities(taking, found, gauge_of(budget, taking), blocks=blocks)
     even = uniform(space)
     seeds = [even, *(additive(space, found, scale) for scale in ("mean", None))]
@@ -189,7 +189,7 @@ def _decided(search: Search, even: Individual, confirming: Judge) -> Levels:
     values = [float(t.sum() / confirming.places.sum()) for t in totals]
     check_finite(min(values), "both plans on held-out windows")
     each = [t / confirming.places for t in totals]
-    test = _compared(*each)
+    test = compared(*each)
     kept = "searched" if values[0] <= values[1] and search.best != even else "uniform"
     needed = windows_needed(*each) if test.p_value >= LEVEL else None
     sentence = sentence_of(kept, confirming.measure, values, test, search.evaluations, needed)
@@ -213,7 +213,7 @@ def _decided(search: Search, even: Individual, confirming: Judge) -> Levels:
     )
 
 
-def _compared(found: Tensor, even: Tensor) -> PairedSamples:
+def compared(found: Tensor, even: Tensor) -> PairedSamples:
     """Compare two plans; one whose fitness is not finite anywhere is worse beyond doubt."""
     finite = torch.isfinite(found) & torch.isfinite(even)
     if bool(finite.all()):
@@ -239,7 +239,7 @@ def _taking_part(communities: Communities, kinds: Sequence[str] | None) -> Commu
     return communities.only(*exact)
 
 
-def _halved(
+def halved(
     searching: tuple[Inputs, Tensor | None], generator: torch.Generator
 ) -> tuple[tuple[Inputs, Tensor | None], tuple[Inputs, Tensor | None]]:
     inputs, labels = searching
@@ -255,7 +255,7 @@ def _halved(
     return first, second
 
 
-def _as_batches(samples: tuple[Inputs, Tensor | None]) -> list[object]:
+def as_batches(samples: tuple[Inputs, Tensor | None]) -> list[object]:
     """Return samples as batches of a few."""
     inputs, labels = samples
     size = len(tensors_of_inputs(inputs)[0])

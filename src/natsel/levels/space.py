@@ -88,7 +88,7 @@ class Space:
         self.places = tuple(places)
         self.kinds = tuple(kinds)
         self.alike = tuple(alike)
-        self._owned = [() for _ in places] if owned is None else owned
+        self._owned: Sequence[Sequence[set[str]]] = [()] * len(places) if owned is None else owned
         self._read: dict[Individual, float] = {}
 
     @classmethod
@@ -119,53 +119,6 @@ class Space:
             owned=[[set(_tensors(communities[p.name], u)) for u in p.units] for p in places],
             communities=communities,
         )
-
-    @property
-    def full(self) -> Level:
-        """The level at which nothing goes."""
-        return frozenset() if self.units else self.size
-
-    def goes_with(self, dead: set[str]) -> bool:
-        """Tell whether nothing of it is left where some tensors are gone."""
-        return bool(self.inside) and self.inside <= dead
-
-    @property
-    def lowest(self) -> Level:
-        """The level at which all goes that may."""
-        if not self.units:
-            return self.least
-        return frozenset(range(len(self.units) - 1))
-
-
-class Space:
-    """All vectors of levels of some communities, and what they cost.
-
-    Args:
-        communities: that give.
-        scores: one tensor per community; within it they decide who goes.
-        gauge: reads off what survivors cost, and what they may cost.
-        blocks: branches of one block come and go together.
-    """
-
-    def __init__(
-        self,
-        communities: Communities,
-        scores: Mapping[str, Tensor],
-        gauge: Gauge,
-        *,
-        blocks: bool = False,
-    ) -> None:
-        self.communities = communities
-        self.gauge = gauge
-        self.places = tuple(_place(c, scores[c.name], blocks) for c in communities.values())
-        groups = layers_apart({p.name: p.size for p in self.places}, communities, communities)
-        number = {place.name: i for i, place in enumerate(self.places)}
-        self.alike = tuple(tuple(number[name] for name in group) for group in groups)
-        self._owned = [
-            [(p, unit, set(_tensors(communities[p.name], unit))) for unit in p.units]
-            for p in self.places
-        ]
-        self._read: dict[Individual, float] = {}
 
     @property
     def full(self) -> Individual:
