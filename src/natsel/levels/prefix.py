@@ -99,7 +99,7 @@ class Prefix:
         if self._base is not None and all(torch.equal(new[n], self._base[n]) for n in new):
             return
         # What both have in common stays.
-        same = self._common(new) if self._base is not None else 0
+        same = self._common(new) if self._base is not None and self.chain is not None else 0
         self._there = {(w, n) for w, n in self._there if n <= same}
         self._base = new
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from natsel.blockwise import Held, Store
-from natsel.common.errors import NonFiniteError
+from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.progress import Progress, silent
 from natsel.levels.space import Place, Space
 from natsel.selection.budget import Gauge, Sparsity
 from natsel.single_weights.in_block import Solver, sparse
 from natsel.single_weights.matrices import as_matrix, like_weight
 from natsel.single_weights.moments import second_moments
-from natsel.single_weights.obs import error
+from natsel.single_weights.obs import Prepared, error, prepare
 from natsel.single_weights.patterns import OfRows
 from natsel.single_weights.visiting import visit
 
@@ -65,6 +65,9 @@ def grid(columns: int, share: float, spread: float, num: int) -> tuple[tuple[int
         spread: by how much the shares of the outermost levels differ from that.
         num: levels on either side.
 
+    Raises:
+        ValueError: if nothing of a row would stay.
+
     Example:
         >>> grid(100, 0.7, 0.2, 2)
         ((90, 80, 70, 60, 50), 2)
@@ -72,11 +75,14 @@ def grid(columns: int, share: float, spread: float, num: int) -> tuple[tuple[int
         ((3, 2, 1), 1)
     """
     middle = Sparsity(share).count(columns)
+    if middle == columns:
+        refuse("sparsity", f"{columns} of {columns} weights of a row", "a share that leaves one")
     reach = min(spread, share, LAST * (1 - share))
     found = {middle}
     for k in range(1, num + 1):
         step = max(int(k == num), round(reach * k / num * columns))
-        found |= {min(middle + step, columns - 1), max(middle - step, 0)}
+        step = min(step, columns - 1 - middle, middle)
+        found |= {middle + step, middle - step}
     counts = tuple(sorted(found, reverse=True))
     return counts, counts.index(middle)
 
@@ -135,10 +141,13 @@ class Solved:
 
         def take(layers: Mapping[str, nn.Module], look: Any) -> None:
             seconds = second_moments(layers, look)
+            ready: dict[int, tuple[Tensor, Prepared | None]] = {}
             for name, layer in layers.items():
-                if name in seconds:
-                    second = seconds[name].mean
-                    self._solve(name, layer, second, grid_of(layer, share, spread, num), solver)
+                if name not in seconds:
+                    continue
+                if (key := id(seconds[name])) not in ready:  # layers that read the same share one
+                    ready[key] = _ready(name, seconds[name].mean, solver)
+                self._solve(name, layer, *ready[key], grid_of(layer, share, spread, num), solver)
 
         self.passes = visit(
             self.model, self._layers, batches, take, told="levels: solve", progress=progress
@@ -150,18 +159,19 @@ class Solved:
         name: str,
         layer: nn.Module,
         second: Tensor,
+        prepared: Prepared | None,
         counts: tuple[tuple[int, ...], int],
         solver: Solver,
     ) -> None:
         weight = as_matrix(layer, layer.get_parameter("weight").detach())
         second = second.to(weight.device)
-        if not bool(torch.isfinite(weight).all() & torch.isfinite(second).all()):
-            raise NonFiniteError(f"{name}, or what enters it, holds NaN or infinity")
+        if not bool(torch.isfinite(weight).all()):
+            raise NonFiniteError(f"{name} holds NaN or infinity")
         whole = error(weight, torch.zeros_like(weight), second)
         errors = []
         self._first[name] = 2 * sum(len(s.removed) for s in self.steps.values())
         for level, removed in enumerate(counts[0]):
-            fresh, mask = sparse(weight, second, OfRows(removed), solver)
+            fresh, mask = sparse(weight, second, OfRows(removed), solver, prepared=prepared)
             errors.append(error(weight, fresh, second) / whole if whole else 0.0)
             bits = np.packbits(mask.cpu().numpy().reshape(-1))
             at = self._first[name] + 2 * level
@@ -217,6 +227,12 @@ class Solved:
             describe=lambda left: f"a sparsity of {1 - left / size:.4f} ({left:,.0f} of {size:,})",
         )
         return Space(places, gauge, kinds=kinds, alike=alike)
+
+
+def _ready(name: str, second: Tensor, solver: Solver) -> tuple[Tensor, Prepared | None]:
+    if not bool(torch.isfinite(second).all()):
+        raise NonFiniteError(f"what enters {name} holds NaN or infinity")
+    return second, prepare(second, damping=solver.damping) if solver.scorer == "obs" else None
 
 
 def grid_of(layer: nn.Module, share: float, spread: float, num: int) -> tuple[tuple[int, ...], int]:

@@ -1,4 +1,4 @@
-"""Go through the layers of a model in the order in which they run, with what enters them at hand."""
+"""Go through the layers of a model in the order in which they run, what enters them at hand."""
 
 from __future__ import annotations
 
