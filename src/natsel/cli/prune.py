@@ -32,7 +32,7 @@ DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME 
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
     *("rotate", "bias", "compensate", "blockwise", "cache"),
-    *("branches", "blocks", "kinds"),
+    *("branches", "blocks", "kinds", "rival"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -40,7 +40,7 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer", "weights"),
+        **same(word, "held_out", "tokenizer", "weights", "rival"),
         **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
         **same(truth, "branches", "blocks", "blockwise"),
         **same(whole, "seed", "length", "samples", "search"),
@@ -135,6 +135,10 @@ def prune(
             "--data; with --weights, which share of its weights each layer gives."
         ),
     ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(help="What --search keeps is no worse than this, either: adaptive; slow."),
+    ] = None,
     branches: Annotated[
         bool, typer.Option("--branches", help="Take out attention and MLP branches, too.")
     ] = False,
@@ -213,6 +217,7 @@ def prune(
             bias=bias,
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             search=search,
+            rival=rival,
             branches=branches,
             blocks=blocks,
             compensate=compensate,

@@ -70,8 +70,12 @@ def evolve_levels(
     race on growing data with the best so far as the bound, and the best of all stays (1 + lambda
     with elitism). Each generation races on windows of its own, in turn, as far as the data go; who
     wins has to win on those of the generations before, too. The search starts from the uniform
-    plan, the plans by the scores and, where branches alone give, the plan of taking out one after
-    the other, whichever costs least beside those that are out.
+    plan, the plans by the scores and a greedy plan: one branch or one eighth of a community after
+    the other, whichever costs least for what it saves beside what is gone.
+
+    A budget that is measured (:class:`natsel.Latency`) is read off a table: what each community
+    saves at a few levels, and each kind of branch, measured once. What is found is measured as it
+    is, and tightened until it meets the budget.
 
     Branches that are out are not run; blocks before the first one in which a child differs from
     its parent are not run again; the last layer reads the places that are judged; no selection is

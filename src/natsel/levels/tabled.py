@@ -111,7 +111,7 @@ def _of_branches(
     whole: float,
     read: Callable[[Mapping[str, Tensor]], float],
 ) -> Tensor:
-    """Return what each branch saves; branches of as many parameters in modules of one name alike."""
+    """Return what each branch saves: as much as others of one name with as many tensors."""
     branches = communities[name].branches
     worth = torch.zeros(len(branches), dtype=torch.float64)
     groups: dict[tuple[str, int], list[int]] = {}
