@@ -49,11 +49,16 @@ def taken_out(
     chunk = _chunk(num, _num_steps(space), room / (SHARE * len(first)), used_up=depth)
     if chunk is None:
         return None
+    began, order = judge.num_windows, list[Site]()
     while not space.meets(individual):
         able = [s for s in sites(space) if can_give(space, individual, s)]
         if not able:
             return None
-        for site in _cheapest(space, judge, individual, able, first)[:chunk]:
+        if depth or judge.num_windows - began < room:
+            order = _cheapest(space, judge, individual, able, first)
+        elif not any(site in able for site in order[:chunk]):
+            order = able
+        for site in order[:chunk]:  # where the room is used up, those that were cheapest last
             if not space.meets(individual) and can_give(space, individual, site):
                 individual = _fewer(space, individual, site)
         first = windows()
