@@ -78,8 +78,9 @@ class Judge:
         if measure != "kl" and labels is None:
             refuse("fitness", measure, "'kl', which needs no labels, or batches with labels")
         self.measure = measure
-        given = isinstance(communities, Communities)
-        self._masking: Lends = Masking(communities) if given else communities
+        self._masking: Lends = (
+            Masking(communities) if isinstance(communities, Communities) else communities
+        )
         model = self._masking.model
         self._shape = _places_of(model, _part(inputs, 0, 1))
         several = bool(self._shape) or (labels is not None and labels.dim() > 1)
