@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from natsel.extraction.verify import verify
     from natsel.fitness.score import Scores, score, score_all
     from natsel.io import load, open_model, save
-    from natsel.levels import Levels, evolve_levels
+    from natsel.levels import Levels, Shares, evolve_levels
     from natsel.live_populations.allowances import Bytes, Held
     from natsel.live_populations.live import live
     from natsel.pruning.evaluate import evaluate
     from natsel.pruning.prune import prune
     from natsel.pruning.pruned import Pruned
+    from natsel.pruning.shares import evolve_shares
     from natsel.pruning.sparsified import Sparsified
     from natsel.pruning.sparsify import sparsify
     from natsel.quality.quality import Quality
@@ -90,6 +91,7 @@ __all__ = [
     "Refusal",
     "Rotation",
     "Scores",
+    "Shares",
     "Sparsified",
     "Sparsity",
     "Survivors",
@@ -106,6 +108,7 @@ __all__ = [
     "discover",
     "evaluate",
     "evolve_levels",
+    "evolve_shares",
     "export_onnx",
     "extract",
     "hold",
@@ -164,7 +167,7 @@ _HOMES = {
     ),
     "fitness": ("Scores", "score", "score_all"),
     "io": ("load", "open_model", "save"),
-    "pruning": ("Pruned", "Sparsified", "evaluate", "prune", "sparsify"),
+    "pruning": ("Pruned", "Sparsified", "evaluate", "evolve_shares", "prune", "sparsify"),
     "quality": ("Quality",),
     "recovery": ("Recovered", "recover"),
     "selection": (
@@ -183,7 +186,7 @@ _HOMES = {
         "zero_",
     ),
     "adaptive": ("Adapted", "adapt"),
-    "levels": ("Levels", "evolve_levels"),
+    "levels": ("Levels", "Shares", "evolve_levels"),
     "live_populations": ("Bytes", "Held", "live"),
     "streaming": ("PrunedFolder", "prune_folder"),
     "auditing": ("Audit", "audit"),

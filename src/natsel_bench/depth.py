@@ -33,6 +33,7 @@ from natsel.levels.moves import swap
 from natsel.levels.racing import race
 from natsel.levels.scoring import scores_for
 from natsel.levels.space import Space, sites
+from natsel.pruning import evolve_shares, sparsify
 from natsel.quality import losses
 from natsel.runs import environment, folder
 from natsel.runs.material import found_tokenizer
@@ -40,6 +41,8 @@ from natsel.selection import Sparsity, Survivors, select
 
 SHARES = {"blocks": 7 / 30, "branches": 0.25}
 """Of whole blocks, and of branches, that go."""
+WEIGHTS = 0.7
+"""Of single weights that go."""
 SCORED = 8
 """Windows of the search that scores read."""
 CHILDREN = 16
@@ -59,6 +62,7 @@ class Work:
         out: folder of the run.
         evaluations: plans that a search judges.
         fitness: of the search.
+        progress: of the search.
     """
 
     model: str
@@ -67,6 +71,7 @@ class Work:
     out: Path
     evaluations: int
     fitness: Any
+    progress: Progress = silent
 
     @cached_property
     def dense(self) -> nn.Module:
@@ -146,6 +151,32 @@ def _compensated(work: Work, what: str) -> dict[str, Any]:
     return {"out": _out(plan), "losses": work.of(small)}
 
 
+def _sparse(work: Work, how: str) -> dict[str, Any]:
+    """Set 70 % of the single weights to 0: the same share everywhere, by outliers, or searched."""
+    batches = work.batches()
+    half = len(work.rows) * 3 // 4
+    budget: Any = Sparsity(WEIGHTS)
+    told: dict[str, Any] = {}
+    if how == "searched":
+        shares = evolve_shares(
+            work.dense,
+            budget,
+            batches[:half],
+            held_out=batches[half:],
+            fitness=work.fitness,
+            num_levels=2,
+            evaluations=work.evaluations,
+            windows=4,
+            cache=work.out / "weights-state",
+            progress=work.progress,
+        )
+        budget = shares.found
+        told = {"sentence": shares.sentence, **shares.plain()}
+    owl: Any = "owl" if how == "owl" else "uniform"
+    found = sparsify(work.dense, budget, data=batches[:half], scorer="obs", refit=False, shares=owl)
+    return {"out": [], "losses": work.of(found.model), "sparsity": found.sparsity, **told}
+
+
 def _rate(work: Work) -> dict[str, Any]:
     """Time children of one parent: by a race, and by the loop that one would write.
 
@@ -155,7 +186,9 @@ def _rate(work: Work) -> dict[str, Any]:
     communities = work.communities("blocks")
     batches = work.batches(SCORED)
     scores = scores_for(communities, None, batches)
-    space = Space(communities, scores, gauge_of(Sparsity(SHARES["blocks"]), communities))
+    space = Space.of_communities(
+        communities, scores, gauge_of(Sparsity(SHARES["blocks"]), communities)
+    )
     parent = space.of(select(scores, Sparsity(SHARES["blocks"])))
     inputs = {"input_ids": work.rows[:SCORED]}
     even, generator = torch.ones(len(sites(space))), torch.Generator().manual_seed(0)
@@ -201,6 +234,9 @@ ROWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     ),
     "branches-cosine": ("branches, by cosine", lambda work: _by_cosine(work, "branches")),
     "branches-searched": ("branches, searched", lambda work: _searched(work, "branches")),
+    "weights-uniform": ("70 % of the weights, uniform", lambda work: _sparse(work, "uniform")),
+    "weights-owl": ("70 % of the weights, by outliers", lambda work: _sparse(work, "owl")),
+    "weights-searched": ("70 % of the weights, searched", lambda work: _sparse(work, "searched")),
     "rate": ("plans a second", _rate),
 }
 
@@ -241,7 +277,7 @@ def bench_depth(
 
     Returns:
         Rows with losses by window; perplexities, their ratio to the dense model's, and the excess
-        of log-perplexity over that by cosine.
+        of log-perplexity over that by cosine, or of single weights over the uniform one's.
 
     Raises:
         ValueError: if an argument is not allowed, or the text is too short.
@@ -265,7 +301,7 @@ def bench_depth(
     config = {"kind": "bench depth", "model": model, "text": str(text), **sizes, "fitness": fitness}
     with folder.claim(target, config, resume):
         folder.take(target, config)
-        work = Work(model, rows, held_out, target, evaluations, fitness)
+        work = Work(model, rows, held_out, target, evaluations, fitness, progress)
         chosen = [name for name in ROWS if not only or name in only]
         found: list[dict[str, Any]] = []
         for number, name in enumerate(chosen):
@@ -292,7 +328,7 @@ def bench_depth(
 
 
 def _told(row: dict[str, Any], target: Path) -> dict[str, Any]:
-    """Add perplexity, its ratio to the dense one, and the share of the excess by cosine."""
+    """Add perplexity, its ratio to the dense one, and the share of the excess of the plain plan."""
     if "losses" not in row:
         return row
     mean = _mean(row["losses"])
@@ -301,7 +337,8 @@ def _told(row: dict[str, Any], target: Path) -> dict[str, Any]:
     if dense.is_file():
         least = _mean(read_object(dense)["losses"])
         told["ratio"] = math.exp(mean - least)
-        cosine = target / f"{row['name'].partition('-')[0]}-cosine.json"
+        what = row["name"].partition("-")[0]
+        cosine = target / f"{what}-{'uniform' if what == 'weights' else 'cosine'}.json"
         if cosine.is_file() and (over := _mean(read_object(cosine)["losses"]) - least) > 0:
             told["excess"] = (mean - least) / over
     return told

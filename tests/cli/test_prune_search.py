@@ -77,3 +77,21 @@ def test_what_is_wrong_is_told_in_one_line(natsel, tmp_path, more, told):
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_rival_without_a_search_is_refused(natsel, tmp_path):
+    done = natsel(
+        "prune", "mlp", "--out", tmp_path / "a", "--data", "digits", "--rival", "adaptive"
+    )
+    assert done.exit_code == 2
+    assert "rival='adaptive', search=None" in done.output + done.stderr
+
+
+@pytest.mark.slow
+def test_a_search_is_no_worse_than_adaptive(natsel, tmp_path):
+    more = ("--search", "6", "--rival", "adaptive", "--no-measure", "--json")
+    done = natsel("prune", "mlp", "--out", tmp_path / "a", "--data", "digits", *more)
+    assert done.exit_code == 0, done.output
+    levels = json.loads(done.stdout)["levels"]
+    assert levels["rivals"]["adaptive"]["n"] > 0
+    assert "adaptive" in levels["sentence"]

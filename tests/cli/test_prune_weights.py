@@ -91,6 +91,7 @@ def test_what_is_wrong_is_told_in_one_line(natsel, here, tmp_path, more, told):
         (("--cache", "cache"), "cache="),
         (("--multiple-of", "32"), "multiple_of='32'"),
         (("--budget", "parameters=0.8"), "budget='parameters=0.8'"),
+        (("--rival", "adaptive"), "rival='adaptive'"),
     ],
 )
 def test_what_says_nothing_of_single_weights_is_refused(natsel, here, tmp_path, more, told):
@@ -99,6 +100,19 @@ def test_what_says_nothing_of_single_weights_is_refused(natsel, here, tmp_path, 
     assert told in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "sparse").exists()
+
+
+def test_shares_by_layer_are_searched(natsel, here, tmp_path):
+    more = ("--weights", "0.5", "--search", "6", "--scorer", "obs", "--json")
+    said = prune(natsel, here, tmp_path / "sparse", *more)
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    assert found["weights"]["sparsity"] >= 0.5
+    assert found["shares"]["kept"] in ("searched", "uniform")
+    assert len(found["shares"]["shares"]) == len(found["weights"]["layers"])
+    again = prune(natsel, here, tmp_path / "sparse", "--weights", "2:4", "--search", "6")
+    assert again.exit_code == 2
+    assert "search=6, weights='2:4'" in again.stderr
 
 
 @pytest.mark.parametrize("weights", ["4:2", "0:4", "1.5", "half", "2:4:8"])

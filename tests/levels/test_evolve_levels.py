@@ -171,7 +171,7 @@ def test_a_plan_whose_loss_is_nan_loses_and_the_search_goes_on(
 def test_windows_take_turns_and_a_winner_wins_on_those_before_too(perceptron):
     data = (X,)
     judge = Judge(perceptron, data)
-    space = Space(
+    space = Space.of_communities(
         perceptron,
         natsel.score(perceptron, "magnitude"),
         gauge_of(natsel.Sparsity(0.5), perceptron),

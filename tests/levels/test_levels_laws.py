@@ -53,7 +53,7 @@ def tower() -> natsel.Communities:
 def space_of(communities, budget) -> Space:
     generator = torch.Generator().manual_seed(0)
     scores = {n: torch.rand(c.size, generator=generator) for n, c in communities.items()}
-    return Space(communities, scores, gauge_of(budget, communities))
+    return Space.of_communities(communities, scores, gauge_of(budget, communities))
 
 
 def full_somewhere(space: Space, individual, at: int) -> bool:

@@ -12,6 +12,7 @@ import natsel
 from natsel.blockwise import OnDisk
 from natsel.communities.surgery.surgery import silence
 from natsel.levels.judge import Judge, sampled
+from natsel.levels.masking import Masking
 from natsel.levels.prefix import Prefix
 
 TOKENS = torch.randint(3, 50, (4, 12), generator=torch.Generator().manual_seed(7))
@@ -133,10 +134,11 @@ def test_where_more_than_the_next_block_reads_one_nothing_is_shared():
     model = Listening().eval()
     x = torch.randn(4, 8)
     communities = natsel.discover(model, x[:1])
-    prefix = Prefix(model, communities, (x,), num_windows=1, at_once=1)
+    prefix = Prefix(model, Masking(communities).owned, (x,), num_windows=1, at_once=1)
     assert prefix.chain is None
     free = nn.Sequential(*(Block() for _ in range(3))).eval()
-    found = Prefix(free, natsel.discover(free, x[:1]), (x,), num_windows=1, at_once=1).chain
+    there = Masking(natsel.discover(free, x[:1])).owned
+    found = Prefix(free, there, (x,), num_windows=1, at_once=1).chain
     assert found is not None
     assert len(found) == 3
 

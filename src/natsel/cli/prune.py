@@ -32,7 +32,7 @@ DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME 
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
     *("rotate", "bias", "compensate", "blockwise", "cache"),
-    *("branches", "blocks", "kinds", "search"),
+    *("branches", "blocks", "kinds", "rival"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -40,7 +40,7 @@ KEYS = Keys(
     "prune",
     {
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
-        **same(word, "held_out", "tokenizer", "weights"),
+        **same(word, "held_out", "tokenizer", "weights", "rival"),
         **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
         **same(truth, "branches", "blocks", "blockwise"),
         **same(whole, "seed", "length", "samples", "search"),
@@ -56,6 +56,7 @@ KEYS = Keys(
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel prune ./smollm2 --data a.txt --weights 2:4 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --weights 0.7 --search 128 --out sparse",
     "natsel prune ./smollm2 --data a.txt --branches --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",
@@ -129,7 +130,14 @@ def prune(
     ] = None,
     search: Annotated[
         int | None,
-        typer.Option(help="Search who gives how much by evolution: N plans are judged on --data."),
+        typer.Option(
+            help="Search who gives how much by evolution: N plans are judged on "
+            "--data; with --weights, which share of its weights each layer gives."
+        ),
+    ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(help="What --search keeps is no worse than this, either: adaptive; slow."),
     ] = None,
     branches: Annotated[
         bool, typer.Option("--branches", help="Take out attention and MLP branches, too.")
@@ -188,6 +196,7 @@ def prune(
                 samples=samples,
                 include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
+                search=search,
                 seed=seed,
             )
             return
@@ -211,6 +220,7 @@ def prune(
             bias=bias,
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             search=search,
+            rival=rival,
             branches=branches,
             blocks=blocks,
             compensate=compensate,
@@ -318,6 +328,8 @@ def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:
     with voice.progress() as progress:
         result = prune_weights(config, out, progress=progress)
     voice.words.print(result["model"], markup=False)
+    if result["shares"] is not None:
+        voice.words.print(result["shares"]["sentence"], markup=False)
     voice.words.print(result["summary"], markup=False)
     if result["quality"] is not None:
         voice.words.print(result["quality"]["summary"], markup=False)

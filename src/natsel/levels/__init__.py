@@ -2,5 +2,6 @@
 
 from natsel.levels.evolve import evolve_levels as evolve_levels
 from natsel.levels.result import Levels as Levels
+from natsel.levels.shares import Shares as Shares
 
-__all__ = ["Levels", "evolve_levels"]
+__all__ = ["Levels", "Shares", "evolve_levels"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from natsel.levels.budgets import gauge_of
 from natsel.levels.drawing import Drawing
 from natsel.levels.folder import Folder
 from natsel.levels.judge import MEASURES, Judge, Measure, check_finite
-from natsel.levels.moves import additive, uniform
+from natsel.levels.moves import additive, filled, uniform
 from natsel.levels.result import LEVEL, Levels, sentence_of, windows_needed
 from natsel.levels.scoring import scores_for
 from natsel.levels.searching import Search
 from natsel.levels.space import Individual, Space, sites
+from natsel.levels.tabled import measured, tabled
+from natsel.selection.budget import Gauge
 from natsel.selection.select import Budget
+from natsel.selection.survivors import Survivors
 
 _LOG = logger_of(__name__)
 
@@ -44,6 +48,7 @@ def evolve_levels(
     *,
     held_out: Data | None = None,
     scores: Mapping[str, Tensor] | None = None,
+    rivals: Mapping[str, Survivors] | None = None,
     kinds: Sequence[str] | None = None,
     blocks: bool = False,
     fitness: Measure = "kl",
@@ -65,8 +70,12 @@ def evolve_levels(
     race on growing data with the best so far as the bound, and the best of all stays (1 + lambda
     with elitism). Each generation races on windows of its own, in turn, as far as the data go; who
     wins has to win on those of the generations before, too. The search starts from the uniform
-    plan, the plans by the scores and, where branches alone give, the plan of taking out one after
-    the other, whichever costs least beside those that are out.
+    plan, the plans by the scores and a greedy plan: one branch or one eighth of a community after
+    the other, whichever costs least for what it saves beside what is gone.
+
+    A budget that is measured (:class:`natsel.Latency`) is read off a table: what each community
+    saves at a few levels, and each kind of branch, measured once. What is found is measured as it
+    is, and tightened until it meets the budget.
 
     Branches that are out are not run; blocks before the first one in which a child differs from
     its parent are not run again; the last layer reads the places that are judged; no selection is
@@ -84,6 +93,9 @@ def evolve_levels(
         scores: one tensor per community, higher is fitter, as :func:`natsel.score` returns them;
             of communities that are missing, the default: "auto" with labels, "joint" without, and
             for branches "cosine".
+        rivals: plans that were chosen otherwise, such as "adaptive" by :func:`natsel.adapt`, within
+            the budget: the search starts from as many of each community, too, and what is best on
+            held-out windows is kept, with a test against each.
         kinds: of the communities that give; the others stay whole. All but those of which removing
             is not masking by default.
         blocks: branches of one block come and go together.
@@ -134,20 +146,26 @@ def evolve_levels(
     model = communities.model
     searching = gathered(model, data)
     if held_out is None:
-        searching, deciding = _halved(searching, generator)
+        searching, deciding = halved(searching, generator)
     else:
         deciding = gathered(model, reread(held_out, "held_out"))
     judge = Judge(taking, *searching, measure=fitness, places=places, at_once=windows)
-    found = scores_for(taking, scores, _as_batches(searching))
-    space = Space(taking, found, gauge_of(budget, taking), blocks=blocks)
+    found = scores_for(taking, scores, as_batches(searching))
+    gauge = real = gauge_of(budget, taking)
+    if real.num_steps is not None:  # a reading takes time: candidates read off a table
+        gauge = tabled(real, taking)
+    space = Space.of_communities(taking, found, gauge, blocks=blocks)
+    others = _checked_rivals(rivals or {}, taking, real)
     even = uniform(space)
-    seeds = [even, *(additive(space, found, scale) for scale in ("mean", None))]
+    near = [space.of(plan) for plan in others.values()]
+    seeds = [even, *(filled(space, plan) for plan in near if space.meets(plan))]
+    seeds = [*seeds, *(additive(space, found, scale) for scale in ("mean", None))]
     search = Search(space, judge, Drawing(len(sites(space)), dynamics), generator, batch=windows)
     told = {
         "communities": {p.name: [p.size, len(p.units)] for p in space.places},
         "budget": [space.gauge.name, str(space.gauge.asked), space.gauge.limit],
         "data": judge.digest(),
-        "seeds": [space.plain(seed) for seed in seeds],
+        "seeds": None if gauge is not real else [space.plain(seed) for seed in seeds],
         "offspring": offspring,
         "windows": windows,
         "dynamics": None if search.drawing.law is None else search.drawing.law.name,
@@ -176,35 +194,54 @@ def evolve_levels(
             if search.evaluations == before:  # no swap is possible
                 break
     progress("levels: decide", evaluations, evaluations)
-    result = _decided(search, even, Judge(taking, *deciding, measure=fitness))
+    if gauge is not real:
+        search.best, even = (measured(space, plan, real)[0] for plan in (search.best, even))
+    confirming = Judge(taking, *deciding, measure=fitness)
+    result = _decided(search, even, others, confirming, real)
     _LOG.info("%s", result.sentence)
     return result
 
 
-def _decided(search: Search, even: Individual, confirming: Judge) -> Levels:
-    """Return the plan that is no worse on windows that no choice was made on."""
+def _decided(
+    search: Search,
+    even: Individual,
+    rivals: Mapping[str, Survivors],
+    confirming: Judge,
+    real: Gauge,
+) -> Levels:
+    """Return the plan that is no worse than any other on windows that no choice was made on."""
     space = search.space
-    plans = [space.survivors(search.best), space.survivors(even)]
-    totals = [confirming.totals(plan) for plan in plans]
-    values = [float(t.sum() / confirming.places.sum()) for t in totals]
-    check_finite(min(values), "both plans on held-out windows")
-    each = [t / confirming.places for t in totals]
-    test = _compared(*each)
-    kept = "searched" if values[0] <= values[1] and search.best != even else "uniform"
-    needed = windows_needed(*each) if test.p_value >= LEVEL else None
-    sentence = sentence_of(kept, confirming.measure, values, test, search.evaluations, needed)
-    survivors = plans[0] if kept == "searched" else plans[1]
-    chosen = search.best if kept == "searched" else even
+    plans = {"searched": space.survivors(search.best), "uniform": space.survivors(even), **rivals}
+    totals = {name: confirming.totals(plan) for name, plan in plans.items()}
+    values = {n: float(t.sum() / confirming.places.sum()) for n, t in totals.items()}
+    check_finite(min(values.values()), "all plans on held-out windows")
+    each = {name: t / confirming.places for name, t in totals.items()}
+    tests = {n: compared(each["searched"], x) for n, x in each.items() if n != "searched"}
+    test = tests.pop("uniform")
+    kept = min(values, key=lambda n: values[n] if values[n] < math.inf else math.inf)
+    if kept == "searched" and search.best == even:
+        kept = "uniform"
+    needed = None
+    if test.p_value >= LEVEL:
+        needed = windows_needed(each["searched"], each["uniform"])
+    both = (values["searched"], values["uniform"])
+    told = "uniform" if kept == "uniform" else "searched"
+    sentence = sentence_of(told, confirming.measure, both, test, search.evaluations, needed)
+    for name, against in tests.items():
+        sentence += f" {name}: {values[name]:.4g}, p = {against.p_value:.2g}."
+    if kept in tests:
+        sentence += f" The plan of {kept} is kept: it is best on these windows."
     return Levels(
-        survivors=survivors,
-        found=plans[0],
-        uniform=plans[1],
+        survivors=plans[kept],
+        found=plans["searched"],
+        uniform=plans["uniform"],
         kept=kept,
         history=tuple(search.history),
         test=test,
+        rivals=tests,
         fitness=confirming.measure,
-        values=(values[0], values[1]),
-        cost=space.gauge.describe(space.cost(chosen)),
+        values=both,
+        cost=real.describe(real.read(plans[kept])),
         evaluations=search.evaluations,
         runs=search.judge.num_run,
         tokens=search.judge.num_tokens,
@@ -213,7 +250,27 @@ def _decided(search: Search, even: Individual, confirming: Judge) -> Levels:
     )
 
 
-def _compared(found: Tensor, even: Tensor) -> PairedSamples:
+def _checked_rivals(
+    rivals: Mapping[str, Survivors], communities: Communities, gauge: Gauge
+) -> dict[str, Survivors]:
+    """Return plans by others on the communities that take part, each within the budget."""
+    found = {}
+    for name, plan in rivals.items():
+        argument = f"rivals[{name!r}]"
+        if name in ("searched", "uniform"):
+            refuse(argument, name, "another name: the plans of the search are called so")
+        if missing := [c for c in communities if c not in plan]:
+            refuse(argument, f"a plan without {missing[0]!r}", "one of all that take part")
+        own = Survivors({c: plan[c] for c in communities}, communities)
+        if wrong := [c for c, m in own.items() if m.shape != (communities[c].size,)]:
+            refuse(argument, f"a plan of another {wrong[0]!r}", "one of these communities")
+        if gauge.num_steps is None and (cost := gauge.read(own)) > gauge.limit:
+            refuse(argument, gauge.describe(cost), f"within {gauge.describe(gauge.limit)}")
+        found[name] = own
+    return found
+
+
+def compared(found: Tensor, even: Tensor) -> PairedSamples:
     """Compare two plans; one whose fitness is not finite anywhere is worse beyond doubt."""
     finite = torch.isfinite(found) & torch.isfinite(even)
     if bool(finite.all()):
@@ -239,7 +296,7 @@ def _taking_part(communities: Communities, kinds: Sequence[str] | None) -> Commu
     return communities.only(*exact)
 
 
-def _halved(
+def halved(
     searching: tuple[Inputs, Tensor | None], generator: torch.Generator
 ) -> tuple[tuple[Inputs, Tensor | None], tuple[Inputs, Tensor | None]]:
     inputs, labels = searching
@@ -255,7 +312,7 @@ def _halved(
     return first, second
 
 
-def _as_batches(samples: tuple[Inputs, Tensor | None]) -> list[object]:
+def as_batches(samples: tuple[Inputs, Tensor | None]) -> list[object]:
     """Return samples as batches of a few."""
     inputs, labels = samples
     size = len(tensors_of_inputs(inputs)[0])

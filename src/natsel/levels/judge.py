@@ -25,7 +25,7 @@ from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.modes import evaluating
 from natsel.communities import Communities
 from natsel.levels.dense import Dense, classes_last
-from natsel.levels.masking import Masking
+from natsel.levels.masking import Lends, Masking
 from natsel.levels.prefix import ROOM, Prefix
 from natsel.quality.head import head_of, headless
 from natsel.quality.losses import run_model
@@ -43,7 +43,8 @@ class Judge:
     """Judges selections on windows, and remembers what each came to.
 
     Args:
-        communities: what selections are of; the model is not changed.
+        communities: what selections are of, or what lends the model without what goes; it is not
+            changed.
         inputs: ``[N, ...]`` samples, or several such tensors.
         labels: beside the outputs that predict them; None for "kl".
         measure: "kl": divergence of what survives from the dense model, over the places of a
@@ -64,7 +65,7 @@ class Judge:
 
     def __init__(
         self,
-        communities: Communities,
+        communities: Communities | Lends,
         inputs: Inputs,
         labels: Tensor | None = None,
         *,
@@ -77,7 +78,9 @@ class Judge:
         if measure != "kl" and labels is None:
             refuse("fitness", measure, "'kl', which needs no labels, or batches with labels")
         self.measure = measure
-        self._masking = Masking(communities)
+        self._masking: Lends = (
+            Masking(communities) if isinstance(communities, Communities) else communities
+        )
         model = self._masking.model
         self._shape = _places_of(model, _part(inputs, 0, 1))
         several = bool(self._shape) or (labels is not None and labels.dim() > 1)
@@ -96,7 +99,7 @@ class Judge:
         if measure == "kl":
             self._dense = Dense(model, self.windows, self._rows, head=self._head)
         self.prefix = Prefix(
-            *(model, communities, self.windows[0]),
+            *(model, self._masking.owned, self.windows[0]),
             num_windows=len(cuts),
             at_once=at_once,
             room=room,

@@ -8,14 +8,15 @@ the others is 0.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from natsel.adaptive.arena import runs_cut
-from natsel.communities import Communities
+from natsel.communities import Communities, Community
 from natsel.communities.branches.absent import Absent
 from natsel.communities.branches.branch import Branch
 from natsel.communities.gates.gates import folded
@@ -24,6 +25,24 @@ from natsel.communities.tensors import tensors_of
 
 KEPT = 2
 """How many versions of one weight are remembered: of the parent, and of the child."""
+
+
+class Lends(Protocol):
+    """What lends a model without what does not survive.
+
+    Attributes:
+        model: the dense one.
+        owned: by the name of what selections are of, the tensors of each of its populations, or of
+            all alike.
+    """
+
+    model: nn.Module
+    owned: Mapping[str, Sequence[Sequence[str]]]
+
+    def masked(
+        self, survivors: Mapping[str, Tensor]
+    ) -> AbstractContextManager[tuple[nn.Module, dict[str, Tensor]]]:
+        """Lend the model, and the weights that it has to run with."""
 
 
 class Masking:
@@ -39,6 +58,7 @@ class Masking:
         self._tensors = tensors_of(self.model)
         self._cuts = {c.name for c in self._found if runs_cut(self.model, c)}
         self._routed = [c for c in self._found if any(p.role == "route" for p in c.slices)]
+        self.owned: Mapping[str, Sequence[Sequence[str]]] = {c.name: _owned(c) for c in self._found}
         self._made: dict[str, dict[tuple[object, ...], Tensor]] = defaultdict(dict)
 
     @contextmanager
@@ -85,6 +105,12 @@ class Masking:
             made[key] = made.pop(key)  # the last used is the last to go
             found[tensor] = made[key]
         return found
+
+
+def _owned(community: Community) -> list[list[str]]:
+    if community.branches:
+        return [[*b.tensors, *b.gates] for b in community.branches]
+    return [[part.tensor for part in (*community.slices, *community.gates)]]
 
 
 def _changed(tensor: Tensor, parts: list[tuple[str, int, Tensor, bool]]) -> Tensor:

@@ -82,7 +82,7 @@ def _swapped(
     generator: torch.Generator,
 ) -> tuple[Individual, list[int], list[int]]:
     all_sites = sites(space)
-    kinds = [space.communities[space.places[at].name].kind for at, _ in all_sites]
+    kinds = [space.kinds[at] for at, _ in all_sites]
     got = _drawn(getting, [_can_get(space, parent, s) for s in all_sites], generator)
     if got is None:
         return parent, [], []

@@ -6,7 +6,7 @@ selection that differs from it from some block on begins there, and comes to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,6 @@ from natsel.blockwise import Chain, Held, OnDisk, Store, begun, chains_of
 from natsel.common.calls import Inputs, call, logits_of, without_cache
 from natsel.common.folders import make_folder
 from natsel.common.modes import evaluating
-from natsel.communities import Communities
 
 ROOM = 2**30
 """Bytes of hidden states that are held."""
@@ -34,7 +33,8 @@ class Prefix:
 
     Args:
         model: whose blocks they are.
-        communities: what selections are of.
+        owned: by the name of what selections are of, the tensors of each of its populations, or of
+            all alike.
         inputs: of one window.
         num_windows: how many there are.
         at_once: of how many of them states are wanted at a time, at least.
@@ -49,7 +49,7 @@ class Prefix:
     def __init__(
         self,
         model: nn.Module,
-        communities: Communities,
+        owned: Mapping[str, Sequence[Sequence[str]]],
         inputs: Inputs,
         *,
         num_windows: int,
@@ -60,7 +60,7 @@ class Prefix:
         self._store = Held() if store is None else store
         self._base: dict[str, Tensor] | None = None
         self._there: set[tuple[int, int]] = set()
-        self._communities = list(communities.values())
+        self._names = list(owned)
         self.chain = _free_chain(model, inputs)
         self._slots: dict[int, int] = {}
         self._kept: tuple[int, ...] = ()
@@ -72,7 +72,7 @@ class Prefix:
         most = max(1, room // (size * self._num_slots))
         step = -(-(len(self.chain) - 1) // most)
         self._kept = tuple(range(1, len(self.chain), step))
-        self._first = [_first_blocks(c, self.chain) for c in self._communities]
+        self._first = [_first_blocks(each, self.chain) for each in owned.values()]
 
     @contextmanager
     def offloaded(self, path: str | Path | None) -> Iterator[None]:
@@ -99,7 +99,7 @@ class Prefix:
         if self._base is not None and all(torch.equal(new[n], self._base[n]) for n in new):
             return
         # What both have in common stays.
-        same = self._common(new) if self._base is not None else 0
+        same = self._common(new) if self._base is not None and self.chain is not None else 0
         self._there = {(w, n) for w, n in self._there if n <= same}
         self._base = new
 
@@ -135,10 +135,10 @@ class Prefix:
         assert self.chain is not None
         assert self._base is not None
         found = len(self.chain)
-        for community, first in zip(self._communities, self._first, strict=True):
-            differs = survivors[community.name] != self._base[community.name]
+        for name, first in zip(self._names, self._first, strict=True):
+            differs = survivors[name] != self._base[name]
             if bool(differs.any()):
-                found = min(found, int(first[differs].min()))
+                found = min(found, int(first.expand(differs.shape)[differs].min()))
         return found
 
     def _make_room(self, window: int) -> None:
@@ -166,19 +166,15 @@ class Prefix:
         return enters
 
 
-def _first_blocks(community: Any, chain: Chain) -> Tensor:
-    """Return for each population the first block in which anything is its own, ``[size]``.
+def _first_blocks(owned: Sequence[Sequence[str]], chain: Chain) -> Tensor:
+    """Return for each population the first block in which anything is its own.
 
     What is outside of the blocks, wherever it is, counts as before all of them.
     """
-    if community.branches:
-        owned = [[*b.tensors, *b.gates] for b in community.branches]
-        return torch.tensor([_first(names, chain) for names in owned])
-    names = [part.tensor for part in (*community.slices, *community.gates)]
-    return torch.full((community.size,), _first(names, chain))
+    return torch.tensor([_first(names, chain) for names in owned])
 
 
-def _first(names: list[str], chain: Chain) -> int:
+def _first(names: Sequence[str], chain: Chain) -> int:
     places = [
         next((n for n, path in enumerate(chain.paths) if name.startswith(f"{path}.")), 0)
         for name in names

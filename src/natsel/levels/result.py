@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scipy import stats
@@ -33,10 +33,11 @@ class Levels:
         survivors: who survives: of the plan that is kept.
         found: of the plan that the search found, kept or not.
         uniform: of the plan in which each community gives the same share.
-        kept: "searched" or "uniform".
+        kept: "searched", "uniform", or the name of a rival.
         history: of the generations.
         test: of the found plan against the uniform one on held-out windows, of the fitness with
             its sign turned: more is better.
+        rivals: of the found plan against each of the rivals, as ``test``.
         fitness: "kl", "loss" or "error".
         values: fitness on held-out windows of the found plan and of the uniform one.
         cost: what the budget reads of the plan that is kept, in words.
@@ -62,6 +63,7 @@ class Levels:
     tokens: int
     needed: int | None
     sentence: str
+    rivals: Mapping[str, PairedSamples] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Levels({self.kept}; {shortened(self.sentence)})"
@@ -74,6 +76,7 @@ class Levels:
             "found": self.values[0],
             "uniform": self.values[1],
             "test": {"name": "changes of sign, paired over windows", **self.test._asdict()},
+            "rivals": {name: test._asdict() for name, test in self.rivals.items()},
             "levels": {name: [int(m.sum()), m.numel()] for name, m in self.survivors.items()},
             "out": _out(self.survivors),
             "history": [asdict(generation) for generation in self.history],

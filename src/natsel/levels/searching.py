@@ -79,7 +79,7 @@ class Search:
     _num_drawn: int = 0
 
     def greedy(self, evaluations: int, keep: Callable[[], None] = lambda: None) -> list[Individual]:
-        """Return the plan of taking out one branch after the other, where branches are all.
+        """Return the plan of taking one thing after the other, whichever costs least.
 
         Args:
             evaluations: of the whole search; a share of them may go into it.

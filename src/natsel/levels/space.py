@@ -62,34 +62,63 @@ class Place:
 
 
 class Space:
-    """All vectors of levels of some communities, and what they cost.
+    """All vectors of levels of some places, and what they cost.
 
     Args:
-        communities: that give.
-        scores: one tensor per community; within it they decide who goes.
+        places: that give.
         gauge: reads off what survivors cost, and what they may cost.
-        blocks: branches of one block come and go together.
+        kinds: of the places; moves stay within one kind more often than not.
+        alike: numbers of places that are interchangeable, group by group.
+        owned: names of the tensors that each unit of each place takes with it.
+        communities: that the places are, where they are any.
     """
 
     def __init__(
         self,
+        places: Sequence[Place],
+        gauge: Gauge,
+        *,
+        kinds: Sequence[str],
+        alike: Sequence[tuple[int, ...]],
+        owned: Sequence[Sequence[set[str]]] | None = None,
+        communities: Communities | None = None,
+    ) -> None:
+        self.communities = communities
+        self.gauge = gauge
+        self.places = tuple(places)
+        self.kinds = tuple(kinds)
+        self.alike = tuple(alike)
+        self._owned: Sequence[Sequence[set[str]]] = [()] * len(places) if owned is None else owned
+        self._read: dict[Individual, float] = {}
+
+    @classmethod
+    def of_communities(
+        cls,
         communities: Communities,
         scores: Mapping[str, Tensor],
         gauge: Gauge,
         *,
         blocks: bool = False,
-    ) -> None:
-        self.communities = communities
-        self.gauge = gauge
-        self.places = tuple(_place(c, scores[c.name], blocks) for c in communities.values())
-        groups = layers_apart({p.name: p.size for p in self.places}, communities, communities)
-        number = {place.name: i for i, place in enumerate(self.places)}
-        self.alike = tuple(tuple(number[name] for name in group) for group in groups)
-        self._owned = [
-            [(p, unit, set(_tensors(communities[p.name], unit))) for unit in p.units]
-            for p in self.places
-        ]
-        self._read: dict[Individual, float] = {}
+    ) -> Space:
+        """Return the space of some communities.
+
+        Args:
+            communities: that give.
+            scores: one tensor per community; within it they decide who goes.
+            gauge: reads off what survivors cost, and what they may cost.
+            blocks: branches of one block come and go together.
+        """
+        places = tuple(_place(c, scores[c.name], blocks) for c in communities.values())
+        groups = layers_apart({p.name: p.size for p in places}, communities, communities)
+        number = {place.name: i for i, place in enumerate(places)}
+        return cls(
+            places,
+            gauge,
+            kinds=[c.kind for c in communities.values()],
+            alike=[tuple(number[name] for name in group) for group in groups],
+            owned=[[set(_tensors(communities[p.name], u)) for u in p.units] for p in places],
+            communities=communities,
+        )
 
     @property
     def full(self) -> Individual:
@@ -122,7 +151,7 @@ class Space:
         gone: set[str] = set()
         for units, level in zip(self._owned, individual, strict=True):
             if isinstance(level, frozenset):
-                gone.update(*(units[unit][2] for unit in level))
+                gone.update(*(units[unit] for unit in level))
         return gone
 
     def canonical(self, individual: Individual) -> Individual:

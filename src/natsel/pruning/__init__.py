@@ -3,6 +3,7 @@
 from natsel.pruning.evaluate import evaluate
 from natsel.pruning.prune import carry_out, prune
 from natsel.pruning.pruned import Change, Pruned
+from natsel.pruning.shares import evolve_shares
 from natsel.pruning.sparsified import Sparsified
 from natsel.pruning.sparsify import sparsify
 
@@ -12,6 +13,7 @@ __all__ = [
     "Sparsified",
     "carry_out",
     "evaluate",
+    "evolve_shares",
     "prune",
     "sparsify",
 ]

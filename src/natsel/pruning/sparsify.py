@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from natsel.blockwise import Chain, Store, chains_of, walk
+from natsel.blockwise import Store
 from natsel.common.batches import Data, check_data, inputs_for, reread
 from natsel.common.calls import call, without_cache
 from natsel.common.errors import choose, refuse, refuse_together
@@ -30,7 +29,7 @@ from natsel.single_weights.in_block import Done, Scorer, Solver, sparsify_layers
 from natsel.single_weights.matrices import as_matrix, rows_entering
 from natsel.single_weights.obs import DAMPING
 from natsel.single_weights.owl import outlier_ratio, owl_shares
-from natsel.single_weights.patterns import Pattern
+from natsel.single_weights.visiting import visit
 
 SCORERS = ("obs", "admm", "wanda", "magnitude")
 SCOPES = ("row", "community")
@@ -127,85 +126,26 @@ def sparsify(
     if shares == "owl":
         budgets = _by_outliers(result, layers, budgets, batches)
     patterns = {n: pattern_of(n, layer, budgets[n], scope) for n, layer in layers.items()}
-    run = _Run(result, layers, patterns, solver, progress)
+    found: dict[str, Tensor] = {}
+    done: list[Done] = []
+
+    def take(some: Mapping[str, nn.Module], look: Callable[[], None]) -> None:
+        fresh, told = sparsify_layers(some, patterns, look, solver=solver)
+        found.update(fresh)
+        done.extend(told)
+
+    passes = 0.0
     if solver.reads_data:
-        run.over(batches, store)
+        passes = visit(result, layers, batches, take, store=store, progress=progress)
     else:
         for name, layer in layers.items():  # one after the other: what is new is there once
-            run.take({name: layer}, lambda: None)
-    left |= {name: UNRUN for name in layers if name not in run.masks}
-    if not run.masks:
+            take({name: layer}, lambda: None)
+    left |= {name: UNRUN for name in layers if name not in found}
+    if not found:
         refuse("data", "nothing that reaches a layer", "batches that run the model")
-    masks = Survivors(run.masks, device=None)
+    masks = Survivors(found, device=None)
     attach_sparse(result, masks, base)
-    return Sparsified(result, masks, tuple(run.done), left, run.passes)
-
-
-class _Run:
-    """Goes through a model once."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Mapping[str, nn.Module],
-        patterns: Mapping[str, Pattern],
-        solver: Solver,
-        progress: Progress,
-    ) -> None:
-        self.model, self.layers, self.patterns = model, layers, patterns
-        self.solver, self.progress = solver, progress
-        self.masks: dict[str, Tensor] = {}
-        self.done: list[Done] = []
-        self.passes = 0.0
-
-    def over(self, batches: Any, store: Store | None) -> None:
-        """Take chains block by block, and what lies between layer by layer, as they run."""
-        first = list(islice(iter(batches), 1))
-        if not first:
-            refuse("data", "empty", "at least one batch")
-        inputs = inputs_for(self.model, first[0])
-        chains = chains_of(self.model, inputs)
-        inside = {
-            n: c for c in chains for p in c.paths for n in self.layers if n.startswith(f"{p}.")
-        }
-        heads = {c.paths[0]: c for c in chains if c in inside.values()}
-        outside = {n: layer for n, layer in self.layers.items() if n not in inside}
-        watched = {**outside, **{p: self.model.get_submodule(p) for p in heads}}
-        order: dict[str, None] = {}
-        with (
-            watching(watched, lambda name, *_: order.setdefault(name, None)),
-            evaluating(self.model),
-            without_cache(self.model),
-            torch.no_grad(),
-        ):
-            call(self.model, inputs)
-        total = sum(len(heads[n]) if n in heads else 1 for n in order)
-        for name in order:
-            if name in heads:
-                self._walk(heads[name], batches, store, total)
-                continue
-            self.take({name: outside[name]}, lambda: self._pass(batches))
-            self.progress(f"sparsify: {name}", len(self.done), total)
-
-    def _walk(self, chain: Chain, batches: Any, store: Store | None, total: int) -> None:
-        for place in walk(self.model, chain, batches, store=store):
-            here = {n: x for n, x in self.layers.items() if n.startswith(f"{place.path}.")}
-            if here:
-                self.take(here, place.look)
-            self.progress(f"sparsify: {place.path}", place.number + 1, total)
-        self.passes += 2.0
-
-    def _pass(self, batches: Any) -> None:
-        self.passes += 1
-        with evaluating(self.model), without_cache(self.model), torch.no_grad():
-            for batch in batches:
-                call(self.model, inputs_for(self.model, batch))
-
-    def take(self, layers: Mapping[str, nn.Module], look: Any) -> None:
-        """Make some layers sparse that run together."""
-        masks, done = sparsify_layers(layers, self.patterns, look, solver=self.solver)
-        self.masks |= masks
-        self.done += done
+    return Sparsified(result, masks, tuple(done), left, passes)
 
 
 def _by_outliers(

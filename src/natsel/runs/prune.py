@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from natsel.adaptive.adaptive import LEAST
+from natsel.adaptive.adaptive import LEAST, adapt
 from natsel.common.batches import Data, inputs_for
 from natsel.common.calls import Inputs, cross_entropy, first_samples
 from natsel.common.errors import choose, did_you_mean, first_line, refuse, refuse_together
@@ -104,6 +104,8 @@ class PruneConfig:
             data (:func:`natsel.rotate`), and offer it.
         bias: put biases of zero where the configuration can say them, for compensation to fill.
         kinds: of the communities that give; empty for all. "branch" offers branches.
+        rival: "adaptive": what a search keeps is no worse than its plan, either, on windows that
+            decide; its race runs hundreds of plans besides.
         search: how many vectors of levels, between communities, are judged by evolution on the
             data; None to let the scores decide that.
         branches: also offer branches of residual streams.
@@ -133,6 +135,7 @@ class PruneConfig:
     bias: bool = False
     kinds: tuple[str, ...] = ()
     search: int | None = None
+    rival: str | None = None
     branches: bool = False
     blocks: bool = False
     compensate: bool | None = None
@@ -162,6 +165,11 @@ class PruneConfig:
 
     def _check_search(self) -> None:
         """Refuse a search without data, and what it decides itself."""
+        if self.rival is not None:
+            choose("rival", self.rival, (ADAPTIVE,))
+            if self.search is None or self.depth or BRANCH.name in self.kinds:
+                allowed = "a search without branches: 'adaptive' knows none"
+                refuse_together({"rival": self.rival, "search": self.search}, allowed)
         if self.search is None:
             return
         check_whole("search", self.search)
@@ -331,7 +339,7 @@ def _prune(
         what = "search" if config.search is not None else "scorer"
         allowed = "one process for it (without torchrun), or a scorer such as taylor or wanda"
         refuse(what, ADAPTIVE if adaptive else config.search, allowed)
-    if adaptive and material.calibration is not None:
+    if (adaptive or config.rival is not None) and material.calibration is not None:
         _check_samples(material.calibration)
     before = None
     if held_out is not None and processes.is_first:
@@ -370,13 +378,24 @@ def _prune(
         assert config.search is not None
         assert data is not None
         own = config.scorer is not None
+        generator = torch.Generator().manual_seed(config.seed)
+        rivals = {}
+        if config.rival is not None:
+            rivals[config.rival] = adapt(
+                communities,
+                parse_budget(config.budget),
+                data=data if splits is None else [splits.validation],
+                calibration=None if splits is None else data,
+                generator=generator,
+            ).survivors
         levels = evolve_levels(
             communities,
             parse_budget(config.budget),
             data,
             scores=scores_by(communities, scorer, data, cross_entropy) if own else None,
+            rivals=rivals,
             evaluations=config.search,
-            generator=torch.Generator().manual_seed(config.seed),
+            generator=generator,
             progress=progress,
         )
         return levels.survivors

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from natsel.common.batches import Data
-from natsel.common.errors import choose, first_line, refuse
+from natsel.common.errors import choose, first_line, refuse, refuse_together
 from natsel.common.files import json_last, sweep
 from natsel.common.mapped import letting_go
 from natsel.common.memory import peak_memory
+from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.data.windows import check_windows
 from natsel.extraction import masks_of
 from natsel.io import save
-from natsel.pruning import sparsify
+from natsel.pruning import evolve_shares, sparsify
 from natsel.pruning.sparsify import SCORERS
 from natsel.pruning.taking_part import WeightBudget
 from natsel.quality import advice, losses, measure_for, quality_of
@@ -51,6 +52,8 @@ class WeightsConfig:
         include: patterns of the weights' names that take part; empty for all but embeddings and
             what gives a language model's words.
         exclude: patterns of those that stay dense.
+        search: how many plans of shares by layer are judged by evolution on the data; None for
+            the same share everywhere.
         seed: of the calibration batches, and of a reference network's weights.
     """
 
@@ -64,10 +67,18 @@ class WeightsConfig:
     samples: int = SAMPLES
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    search: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        parse_weights(self.weights)
+        budget = parse_weights(self.weights)
+        if self.search is not None:
+            check_whole("search", self.search)
+            if not isinstance(budget, Sparsity):
+                given = {"search": self.search, "weights": self.weights}
+                refuse_together(given, "a share for weights: N:M leaves every layer the same")
+            if self.data is None:
+                refuse("data", None, "a text or a data set: a search runs on one")
         if self.scorer is not None:
             choose("scorer", self.scorer, SCORERS)
             if self.scorer != "magnitude" and self.data is None:
@@ -139,13 +150,30 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
         measured = held_out.batches
     before = losses(opened.model, measured) if measured is not None else None
     scorer = config.scorer or ("admm" if data is not None else "magnitude")
+    budget: Any = parse_weights(config.weights)
+    options: dict[str, Any] = {
+        "scorer": scorer,
+        "include": config.include or None,
+        "exclude": config.exclude or None,
+    }
+    shares = None
+    if config.search is not None:
+        assert data is not None
+        shares = evolve_shares(
+            opened.model,
+            budget,
+            data,
+            evaluations=config.search,
+            generator=torch.Generator().manual_seed(config.seed),
+            progress=progress,
+            **options,
+        )
+        budget = shares.budgets
     found = sparsify(
         opened.model,
-        parse_weights(config.weights),
+        budget,
         data=data,
-        scorer=scorer,  # type: ignore[arg-type]
-        include=config.include or None,
-        exclude=config.exclude or None,
+        **options,
         in_place=True,
         progress=progress,
     )
@@ -161,6 +189,7 @@ def _prune(config: WeightsConfig, folder: Path, progress: Progress) -> dict[str,
         "config": {**asdict(config), "scorer": scorer},
         "model": opened.description,
         "weights": found.plain(),
+        "shares": shares and shares.plain(),
         "quality": quality and quality.plain(),
         "text": material.plain(),
         "summary": found.summary(),

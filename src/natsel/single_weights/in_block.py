@@ -13,7 +13,7 @@ from natsel.common.errors import NonFiniteError
 from natsel.single_weights.alternating import alternate
 from natsel.single_weights.matrices import as_matrix, like_weight
 from natsel.single_weights.moments import second_moments
-from natsel.single_weights.obs import DAMPING, WIDTH, error, solve
+from natsel.single_weights.obs import DAMPING, WIDTH, Prepared, error, solve
 from natsel.single_weights.patterns import Given, Pattern, keep
 from natsel.single_weights.refit import refit as refitted
 
@@ -127,7 +127,12 @@ def sparsify_layers(
 
 
 def sparse(
-    weight: Tensor, second: Tensor | None, pattern: Pattern, solver: Solver
+    weight: Tensor,
+    second: Tensor | None,
+    pattern: Pattern,
+    solver: Solver,
+    *,
+    prepared: Prepared | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the sparse weights of one matrix, and their mask.
 
@@ -136,11 +141,18 @@ def sparse(
         second: moments of what enters, ``[columns, columns]``; None where the solver reads none.
         pattern: how many stay, and where.
         solver: how.
+        prepared: of "obs", what :func:`obs.prepare` returned for these moments.
     """
     if isinstance(pattern, Given) or solver.scorer == "obs":
         assert second is not None
-        options = {"damping": solver.damping, "width": solver.width}
-        fresh, mask = solve(weight, second, pattern, **options)  # type: ignore[arg-type]
+        fresh, mask = solve(
+            weight,
+            second,
+            pattern,
+            damping=solver.damping,
+            width=solver.width,
+            prepared=prepared,
+        )
     else:
         if solver.scorer == "admm":
             assert second is not None

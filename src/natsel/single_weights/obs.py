@@ -36,6 +36,32 @@ class Solved(NamedTuple):
     mask: Tensor
 
 
+class Prepared(NamedTuple):
+    """What all layers that read the same, at any sparsity, share: see :func:`prepare`.
+
+    Attributes:
+        order: in which columns are taken, ``[columns]``.
+        factor: rows are what the weights behind a column take over, ``[columns, columns]``.
+    """
+
+    order: Tensor
+    factor: Tensor
+
+
+def prepare(second: Tensor, *, damping: float = DAMPING, group: int = 1) -> Prepared:
+    """Return the order of the columns, those that carry most first, and the factor of H^-1 in it.
+
+    Args:
+        second: H, ``[columns, columns]``.
+        damping: added to the diagonal, as a share of its mean.
+        group: columns that stay together.
+    """
+    heavy = second.diagonal().view(-1, group).sum(1)
+    first = torch.argsort(heavy, descending=True, stable=True) * group
+    order = (first[:, None] + torch.arange(group, device=first.device)).flatten()
+    return Prepared(order, inverse_factor(second[order][:, order], damping))
+
+
 def solve(
     weight: Tensor,
     second: Tensor,
@@ -44,6 +70,7 @@ def solve(
     damping: float = DAMPING,
     width: int = WIDTH,
     ordered: bool = True,
+    prepared: Prepared | None = None,
 ) -> Solved:
     """Remove weights of a linear layer one column after the other, and let the rest make up.
 
@@ -61,6 +88,7 @@ def solve(
         width: columns that are decided together.
         ordered: take the columns that carry most first, so that those that carry least can still
             make up for all; of N:M the groups.
+        prepared: what :func:`prepare` returned for these moments.
 
     Returns:
         The weights, in their type, and the mask; exactly as many go as the pattern says.
@@ -77,21 +105,20 @@ def solve(
         Frantar and Alistarh, "SparseGPT", ICML 2023.
     """
     columns = weight.shape[1]
-    diagonal = second.diagonal()
     group = pattern.num_all if isinstance(pattern, OfGroups) else 1
     check_divides(columns, group)
-    if ordered:
-        heavy = diagonal.view(-1, group).sum(1)
-        first = torch.argsort(heavy, descending=True, stable=True) * group
-        order = (first[:, None] + torch.arange(group, device=first.device)).flatten()
-    else:
+    if prepared is None and ordered:
+        prepared = prepare(second, damping=damping, group=group)
+    elif prepared is None:
         order = torch.arange(columns, device=second.device)
+        prepared = Prepared(order, inverse_factor(second, damping))
+    order = prepared.order
     back = torch.argsort(order)
     if isinstance(pattern, Given):
         pattern = Given(pattern.mask.to(weight.device)[:, order])
     work = weight.detach()[:, order].to(torch.float64 if weight.dtype == torch.float64 else None)
     work = work.float() if work.dtype != torch.float64 else work
-    factor = inverse_factor(second[order][:, order], damping).to(work)
+    factor = prepared.factor.to(work)
     mask = torch.ones(work.shape, dtype=torch.bool, device=work.device)
     width = max(group, width // group * group)
     for start in range(0, columns, width):
