@@ -21,7 +21,7 @@ from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
 from natsel.communities.proof.likeness import Likeness, likeness
-from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS
+from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made
 from natsel.communities.proof.parts import Part, Parts
 from natsel.communities.proof.rebinding import attempts, candidates
 from natsel.communities.proof.selections import alone, choices
@@ -81,6 +81,8 @@ class _Proof:
         self._likeness = parts_alike
         self._stages: dict[str, Stage] = {}
         is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
+        # As much as one copy of the model in float64, which of a large one is too much.
+        self._made: Made | None = None if is_large else {}
         whole = self._parts.whole
         if few is not inputs:
             whole = Parts(model, (), inputs).whole
@@ -280,7 +282,7 @@ class _Proof:
             whole = self._stages.get("")
             self._stages = {} if whole is None else {"": whole}
             local = [part.local(c) for c in self._communities if part in self._parts.around(c)]
-            self._stages[part.path] = Stage(part, local)
+            self._stages[part.path] = Stage(part, local, made=self._made)
         return self._stages[part.path]
 
     def _number(self, part: Part) -> int:
