@@ -70,6 +70,41 @@ def step(
         voice.result(result)
 
 
+@app.command("scale", epilog=examples("natsel bench scale", "natsel bench scale --network vit"))
+def scale(
+    network: Annotated[str, typer.Option(help="vit, llama or all.")] = "all",
+    repeats: Annotated[int, typer.Option(help="Steps of each.")] = 10,
+    quick: Annotated[bool, typer.Option(help="See that it works; times mean nothing.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A step under fully_shard in two processes: what evolution adds to its time and traffic."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
+        from natsel_bench.scale import SHAPES, bench_scale
+
+        names = tuple(SHAPES) if network == "all" else (network,)
+        with voice.progress() as progress:
+            result = bench_scale(networks=names, repeats=repeats, quick=quick, progress=progress)
+        for row in (*result["rows"], *result["paper"]):
+            voice.words.print(_scale_words(row), markup=False)
+        voice.result(result)
+
+
+def _scale_words(row: dict[str, Any]) -> str:
+    share = f"{row['share_of_gradient']:.4%} of the gradients"
+    sent = f"{row['bytes_per_step']:,} bytes a step, {share}"
+    if "model" in row:
+        return f"{row['model']} (on paper): {row['populations']:,} populations, {sent}"
+    return (
+        f"{row['network']}: {row['populations']:,} populations, {sent}; step "
+        f"{row['plain_ms']:.0f} -> {row['evolving_ms']:.0f} ms, x {row['ratio']:.3f} "
+        f"({row['quartile_low']:.3f} to {row['quartile_high']:.3f}), processor time x "
+        f"{row['processor_ratio']:.3f}"
+    )
+
+
 @app.command(
     "peers",
     epilog=examples(

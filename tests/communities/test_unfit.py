@@ -152,12 +152,26 @@ def process(tmp_path):
 
 def test_fully_shard(process):
     model = mlp()
+    expected = natsel.discover(model, VEC)
     fully_shard(model[0], mesh=process)
-    line = told(model, VEC)
-    assert "FSDPLinear at 0" in line
-    assert "before that" in line
+    with pytest.raises(ValueError, match=r"FSDPLinear at 0.*before that"):
+        natsel.as_program(model, VEC)
     fully_shard(model, mesh=process)
-    assert "FSDPSequential" in told(model, VEC)
+    kinds = [type(m) for m in model.modules()]
+    for proof in (True, False):
+        found = natsel.discover(model, VEC, proof=proof)
+        assert found.model is model
+        assert repr(found) == repr(expected)
+        assert found.price() == expected.price()
+    assert [type(m) for m in model.modules()] == kinds
+    model(VEC).sum().backward()
+
+
+def test_fully_shard_of_what_is_spread_by_tensor_parallelism(process):
+    model = parallelize_module(mlp(), process, {"0": ColwiseParallel()})
+    fully_shard(model[2], mesh=process)
+    with pytest.raises(ValueError, match=r"0\.weight is a DTensor spread by tensor parallelism"):
+        natsel.discover(model, VEC)
 
 
 def test_tensor_parallel(process):

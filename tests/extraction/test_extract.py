@@ -94,8 +94,8 @@ def test_extract_raises_where_removing_is_not_masking(net, draw, monkeypatch):
     module = sys.modules["natsel.extraction.extract"]
     real = module.remove
 
-    def wrong(*args):
-        small = real(*args)
+    def wrong(*args, **options):
+        small = real(*args, **options)
         with torch.no_grad():
             small.layers[0].bias.add_(1.0)
         return small

@@ -63,6 +63,10 @@ class Voice:
     as_json: bool = False
     verbose: int = 0
 
+    def of(self, rank: int) -> Voice:
+        """Return how a process speaks: of several that work together only the first one does."""
+        return self if rank == 0 else Voice(quiet=True)
+
     @property
     def level(self) -> int:
         """The least level of ``logging`` that is told."""

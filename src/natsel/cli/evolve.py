@@ -108,6 +108,7 @@ def evolve(
         from natsel.models import MODELS
         from natsel.runs.evolve import RunConfig
         from natsel.runs.evolve import evolve as run_evolve
+        from natsel.runs.torchrun import of_torchrun
 
         options: dict[str, Any] = {}
         if hidden is not None:
@@ -140,8 +141,12 @@ def evolve(
             _check_decided(context, written, run_config.as_json())
         if report:
             need_report()
-        with voice.progress() as progress:
-            result = run_evolve(run_config, out, resume=resume, progress=progress)
+        with of_torchrun() as processes, voice.of(processes.rank).progress() as progress:
+            result = run_evolve(
+                run_config, out, resume=resume, progress=progress, processes=processes
+            )
+        if not processes.is_first:
+            return
         page = _report(out) if report else None
         _tell(voice, result, out, page)
         voice.result(result)

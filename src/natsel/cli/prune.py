@@ -163,6 +163,7 @@ def prune(
         return_large()
         from natsel.runs.prune import PruneConfig, budget_words
         from natsel.runs.prune import prune as run
+        from natsel.runs.torchrun import of_torchrun, refuse_several
 
         more = {}
         if is_given(context, "sparsity") and is_written(context, "budget"):
@@ -170,6 +171,8 @@ def prune(
         if budget is not None and sparsity is not None:
             refuse_together({"budget": budget, "sparsity": sparsity}, "one of them")
         say_what_wins(context, voice, more)
+        if blockwise or weights is not None:
+            refuse_several("--blockwise" if blockwise else "--weights")
         if weights is not None:
             _check_alone(context, {"weights": weights}, NOT_BESIDE_WEIGHTS)
             _prune_weights(
@@ -218,13 +221,15 @@ def prune(
             refuse_together({"search": search, "kinds": kinds}, "--blockwise without them")
         if cache is not None and not blockwise:
             refuse_together({"cache": str(cache)}, "--blockwise beside it")
-        with voice.progress() as progress:
+        with of_torchrun() as processes, voice.of(processes.rank).progress() as progress:
             if blockwise:
                 from natsel.runs.prune_blockwise import prune_blockwise
 
                 result = prune_blockwise(prune_config, out, cache=cache, progress=progress)
             else:
-                result = run(prune_config, out, progress=progress)
+                result = run(prune_config, out, progress=progress, processes=processes)
+        if not processes.is_first:
+            return
         voice.words.print(result["model"], markup=False)
         voice.words.print(budget_words(prune_config.budget), markup=False)
         voice.words.print(result["summary"], markup=False)

@@ -281,6 +281,16 @@ class Communities(Mapping[str, Community]):
             pricing=self.pricing,
         )
 
+    def in_model(self, model: nn.Module) -> Communities:
+        """Return the same communities of another model with the same tensors.
+
+        Args:
+            model: that these were found in a copy of.
+        """
+        twin = self._of(tuple(self.values()))
+        twin.model = model
+        return twin
+
     def price(self, survivors: Mapping[str, Tensor] | None = None) -> Cost:
         """Return what the model costs that holds only the survivors, without building it.
 

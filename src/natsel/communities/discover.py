@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 import natsel.communities.labels.rules  # noqa: F401  (fills the table of rules)
 from natsel.common.calls import (
@@ -22,6 +23,7 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.logs import logger_of
 from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
+from natsel.common.sharding.wrapping import fsdp_modules, spread_of
 from natsel.common.wrappers import own_forward, unwrapped
 from natsel.communities.branches.blocks import as_blocks
 from natsel.communities.branches.find import find_branches
@@ -30,6 +32,7 @@ from natsel.communities.collect import collect
 from natsel.communities.community import Communities, Refusal, left_whole
 from natsel.communities.computed import computed, explained
 from natsel.communities.gates.gates import suspended
+from natsel.communities.gathering import gathered_copy, shapes_alone
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
@@ -71,6 +74,8 @@ def discover(
             network inside is taken.
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
+            Of a model under ``fully_shard`` every process gathers a copy for as long as this takes;
+            with ``proof=False`` none does, and shapes are looked at alone.
         proof: remove some populations of each community and compare, before offering them.
         residual: also offer widths that a normalisation runs over, such as the residual width of a
             transformer, as communities of kind "channel". Removing from them is not masking: what
@@ -96,6 +101,13 @@ def discover(
         refuse("branches", branches, f"True, False or {BLOCKS!r}")
     model = unwrapped(model)
     inputs = as_inputs(example_inputs)
+    if isinstance(model, nn.Module) and fsdp_modules(model):
+        spread_of(model)  # what cannot be followed is refused
+        plain, inputs = _whole_of(model, inputs, proof=proof)
+        found = discover(
+            plain, inputs, proof=proof, residual=residual, lora=lora, branches=branches
+        )
+        return found.in_model(model)
     check_fit(model, inputs, proof=proof)
     # What is found are names in the plain model, also of one that is gated.
     with (
@@ -154,6 +166,14 @@ def discover(
     for barrier in barriers:
         _LOG.debug("no rule for %s", barrier)
     return found
+
+
+def _whole_of(model: nn.Module, inputs: Inputs, *, proof: bool) -> tuple[nn.Module, Inputs]:
+    """Return a plain copy of a model that is spread, and what it runs on: on meta without proof."""
+    if proof:
+        return gathered_copy(model), inputs
+    on_meta: Inputs = tree_map(lambda x: x.to("meta"), inputs)
+    return shapes_alone(model).to("meta"), on_meta
 
 
 def _is_shapes_alone(model: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.sharding.reducing import ALL
 from natsel.common.showing import html_table, named
 from natsel.communities import Communities
 from natsel.communities.gates.averages import follow_averages
@@ -23,7 +24,7 @@ from natsel.evolution.attachment import Attachment, check_holds
 from natsel.evolution.depth import check_branches
 from natsel.evolution.ecology import Ecology, check_constants
 from natsel.evolution.populations import Populations
-from natsel.evolution.replicas import ALL, Replicas
+from natsel.evolution.replicas import Replicas
 from natsel.evolution.resuming import Resumable
 from natsel.evolution.signals import Signals
 from natsel.evolution.skips import Skips
@@ -58,8 +59,8 @@ class Evolution(Resumable):
         seed: seed of the generator that stochastic laws draw from.
         process_group: the processes that train copies of this model together: "default" for all of
             ``torch.distributed``, where it runs, or None if each trains a model of its own. Over
-            them, a fitness of activations is averaged, and masses are compared.
-        compare_every: steps between two comparisons; None for never.
+            them, statistics of activations are taken, and masses are compared.
+        compare_every: steps between two comparisons, beside one after the first; None for never.
         constants: any field of :class:`Ecology`.
 
     Raises:
@@ -249,7 +250,7 @@ class Evolution(Resumable):
         populations.press(self._pressure)
         self._skips.over()
         self._record_when_due()
-        self._replicas.compare_when_due(populations.influence, self._steps)
+        self._replicas.compare_when_due(populations.influence, self._steps, self._generator)
 
     def _evolved(self, *, full: bool) -> Tensor:
         """Return the masses after one step of the law, flat.

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
-
-ALL = "default"
+from natsel.common.sharding.reducing import ALL, device_of, gathered
 
 
 class PartedError(RuntimeError):
@@ -48,33 +47,37 @@ class Replicas:
             return 1
         return dist.get_world_size(self._given())
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all processes of what each has read from its own batch."""
-        size = self.size()
-        if size > 1:
-            dist.all_reduce(values, group=self._given())
-            values /= size
-        return values
+    def group(self) -> Any:
+        """Return the processes, as :mod:`natsel.common.sharding.reducing` takes them."""
+        return self._group if self.size() > 1 else None
 
-    def compare_when_due(self, masses: Tensor, step: int) -> None:
+    def compare_when_due(self, masses: Tensor, step: int, generator: torch.Generator) -> None:
         """Make sure that all processes have the same masses after the same steps.
+
+        That is looked at after the first step, and after every so many.
+
+        Args:
+            masses: of all populations.
+            step: how many steps there were.
+            generator: what chance is drawn from.
 
         Raises:
             PartedError: naming the process that has others, and the step.
         """
-        if self._every is None or step % self._every or (size := self.size()) == 1:
+        due = self._every is not None and (step == 1 or step % self._every == 0)
+        if not due or self.size() == 1:
             return
-        digest = zlib.crc32(masses.detach().cpu().numpy().tobytes())
-        on = "cuda" if dist.get_backend(self._given()) == "nccl" else "cpu"
-        mine = torch.tensor([digest, step], dtype=torch.int64, device=on)
-        found = [torch.empty_like(mine) for _ in range(size)]
-        dist.all_gather(found, mine, group=self._given())
-        pairs = [tuple(row.tolist()) for row in found]
-        for rank, (theirs, at) in enumerate(pairs):
-            if (theirs, at) != pairs[0]:
-                what = f"is at step {at}" if at != pairs[0][1] else "has other masses"
+        digests = [
+            zlib.crc32(t.detach().cpu().numpy().tobytes()) for t in (generator.get_state(), masses)
+        ]
+        mine = torch.tensor([step, *digests], dtype=torch.int64, device=device_of(self._group))
+        rows = [row.tolist() for row in gathered(mine, self._group)]
+        for rank, row in enumerate(rows):
+            if row != rows[0]:
+                told = (f"is at step {row[0]}, another one", "has another seed", "has other masses")
+                what = next(t for t, a, b in zip(told, row, rows[0], strict=True) if a != b)
                 raise PartedError(
-                    f"process {rank} {what} than process 0 at step {pairs[0][1]}: call "
+                    f"process {rank} {what} than process 0 at step {rows[0][0]}: call "
                     "evolution.step() in every process, after gradients were reduced, from the "
                     "same seed and state; or pass process_group=None if each process trains a "
                     "model of its own"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import refuse
+from natsel.common.sharding.local import is_spread, local, spread_as
+from natsel.common.sharding.wrapping import settle
 from natsel.communities.gates.gates import Gated
 from natsel.evolution.readings import Readings
 
@@ -47,7 +49,11 @@ class Resumable(Readings):
         }
 
     def _raw_weights(self) -> dict[str, Tensor]:
-        """Return what the optimizer moves, of the weights that the model saves as they act."""
+        """Return what the optimizer moves, of the weights that the model saves as they act.
+
+        Of a model that is spread over processes, this one's shares.
+        """
+        settle(self.communities.model)
         parameters = dict(self.communities.model.named_parameters())
         return {g.tensor: parameters[g.tensor].detach().clone() for g in self._gates}
 
@@ -61,6 +67,7 @@ class Resumable(Readings):
                 other constants; nothing has changed then.
         """
         self._check_open()
+        settle(self.communities.model)
         mine = self.state_dict()
         if missing := sorted(mine.keys() - state.keys()):
             refuse("state", f"one without {', '.join(missing)}", "the result of state_dict()")
@@ -80,7 +87,8 @@ class Resumable(Readings):
         self._skips.total = int(state["skipped"])
         with torch.no_grad():
             for name, raw in state["weights"].items():
-                parameters[name].copy_(raw)
+                weight = parameters[name]
+                local(weight).copy_(local(raw if is_spread(raw) else spread_as(raw, weight)))
         self._write_gates()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

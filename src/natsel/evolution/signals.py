@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.sharding.local import is_spread, local
+from natsel.common.sharding.reducing import any_of, summed
+from natsel.common.sharding.wrapping import Spread, spread_of
 from natsel.communities import Communities
-from natsel.communities.gates.sharded import check_not_spread
 from natsel.dynamics import competition
 from natsel.evolution.populations import Group, Populations
 from natsel.evolution.replicas import Replicas
@@ -26,7 +29,7 @@ class Signals:
         communities: whose populations to read.
         fitness: the signal.
         replicas: processes that train copies of the model. Gradients they have in common;
-            activations each has of its own, so that what is made of those is averaged over them.
+            activations each has of its own, so that statistics of those are taken over all.
     """
 
     def __init__(self, communities: Communities, fitness: Fitness, replicas: Replicas) -> None:
@@ -34,6 +37,7 @@ class Signals:
         self._model = communities.model
         self._fitness = fitness
         self._reader = PartsReader(communities)
+        self._spread: Spread | None = None
         self._watch: Watch | None = None
         if fitness.statistic is not None:
             self._watch = Watch(
@@ -53,10 +57,9 @@ class Signals:
                 are spread over processes.
             NonFiniteError: if it is NaN or infinite; the message names ``step``.
         """
+        self._look_at_spread()
         gradient = _gradient if scale is None else _Unscaled(scale)
         raw = self._raw(populations, gradient)
-        if self._fitness.statistic is not None:
-            raw = self._replicas.mean(raw)
         if populations.num_alive < len(raw):
             raw.mul_(populations.alive)
         # A sum that is finite has no term that is not; opposite terms that cancel do no harm.
@@ -78,9 +81,9 @@ class Signals:
         So it is where a loss was scaled up too far: the step is skipped, and the scale lowered.
         """
         weights = self._reader.weights()
-        if not self._fitness.needs_gradient or not all(_is_finite(w) for w in weights):
+        if not self._fitness.needs_gradient or self._any(not _is_finite(w) for w in weights):
             return False
-        return any(w.grad is not None and not _is_finite(w.grad) for w in weights)
+        return self._any(w.grad is not None and not _is_finite(w.grad) for w in weights)
 
     def _raw(
         self, populations: Populations, given: Callable[[nn.Parameter], Tensor | None]
@@ -88,13 +91,17 @@ class Signals:
         finish = OF_MASS_GRADIENT.get(self._fitness.signal)
         if finish is not None:
             read = self._reader.mass_gradient
-            rows = [read(position, given) for position, _ in populations.rows]
-            return finish(torch.cat(rows).float())
-        statistics = self._watch.read() if self._watch else None
+            group = self._group
+            rows = [read(position, given, group) for position, _ in populations.rows]
+            return finish(summed(torch.cat(rows), group).float())
+        statistics = self._watch.read(self._replicas.group()) if self._watch else None
         gradient = given if self._fitness.needs_gradient else _no_gradient
+        by_sums = self._fitness.by_sums
         rows = []
         for position, mass in populations.rows:
-            row = self._fitness.signal(self._reader.read(position, mass, gradient, statistics))
+            row = self._fitness.signal(
+                self._reader.read(position, mass, gradient, statistics, by_sums=by_sums)
+            )
             if row.shape != mass.shape:
                 refuse("fitness", self._fitness.name, f"a signal of shape [{len(mass)}]")
             rows.append(row)
@@ -102,7 +109,24 @@ class Signals:
 
     def _any_gradient(self) -> bool:
         gradients = (p.grad for p in self._model.parameters())
-        return any(g is not None and bool(g.any()) for g in gradients)
+        return self._any(g is not None and bool(local(g).any()) for g in gradients)
+
+    def _any(self, told: Iterable[bool]) -> bool:
+        """Tell whether anything is so in any process that holds a share of the model."""
+        return any_of(any(told), self._group, self._reader.weights()[0].device)
+
+    def _look_at_spread(self) -> None:
+        """See whether the model is spread now; after a pass without backward, spread it again."""
+        if any(map(is_spread, self._reader.weights())) is (self._spread is not None):
+            if self._spread is not None:
+                self._spread.settle()
+            return
+        self._spread = spread_of(self._model)
+
+    @property
+    def _group(self) -> Any:
+        """The processes that the model is spread over; None if it is not."""
+        return None if self._spread is None else self._spread.group
 
     def competition(self, group: Group) -> Tensor:
         """Return how alike the weights are that make the populations, ``[communities, n, n]``."""
@@ -128,8 +152,6 @@ class Signals:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor | None:
-    if type(parameter) is not nn.Parameter:
-        check_not_spread("a weight", parameter)
     if parameter.grad is None and parameter.requires_grad:
         # Nothing reached it in this step. If that is true of all, Signals.read refuses.
         return torch.zeros_like(parameter)
@@ -148,7 +170,7 @@ class _Unscaled:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(local(tensor)).all())
 
 
 def _no_gradient(parameter: nn.Parameter) -> Tensor | None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from natsel.common.batches import Data, reread
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
+from natsel.common.sharding.batches import everybodys
+from natsel.common.sharding.reducing import check_group
 from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
@@ -40,6 +43,7 @@ def compensate(
     sequential: bool = True,
     stream: bool = True,
     batch_norm: bool = False,
+    group: Any = None,
 ) -> Compensation:
     """Let the kept populations of a small model take over what the removed ones did, in place.
 
@@ -82,6 +86,9 @@ def compensate(
         batch_norm: afterwards measure the running statistics of those BatchNorm layers again that
             run after something lost inputs. Without ``sequential`` it helps; with it outputs are
             already what the statistics were measured on.
+        group: processes that hold the same models and samples of their own each: "default" for all
+            of ``torch.distributed``, or a process group. Each gets the samples of all and does the
+            same. None reads those of this process alone.
 
     Returns:
         What was done, consumer by consumer.
@@ -113,7 +120,8 @@ def compensate(
     checked, known = communities_of(survivors, communities)
     base, small = folded(unwrapped(model)), unwrapped(small)
     check_model(base, known)
-    batches = reread(data)
+    check_group(group)
+    batches = reread(everybodys(data, group))
     if batches is None:
         refuse("data", None, "batches of calibration data")
     return compensated(

@@ -12,6 +12,7 @@ from natsel.common.batches import Data, reread
 from natsel.common.calls import as_inputs
 from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.logs import logger_of
+from natsel.common.sharding.wrapping import spread_of
 from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
@@ -20,6 +21,7 @@ from natsel.extraction.compensation import compensated as absorb
 from natsel.extraction.optimizers import follow
 from natsel.extraction.plan import Plan, attach_plan
 from natsel.extraction.rescaling import rescale
+from natsel.extraction.spread import extract_spread
 from natsel.extraction.unstructured import check_masks, convert, masked_weights
 from natsel.extraction.verify import check_model, communities_of, compare, confirm
 from natsel.selection import Survivors
@@ -130,6 +132,11 @@ def extracted(
         share: let the small model hold the very parameters of modules that lose nothing: for those
             who need only one of the two models afterwards.
     """
+    if (spread := spread_of(model)) is not None:
+        if batches is not None:
+            allowed = "None for a model that is spread over processes: compensate before, or after"
+            refuse("compensate", "data", f"{allowed} it is gathered by natsel.save")
+        return extract_spread(model, survivors, known, spread, optimizer=optimizer, verify=verify)
     base = folded(model)
     check_model(base, known)
     small = remove(base, known.values(), survivors, share="whole" if share else False)

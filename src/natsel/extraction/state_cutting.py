@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.errors import first_line, refuse
+from natsel.common.sharding.local import is_spread, spread_as, whole
 from natsel.extraction.state_factors import are_means, factor
 from natsel.extraction.state_layouts import Known, Layout, axes_of, layout_of_kind, layouts_of
 from natsel.extraction.state_leaves import PLAIN, Leaf, Move, Part, leaves_of, replaced
@@ -91,11 +92,17 @@ class StateCut:
         if part.gram and not summed:
             self._refuse(leaf, "a matrix of one axis with itself: of a statistic or of its root?")
         if part.missing and not summed:
+            if is_spread(value):
+                self._refuse(leaf, "a statistic over an axis that shrinks, spread over processes")
             return self._factored(leaf, part, layout, known)
-        result = value.detach()
+        if not part.places:
+            return value
+        # Of state that is spread over processes, one tensor at a time is gathered.
+        result = whole(value).detach()
         for dim, index in part.places.items():
             result = result.index_select(dim, index.to(value.device))
-        return result.contiguous() if part.places else value
+        result = result.contiguous()
+        return result if move.new is None else spread_as(result, move.new)
 
     def _layout(self, leaf: Leaf, known: Known | None) -> Layout | None:
         """Return which axes a leaf has, None where it has none of the parameter's."""

@@ -27,8 +27,7 @@ def wanda(parts: Parts) -> Tensor:
     sums = []
     for part in parts.consumers:
         assert part.activation is not None
-        others = [i for i in range(part.weight.dim()) if i != part.axis]
-        sums.append(part.gather(part.weight.abs().sum(others) * part.activation.sqrt()))
+        sums.append(part.gather(part.per_place(part.weight.abs()) * part.activation.sqrt()))
     return total(sums) * parts.mass
 
 
@@ -41,11 +40,10 @@ def contribution(parts: Parts) -> Tensor:
     sums = []
     for part in parts.consumers:
         assert part.activation is not None
-        others = [i for i in range(part.weight.dim()) if i != part.axis]
-        sums.append(part.gather(part.weight.square().sum(others) * part.activation))
+        sums.append(part.gather(part.per_place(part.weight.square()) * part.activation))
     return total(sums).sqrt() * parts.mass
 
 
-register(Fitness("contribution", contribution, statistic="variance"))
-register(Fitness("variance", variance, statistic="variance"))
-register(Fitness("wanda", wanda, statistic="square"))
+register(Fitness("contribution", contribution, statistic="variance", by_sums=True))
+register(Fitness("variance", variance, statistic="variance", by_sums=True))
+register(Fitness("wanda", wanda, statistic="square", by_sums=True))

@@ -15,4 +15,4 @@ def gradient_norm(parts: Parts) -> Tensor:
     return total(sums).sqrt()
 
 
-register(Fitness("gradient", gradient_norm, needs_gradient=True))
+register(Fitness("gradient", gradient_norm, needs_gradient=True, by_sums=True))

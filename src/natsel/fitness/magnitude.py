@@ -36,9 +36,9 @@ def magnitude(parts: Parts) -> Tensor:
     return magnitude_in(parts) * magnitude_out(parts)
 
 
-register(Fitness("l1", l1))
-register(Fitness("l2", magnitude_in))
-register(Fitness("log-l2", log_magnitude_in))
-register(Fitness("magnitude-in", magnitude_in))
-register(Fitness("magnitude-out", magnitude_out))
-register(Fitness("magnitude", magnitude))
+register(Fitness("l1", l1, by_sums=True))
+register(Fitness("l2", magnitude_in, by_sums=True))
+register(Fitness("log-l2", log_magnitude_in, by_sums=True))
+register(Fitness("magnitude-in", magnitude_in, by_sums=True))
+register(Fitness("magnitude-out", magnitude_out, by_sums=True))
+register(Fitness("magnitude", magnitude, by_sums=True))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from natsel.common.sharding.local import Shard, is_spread, local, whole
+from natsel.common.sharding.reducing import rank_in
 from natsel.common.showing import counted
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import owner
 from natsel.fitness.depth.whole import WholeBranches
+from natsel.fitness.pooling import pooled
 from natsel.fitness.registry import Part, Parts, gradient_of, total
 from natsel.fitness.running import Last, Products, Running
 
@@ -74,6 +77,8 @@ class PartsReader:
         mass: Tensor,
         gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None = None,
+        *,
+        by_sums: bool = False,
     ) -> Parts:
         """Return the numbers of one community now.
 
@@ -83,31 +88,35 @@ class PartsReader:
             gradient: from a parameter to its gradient.
             statistics: activation statistics by (tensor, axis). Consumers that cannot be watched
                 are left out then: what the others read is the same populations.
+            by_sums: of tensors that are spread over processes, read the share of this one alone,
+                for signals that add up element by element; else they are gathered.
         """
         consumers, producers = self._slices[position]
         if statistics is not None:
             consumers = [place for place in consumers if place.watched]
         return Parts(
-            tuple(p.part(gradient, statistics) for p in consumers),
-            tuple(p.part(gradient, None) for p in producers),
+            tuple(p.part(gradient, statistics, by_sums) for p in consumers),
+            tuple(p.part(gradient, None, by_sums) for p in producers),
             mass,
         )
 
-    def mass_gradient(self, position: int, gradient: Gradient) -> Tensor:
+    def mass_gradient(self, position: int, gradient: Gradient, group: Any = None) -> Tensor:
         """Return m dL/dm of one community, as :mod:`natsel.fitness.taylor` defines it.
 
         The same numbers as from :meth:`read`, without what only other signals look at: in a small
-        network, gathering costs more than the arithmetic.
+        network, gathering costs more than the arithmetic. Of a model that is spread over processes
+        it is what this one contributes: the sum over all of them is m dL/dm.
 
         Args:
             position: which community, in the order of ``names``.
             gradient: from a parameter to its gradient.
+            group: the processes that the model is spread over, if it is.
 
         Raises:
             ValueError: if a weight is frozen.
         """
         consumers, _ = self._slices[position]
-        return total([place.contract(gradient) for place in consumers])
+        return total([place.contract(gradient, group) for place in consumers])
 
 
 def _producers(
@@ -133,9 +142,11 @@ class _Reads(Protocol):
     @property
     def parameters(self) -> list[nn.Parameter]: ...
 
-    def contract(self, given: Gradient) -> Tensor: ...
+    def contract(self, given: Gradient, group: Any = None) -> Tensor: ...
 
-    def part(self, gradient: Gradient, statistics: Mapping[WeightKey, Tensor] | None) -> Part: ...
+    def part(
+        self, gradient: Gradient, statistics: Mapping[WeightKey, Tensor] | None, by_sums: bool
+    ) -> Part: ...
 
 
 class _Place:
@@ -170,14 +181,25 @@ class _Place:
         """The parameters that are there now."""
         return [self.parameter]
 
-    def contract(self, given: Gradient) -> Tensor:
-        """Return the product with a gradient, summed over everything but the population."""
-        gradient = given(self.parameter)
+    def contract(self, given: Gradient, group: Any = None) -> Tensor:
+        """Return the product with a gradient, summed over everything but the population.
+
+        Args:
+            given: from a parameter to its gradient.
+            group: the processes over which it is added up; this one gives what it contributes.
+        """
+        parameter = self.parameter
+        gradient = given(parameter)
         if gradient is None:
             return gradient_of(self.part(lambda _: None, None))
-        value = self.parameter * gradient
+        shard = Shard.of(parameter)
+        value = local(parameter) * local(gradient) if shard else parameter * gradient
         if self._others:
             value = value.sum(self._others)
+        if shard is not None:
+            value = shard.along(self.axis, value)
+        elif rank_in(group):  # every process has all of it: it counts once
+            value = torch.zeros_like(value)
         if self.whole:
             return value
         return value.view(self.index.shape).sum(1) if self._in_rows else value[self.index].sum(1)
@@ -186,20 +208,28 @@ class _Place:
         self,
         gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None,
+        by_sums: bool = False,
     ) -> Part:
         activation = None
         if statistics is not None:
             activation = statistics.get(self.key)
             if activation is None:
-                activation = self.parameter.new_zeros(self.parameter.shape[self.axis])
+                activation = local(self.parameter).new_zeros(self.parameter.shape[self.axis])
+        parameter, shard = self.parameter, None
+        weight: Tensor = parameter
+        change = gradient(parameter)
+        if is_spread(parameter):
+            shard, read = (Shard.of(parameter), local) if by_sums else (None, whole)
+            weight, change = read(weight), None if change is None else read(change)
         return Part(
-            self.parameter,
-            gradient(self.parameter),
+            weight,
+            change,
             self.axis,
             self.index,
             self.whole,
             activation,
             self.key[0],
+            shard,
         )
 
 
@@ -234,6 +264,8 @@ class Watch:
         for name, tensors in _unwatched(communities, readers).items():
             raise ValueError(_not_allowed(asked, name, tensors))
         self._observers: dict[WeightKey, Running] = {}
+        self._sizes: dict[WeightKey, int] = {}
+        self._device = next(communities.model.parameters()).device
         self._handles = []
         last = Last()
         for key, modules in readers.items():
@@ -246,17 +278,26 @@ class Watch:
                         if statistic == "products"
                         else Running(axis, statistic, training)
                     )
+                weight = module._parameters["weight"]
+                assert weight is not None
+                self._sizes[key] = weight.shape[key[1]]
                 self._handles.append(module.register_forward_pre_hook(self._observers[key]))
 
-    def read(self) -> dict[WeightKey, Tensor]:
+    def read(self, group: Any = None) -> dict[WeightKey, Tensor]:
         """Return the statistic per consumer since the last :meth:`reset`: one number per place.
 
         A consumer that nothing entered is left out.
 
+        Args:
+            group: processes that saw other samples each, over all of which it is taken.
+
         Raises:
             ValueError: if nothing entered any of them.
         """
-        found = {key: o.value() for key, o in self._observers.items() if o.seen}
+        if group is None:
+            found = {key: o.value() for key, o in self._observers.items() if o.seen}
+        else:
+            found = pooled(self._observers, self._sizes, group, self._device)
         if not found:
             raise ValueError(
                 "no activation was seen: run the model on samples, with gradients where it "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,24 @@ from natsel.common.batches import Data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, has_labels
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
+from natsel.common.sharding.local import is_spread
+from natsel.common.sharding.wrapping import settle
 from natsel.communities import Communities
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import tensors_of
 from natsel.fitness.backward import Criterion, backward_of
 from natsel.fitness.in_blocks import Blocks, blocks_of
 from natsel.fitness.parts import PartsReader, Watch, readers_of
+from natsel.fitness.pooling import added_up
 from natsel.fitness.registry import Fitness
 
 PRODUCTS = "products"
 Values = list[Tensor]
 """One tensor per community, in order."""
+SPREAD = (
+    "a scorer without gradients (magnitude, wanda) for a model that is spread over processes; "
+    "score by gradients before fully_shard, or let it evolve, which reads those of training"
+)
 
 
 def without_data(
@@ -42,7 +50,8 @@ def without_data(
         masses: of each community.
     """
     with torch.no_grad():
-        parts = [reader.read(i, m, lambda _: None) for i, m in enumerate(masses)]
+        by_sums = all(f.by_sums for f in fitnesses)
+        parts = [reader.read(i, m, lambda _: None, by_sums=by_sums) for i, m in enumerate(masses)]
         return [[f.signal(p) for p in parts] for f in fitnesses]
 
 
@@ -53,6 +62,7 @@ def by_gradient(
     masses: Sequence[Tensor],
     data: Data,
     criterion: Criterion,
+    group: Any = None,
 ) -> list[Values]:
     """Return what signals of gradients say, averaged over batches: one pass for all.
 
@@ -63,10 +73,14 @@ def by_gradient(
         masses: of each community.
         data: batches with labels.
         criterion: the loss.
+        group: processes that read other batches each, over all of which it is averaged.
 
     Raises:
-        ValueError: if there is no batch with a label that counts.
+        ValueError: if the model is spread over processes, or no batch has a label that counts.
     """
+    settle(communities.model)
+    if any(map(is_spread, reader.weights())):
+        refuse("scorer", fitnesses[0].name, SPREAD)
     sums: list[Values] = []
     count, num_batches = 0, 0
     with evaluating(communities.model), _differentiable(reader.weights()), torch.enable_grad():
@@ -91,7 +105,9 @@ def by_gradient(
             ordered = [[values[i] for i in range(len(masses))] for values in found]
             sums = [_added(*pair) for pair in zip(sums, ordered, strict=True)] if sums else ordered
             count += 1
-    if not sums:
+    if group is not None:
+        sums, count = added_up(sums, len(fitnesses), masses, count, group)
+    if not count:
         if not num_batches:
             refuse("data", "empty", "at least one batch")
         refuse("data", "no sample with a label", LABELLED)
@@ -104,6 +120,7 @@ def by_activation(
     reader: PartsReader,
     masses: Sequence[Tensor],
     data: Data,
+    group: Any = None,
 ) -> list[Values]:
     """Return what signals of activations say: one forward pass for all of their statistics.
 
@@ -117,6 +134,7 @@ def by_activation(
         reader: of the communities.
         masses: of each community.
         data: batches.
+        group: processes that read other batches each, over all of which statistics are taken.
 
     Raises:
         ValueError: if a consumer cannot be watched, or there is no batch.
@@ -125,7 +143,8 @@ def by_activation(
     for i, fitness in enumerate(fitnesses):
         assert fitness.statistic is not None
         asked.setdefault(fitness.statistic, []).append(i)
-    blocks = _one_by_one(communities, data) if PRODUCTS in asked else None
+    # In several processes, statistics are added up when all of the model has run.
+    blocks = _one_by_one(communities, data) if PRODUCTS in asked and group is None else None
     watches: dict[str, Watch] = {}
     count = 0
     try:
@@ -138,14 +157,14 @@ def by_activation(
             for batch in data:
                 call(communities.model, inputs_for(communities.model, batch))
                 count += 1
-        if not count:
+        if not count and group is None:
             refuse("data", "empty", "at least one batch")
-        if not all(watch.has_seen for watch in watches.values()):
+        if group is None and not all(watch.has_seen for watch in watches.values()):
             refuse("data", "no sample in any batch", "at least one sample")
         found: dict[int, Values] = {}
         for statistic, places in asked.items():
             watch, wanted = watches.pop(statistic), [fitnesses[i] for i in places]
-            found |= zip(places, _of_statistics(watch, wanted, reader, masses), strict=True)
+            found |= zip(places, _of_statistics(watch, wanted, reader, masses, group), strict=True)
         return [found[i] for i in range(len(fitnesses))]
     finally:
         for watch in watches.values():
@@ -206,17 +225,24 @@ def _in_blocks(
 
 
 def _of_statistics(
-    watch: Watch, fitnesses: Sequence[Fitness], reader: PartsReader, masses: Sequence[Tensor]
+    watch: Watch,
+    fitnesses: Sequence[Fitness],
+    reader: PartsReader,
+    masses: Sequence[Tensor],
+    group: Any,
 ) -> list[Values]:
     """Read a watch, close it, and return what the signals say; its numbers are let go after."""
     try:
-        statistics: Mapping[tuple[str, int], Tensor] = watch.read()
+        statistics: Mapping[tuple[str, int], Tensor] = watch.read(group)
     finally:
         watch.close()
     device = next(iter(statistics.values())).device
     with torch.no_grad():
         parts = [
-            reader.read(i, mass.to(device), lambda _: None, statistics)
+            reader.read(
+                *(i, mass.to(device), lambda _: None, statistics),
+                by_sums=all(f.by_sums for f in fitnesses),
+            )
             for i, mass in enumerate(masses)
         ]
         return [[f.signal(p) for p in parts] for f in fitnesses]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from natsel.common.importing import check_call
 from natsel.common.registry import Registry
+from natsel.common.sharding.local import Shard
 
 
 class Part(NamedTuple):
@@ -23,6 +24,8 @@ class Part(NamedTuple):
         activation: a statistic of what enters here, per place along the axis (of "products", per
             pair of places), or None.
         name: of the tensor in the model.
+        shard: where the weight and its gradient begin in the whole, if they are this process's
+            share of it; what :meth:`per_place` returns is of the whole all the same.
     """
 
     weight: Tensor
@@ -32,11 +35,17 @@ class Part(NamedTuple):
     whole: bool
     activation: Tensor | None = None
     name: str = "a weight"
+    shard: Shard | None = None
 
     def per_population(self, value: Tensor) -> Tensor:
         """Sum a tensor of the weight's shape over everything but the population: ``[size]``."""
+        return self.gather(self.per_place(value))
+
+    def per_place(self, value: Tensor) -> Tensor:
+        """Sum a tensor of the weight's shape over everything but the axis."""
         others = [i for i in range(value.dim()) if i != self.axis]
-        return self.gather(value.sum(others) if others else value)
+        sums = value.sum(others) if others else value
+        return sums if self.shard is None else self.shard.total(self.axis, sums).to(sums.dtype)
 
     def gather(self, per_place: Tensor) -> Tensor:
         """Sum numbers per place of the axis over the places of each population: ``[size]``."""
@@ -69,6 +78,10 @@ class Fitness(NamedTuple):
             "square" (the mean square), "products" (of all pairs, a matrix) or None.
         signed: whether it may be negative (it is averaged with its sign and then clipped at 0).
         branches: whether it says something of branches, too: of them it sees m dL/dm alone.
+        by_sums: whether it looks at weights and gradients only element by element, and then through
+            ``Part.per_place`` or ``Part.per_population``: then a share of them in each process
+            will do. Of a model that is spread over processes other signals get whole tensors,
+            which are gathered for them.
     """
 
     name: str
@@ -77,6 +90,7 @@ class Fitness(NamedTuple):
     statistic: str | None = None
     signed: bool = False
     branches: bool = False
+    by_sums: bool = False
 
 
 FITNESS: Registry[Fitness] = Registry("fitness")

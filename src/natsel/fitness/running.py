@@ -94,12 +94,23 @@ class Running(Observer):
 
     def value(self) -> Tensor:
         """Return the statistic of all batches since the last reset, in their precision."""
-        precision = self._parts[-1].mean.dtype
-        total = merged(self._parts)
+        return self.of(self.total()).to(self.precision)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of what was taken in last."""
+        return self._parts[-1].mean.dtype
+
+    def total(self) -> Moments:
+        """Return the moments of all batches since the last reset, in float64."""
+        return merged(self._parts)
+
+    def of(self, total: Moments) -> Tensor:
+        """Return the statistic that moments come to."""
         spread = total.variance
         if self.statistic == "square":
             spread = spread + total.mean.square()
-        return spread.to(precision)
+        return spread
 
     def _take(self, x: Tensor) -> None:
         about_zero = self.statistic == "square"
@@ -175,8 +186,18 @@ class Products(Running):
 
     def value(self) -> Tensor:
         """Return the matrix of all batches since the last reset, in their precision."""
+        count, sums = self.sums()
+        return (sums / count).to(self.precision)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of what was taken in last."""
+        return self._precision
+
+    def sums(self) -> tuple[int, Tensor]:
+        """Return how many samples there were, and the sums of their products, in float64."""
         assert isinstance(self._sum, Tensor)
-        return (self._sum / self._count).to(self._precision)
+        return self._count, self._sum
 
     def _take(self, x: Tensor) -> None:
         self._precision, products = self._last.get(x, self.axis, lambda: self._made_of(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from natsel.common.alike import warn_alike
 from natsel.common.batches import Data, check_data, read_batch, reread
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.sharding.batches import everybodys
+from natsel.common.sharding.reducing import any_of, check_group, device_of
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
 from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
@@ -41,6 +44,7 @@ def score(
     *,
     data: Data | None = None,
     criterion: Criterion = cross_entropy,
+    group: Any = None,
 ) -> Scores:
     """Give each population one number: higher is fitter.
 
@@ -61,6 +65,9 @@ def score(
             activations, places where ``attention_mask`` is 0.
         criterion: from what the model returned and labels to the loss, where each label stands
             beside the output that predicts it; by default cross-entropy of the logits in it.
+        group: processes that hold the same model and samples of their own each: "default" for all
+            of ``torch.distributed``, or a process group. Each of them gets the scores over the
+            samples of all. None reads those of this process alone.
 
     Returns:
         ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
@@ -82,10 +89,10 @@ def score(
         tensor([5., 1., 0.])
     """
     if isinstance(scorer, Mapping):
-        return _each_kind(communities, scorer, data, criterion)
+        return _each_kind(communities, scorer, data, criterion, group)
     if scorer == AUTO:
-        return _by_kind(communities, data, criterion)
-    return _scored(communities, [scorer], data, criterion, stacklevel=3)[0]
+        return _by_kind(communities, data, criterion, group)
+    return _scored(communities, [scorer], data, criterion, group, stacklevel=3)[0]
 
 
 def score_all(
@@ -94,6 +101,7 @@ def score_all(
     *,
     data: Data | None = None,
     criterion: Criterion = cross_entropy,
+    group: Any = None,
 ) -> dict[str, Scores]:
     """Give each population one number per scorer, in as few passes over the data as can be.
 
@@ -105,6 +113,7 @@ def score_all(
         scorers: as :func:`score` takes them, each with a name of its own.
         data: as :func:`score` takes it; what can be read only once is held in memory.
         criterion: as :func:`score` takes it.
+        group: as :func:`score` takes it.
 
     Returns:
         Scores by the scorers' names.
@@ -126,11 +135,13 @@ def score_all(
     names = [scorer if isinstance(scorer, str) else get(scorer).name for scorer in scorers]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         refuse("scorers", f"{twice[0]!r} twice", "each name once")
-    found = _scored(communities, scorers, data, criterion, stacklevel=3)
+    found = _scored(communities, scorers, data, criterion, group, stacklevel=3)
     return dict(zip(names, found, strict=True))
 
 
-def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) -> Scores:
+def _by_kind(
+    communities: Communities, data: Data | None, criterion: Criterion, group: Any
+) -> Scores:
     """Score each kind by its own signal."""
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
@@ -139,15 +150,18 @@ def _by_kind(communities: Communities, data: Data | None, criterion: Criterion) 
         refuse("data", None, f"batches of (inputs, labels): scorer {AUTO!r} reads them")
     data = reread(data)
     labelled = all(read_batch(batch).labels is not None for batch in data)
+    labelled = not any_of(not labelled, group, device_of(group))
     streams, others = apart(communities)
     scores: dict[str, Tensor] = {}
     if streams is not None:
-        (values,) = _scored(streams, ["loss"], data, criterion, stacklevel=5)
+        (values,) = _scored(streams, ["loss"], data, criterion, group, stacklevel=5)
         scaled = all(b.scale for c in streams.values() for b in c.branches)
-        sizes = _scored(streams, [SIZES], data, criterion, stacklevel=5)[0] if scaled else None
+        sizes = None
+        if scaled:
+            (sizes,) = _scored(streams, [SIZES], data, criterion, group, stacklevel=5)
         scores |= of_branches(streams, values, sizes)
     if others is not None:
-        scores |= _by_signals_of_kinds(others, data, criterion, labelled=labelled)
+        scores |= _by_signals_of_kinds(others, data, criterion, group, labelled=labelled)
     return Scores({name: scores[name] for name in communities if name in scores}, communities)
 
 
@@ -156,6 +170,7 @@ def _each_kind(
     scorers: Mapping[str, Scorer],
     data: Data | None,
     criterion: Criterion,
+    group: Any,
 ) -> Scores:
     """Score each kind by a scorer of its own."""
     if not isinstance(communities, Communities):
@@ -163,12 +178,12 @@ def _each_kind(
     data = reread(data) if data is not None else None
     scores: dict[str, Tensor] = {}
     for kind, scorer in check_kinds(communities.require(), scorers).items():
-        scores |= score(communities.only(kind), scorer, data=data, criterion=criterion)
+        scores |= score(communities.only(kind), scorer, data=data, criterion=criterion, group=group)
     return Scores({name: scores[name] for name in communities if name in scores}, communities)
 
 
 def _by_signals_of_kinds(
-    communities: Communities, data: Data, criterion: Criterion, *, labelled: bool
+    communities: Communities, data: Data, criterion: Criterion, group: Any, *, labelled: bool
 ) -> dict[str, Tensor]:
     names = signals_for(communities)
     found: dict[str, Scores] = {}
@@ -178,7 +193,7 @@ def _by_signals_of_kinds(
             continue
         # Some consumers cannot be watched: then the loss orders their populations, too.
         with suppress(ValueError) if found else nullcontext():
-            scores = _scored(communities, together, data, criterion, stacklevel=5)
+            scores = _scored(communities, together, data, criterion, group, stacklevel=5)
             found |= zip(together, scores, strict=True)
     return combined(communities, found)
 
@@ -188,11 +203,13 @@ def _scored(
     scorers: Sequence[Scorer],
     data: Data | None,
     criterion: Criterion,
+    group: Any,
     stacklevel: int,
 ) -> list[Scores]:
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
     communities.require()
+    check_group(group)
     asked = []
     for scorer in scorers:
         asked.append(spoken_of(communities, scorer, stacklevel=stacklevel + 1))
@@ -200,15 +217,17 @@ def _scored(
     if len(names) > 1 or any(isinstance(signal, BranchScorer) for signal, _ in asked):
         data = reread(data) if data is not None else None
     found: dict[int, Scores] = {}
-    for group in names:
-        mine = [i for i, (_, some) in enumerate(asked) if tuple(some) == group]
+    for together in names:
+        mine = [i for i, (_, some) in enumerate(asked) if tuple(some) == together]
         known = asked[mine[0]][1]
         signals = [(i, f) for i in mine if isinstance(f := asked[i][0], Fitness)]
-        values = _by_signals(known, [f for _, f in signals], data, criterion) if signals else []
+        values = []
+        if signals:
+            values = _by_signals(known, [f for _, f in signals], data, criterion, group)
         found |= {i: v for (i, _), v in zip(signals, values, strict=True)}
         for i in mine:
             if isinstance(branch_scorer := asked[i][0], BranchScorer):
-                found[i] = _of_streams(known, branch_scorer, data, criterion)
+                found[i] = _of_streams(known, branch_scorer, everybodys(data, group), criterion)
     results = []
     for i, (signal, _) in enumerate(asked):
         results.append(Scores(found[i], communities))
@@ -230,6 +249,7 @@ def _by_signals(
     fitnesses: Sequence[Fitness],
     data: Data | None,
     criterion: Criterion,
+    group: Any,
 ) -> list[Scores]:
     whole = communities
     data = check_data(data)
@@ -256,12 +276,14 @@ def _by_signals(
             take(
                 with_gradient,
                 whole,
-                by_gradient(whole, with_gradient, reader, masses, data, criterion),
+                by_gradient(whole, with_gradient, reader, masses, data, criterion, group),
             )
     if with_activation and data is not None:
         told = watchable(whole, asked=f"scorer={with_activation[0].name!r}")
         reader, masses = PartsReader(told), list(masses_of(told).values())
-        take(with_activation, told, by_activation(told, with_activation, reader, masses, data))
+        take(
+            with_activation, told, by_activation(told, with_activation, reader, masses, data, group)
+        )
     return [found[id(fitness)] for fitness in fitnesses]
 
 

@@ -64,6 +64,8 @@ OF_MASS_GRADIENT: Mapping[Callable[[Parts], Tensor], Callable[[Tensor], Tensor]]
 }
 """Signals that look at m dL/dm and nothing else, with what they make of it, element by element."""
 
-register(Fitness("taylor", taylor, needs_gradient=True, branches=True))
-register(Fitness("fisher", fisher, needs_gradient=True, branches=True))
-register(Fitness("alignment", alignment, needs_gradient=True, signed=True, branches=True))
+register(Fitness("taylor", taylor, needs_gradient=True, branches=True, by_sums=True))
+register(Fitness("fisher", fisher, needs_gradient=True, branches=True, by_sums=True))
+register(
+    Fitness("alignment", alignment, needs_gradient=True, signed=True, branches=True, by_sums=True)
+)

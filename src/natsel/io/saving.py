@@ -12,6 +12,9 @@ from typing import Any
 from torch import nn
 
 from natsel.common.errors import refuse
+from natsel.common.sharding.together import is_first, together
+from natsel.common.sharding.wrapping import spread_of
+from natsel.communities.gathering import gathered_copy
 from natsel.extraction import Plan, has_plan, plan_of, write_model
 from natsel.integrations.transformers import pretrained
 from natsel.integrations.transformers.beside import KEY as BESIDE
@@ -41,6 +44,9 @@ def save(
 
     The files are replaced together: whatever happens while saving, :func:`natsel.load` finds the
     old model or the new one. Other files in the folder stay.
+
+    Of a model under ``fully_shard``, every process has to call it; the first one writes, and holds
+    the whole of it meanwhile.
 
     Args:
         small: a model returned by :func:`natsel.extract`.
@@ -73,6 +79,12 @@ def save(
         Linear(in_features=4, out_features=4, bias=True)
     """
     folder = Path(folder)
+    if (spread := spread_of(small)) is not None:
+        options = {"constructor": constructor, "tokenizer": tokenizer, "card": card}
+        first = is_first(spread)
+        whole = gathered_copy(small, keep=first)
+        with together(spread, "write the model"):
+            return save(whole, folder, **options) if first else folder
     # A reference network is rebuilt by its name, whatever library its parts are from.
     is_named = isinstance(getattr(small, "constructor", None), dict)
     known = pretrained(small) if constructor is None and not is_named else None

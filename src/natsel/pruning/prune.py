@@ -164,12 +164,12 @@ def prune(
         _check_scorer(each, batches is not None or search is not None)
     _check_together(scorer, search, generator, scope, normalize, uniform)
     if bias and (batches is None or not compensate):
-        told = {
+        given = {
             "bias": True,
             "data": None if batches is None else "given",
             "compensate": compensate,
         }
-        refuse_together(told, "bias with data and compensation, which fills it")
+        refuse_together(given, "bias with data and compensation, which fills it")
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(
         with_biases(model)[0] if bias else model, inputs, residual=residual, branches=branches
@@ -226,6 +226,7 @@ def carry_out(
     generator: torch.Generator | None = None,
     progress: Progress = silent,
     decide: Callable[[], Survivors] | None = None,
+    scored: Callable[[Any], Mapping[str, Tensor]] | None = None,
     share: bool = False,
     options: Mapping[str, Any],
 ) -> Pruned:
@@ -246,6 +247,7 @@ def carry_out(
         generator: of "adaptive".
         progress: called with the names of ``STEPS``.
         decide: says who survives, in place of a scorer.
+        scored: scores by a scorer, in place of :func:`scores_by`.
         share: let the small model hold the very parameters of modules that lose nothing.
         options: more of :func:`natsel.select`.
 
@@ -284,7 +286,10 @@ def carry_out(
         survivors.rounding = rounding
     else:
         scorer = with_branches(scorer, communities)
-        scores = scores_by(communities, scorer, data, criterion)
+        if scored is not None:
+            scores = scored(scorer)
+        else:
+            scores = scores_by(communities, scorer, data, criterion)
         give_back()
         step(1)
         scope, normalize = way_of(scorer, budget, scope, normalize)
@@ -326,17 +331,18 @@ def scores_by(
     scorer: Scorer | Mapping[str, Scorer],
     data: Data | None,
     criterion: Criterion,
+    group: Any = None,
 ) -> Mapping[str, Tensor]:
     """Score by a fitness, by features of the magnitude's rank, or each kind by its own."""
     if isinstance(scorer, Mapping):
         scores: dict[str, Tensor] = {}
         for kind, own in check_kinds(communities, scorer).items():
-            scores |= scores_by(communities.only(kind), own, data, criterion)
+            scores |= scores_by(communities.only(kind), own, data, criterion, group)
         return scores
     found = find_scorer(scorer) if isinstance(scorer, str) else scorer
     if isinstance(found, FeatureClass):
         return fuse(matrices(score(communities, STATISTIC), found.features))
-    return score(communities, scorer, data=data, criterion=criterion)
+    return score(communities, scorer, data=data, criterion=criterion, group=group)
 
 
 def _check_scorer(scorer: object, has_data: bool) -> None:

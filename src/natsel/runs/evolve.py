@@ -31,7 +31,8 @@ from natsel.runs.folder import claim, finished, take
 from natsel.runs.measure import describe, latency, stretch
 from natsel.runs.networks import network, put_under_selection
 from natsel.runs.splits import Splits, check_data, check_fit, load_splits
-from natsel.runs.training import Recipe, make_optimizer, train
+from natsel.runs.torchrun import ALONE, Processes
+from natsel.runs.training import Recipe, Trained, make_optimizer, train
 from natsel.selection import Sparsity
 
 _LOG = logger_of(__name__)
@@ -166,6 +167,7 @@ def evolve(
     resume: bool = False,
     progress: Progress = silent,
     warn: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Run the main job: evolve a network on real data, extract it, and write what it cost.
 
@@ -179,9 +181,10 @@ def evolve(
         resume: go on with a run that was stopped; with a finished one, return its result.
         progress: called while something takes long.
         warn: called before training with what speaks against landing at the capacity, if anything.
+        processes: train together, each on its share of every batch. The first one does the rest.
 
     Returns:
-        The content of ``result.json``.
+        The content of ``result.json``; nothing in the other processes.
 
     Raises:
         ValueError: if an argument is not allowed, the folder holds another run, another process
@@ -190,9 +193,15 @@ def evolve(
         OSError: if there is no space left; the run can go on from its last checkpoint.
     """
     folder = Path(out)
+    if not processes.is_first:
+        if processes.hear():
+            _evolve(config, folder, progress, None, processes)
+        return {}
     with claim(folder, config.as_json(), resume):
-        if not (folder / RESULT).is_file():
-            return _evolve(config, folder, progress, warn)
+        trains = not (folder / RESULT).is_file()
+        processes.tell(trains)
+        if trains:
+            return _evolve(config, folder, progress, warn, processes)
         result = finished(folder / RESULT, config.as_json(), KIND)
         parts = {**_PARTS, "dense": dict} if config.baselines else _PARTS
         wrong = [n for n, kind in parts.items() if not isinstance(result.get(n, ...), kind)]
@@ -204,7 +213,11 @@ def evolve(
 
 
 def _evolve(
-    config: RunConfig, folder: Path, progress: Progress, warn: Callable[[str], None] | None
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+    warn: Callable[[str], None] | None,
+    processes: Processes,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     recipe = config.recipe()
@@ -231,7 +244,8 @@ def _evolve(
         if warn is not None:
             warn(forecast)
     # Only now: what is wrong with the input has shown itself, and nothing was written for it.
-    take(folder, config.as_json())
+    if processes.is_first:
+        take(folder, config.as_json())
     trained = train(
         model,
         optimizer,
@@ -243,7 +257,12 @@ def _evolve(
         run={**config.as_json(), "network": "evolved"},
         progress=progress,
         label=f"evolve ({config.dynamics})",
+        processes=processes,
     )
+    if not processes.is_first:
+        if config.baselines:
+            _plain(config, splits, folder, progress, processes)
+        return {}
     survivors = evolution.survivors()
     _LOG.info("%r", evolution)
     small = extract(model, survivors)
@@ -282,18 +301,7 @@ def _evolve(
     models = {"evolved": model, "extracted": small}
     seconds = {"train": trained.seconds}
     if config.baselines:
-        plain = network(config.model, splits, seed=config.seed, options=config.options)
-        plain_trained = train(
-            plain,
-            make_optimizer(plain, recipe),
-            splits,
-            recipe,
-            seed=config.seed,
-            checkpoint=folder / CHECKPOINTS[1],
-            run={**config.as_json(), "network": "dense"},
-            progress=progress,
-            label="train (plain, for comparison)",
-        )
+        plain, plain_trained = _plain(config, splits, folder, progress, processes)
         result["dense"] = describe(plain, *splits.test)
         rows += plain_cuts(plain, splits, config.sparsities, config.seed, progress)
         models["dense"] = plain
@@ -306,6 +314,27 @@ def _evolve(
     write_json(folder / RESULT, result)
     _clean(folder)
     return result
+
+
+def _plain(
+    config: RunConfig, splits: Splits, folder: Path, progress: Progress, processes: Processes
+) -> tuple[nn.Module, Trained]:
+    """Train the same network without evolution."""
+    recipe = config.recipe()
+    plain = network(config.model, splits, seed=config.seed, options=config.options)
+    trained = train(
+        plain,
+        make_optimizer(plain, recipe),
+        splits,
+        recipe,
+        seed=config.seed,
+        checkpoint=folder / CHECKPOINTS[1],
+        run={**config.as_json(), "network": "dense"},
+        progress=progress,
+        label="train (plain, for comparison)",
+        processes=processes,
+    )
+    return plain, trained
 
 
 def _task(splits: Splits) -> dict[str, str]:

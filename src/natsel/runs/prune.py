@@ -38,7 +38,7 @@ from natsel.io.opening import Opened
 from natsel.pruning import carry_out
 from natsel.pruning.prune import scores_by
 from natsel.pruning.texts import Reading
-from natsel.pruning.ways import check_depth
+from natsel.pruning.ways import check_depth, with_branches
 from natsel.quality import Quality, advice, losses, measure_for, quality_of
 from natsel.runs import environment
 from natsel.runs.folder import alone
@@ -46,6 +46,7 @@ from natsel.runs.material import Material, check_source, open_material
 from natsel.runs.measure import Outcomes, accuracy_of_outcomes, accuracy_quality, outcomes
 from natsel.runs.oneshot import calibration
 from natsel.runs.splits import Splits
+from natsel.runs.torchrun import ALONE, Processes
 from natsel.runs.turning import of_the_given, plain_rotation, turned_model, turned_words
 from natsel.selection import CostBudget, Latency, MACs, Parameters, Sparsity, Survivors
 from natsel.selection.normalize import Normalization
@@ -165,8 +166,16 @@ class PruneConfig:
         check_whole("search", self.search)
         if self.data is None:
             refuse("data", None, "the name of a data set: a search runs on one")
-        own = ("scope", "normalize", "multiple_of", "uniform", "include", "exclude", "residual")
-        own += ("rotate",)
+        own = (
+            "scope",
+            "normalize",
+            "multiple_of",
+            "uniform",
+            "include",
+            "exclude",
+            "residual",
+            "rotate",
+        )
         usual = {f.name: f.default for f in fields(self)}
         if given := {n: getattr(self, n) for n in own if getattr(self, n) != usual[n]}:
             refuse_together({"search": self.search, **given}, "a search without them")
@@ -253,16 +262,24 @@ def budget_words(text: str) -> str:
     return f"Budget {text}: {repr(budget).partition(': ')[2]}"
 
 
-def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) -> dict[str, Any]:
+def prune(
+    config: PruneConfig,
+    out: str | Path,
+    *,
+    progress: Progress = silent,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
     """Prune a model to a budget and save the small one.
 
     Args:
         config: what to prune, and how.
         out: folder for the small model.
         progress: called between the parts.
+        processes: score together, each on its share of the batches. The first one does the rest.
 
     Returns:
         What was removed, what it saves and costs, as plain data; ``"summary"`` says it in words.
+        Nothing in the other processes.
 
     Raises:
         ValueError: if an argument is not allowed, the budget cannot be met, or the folder holds
@@ -271,13 +288,18 @@ def prune(config: PruneConfig, out: str | Path, *, progress: Progress = silent) 
         VerificationError: if the small model differs from the masked one; nothing is saved.
     """
     folder = Path(out)
+    if not processes.is_first:
+        return _prune(config, folder, progress, processes) if processes.hear() else {}
     with alone(folder):
         _check_out(folder)
         sweep(folder)
-        return _prune(config, folder, progress)
+        processes.tell(True)
+        return _prune(config, folder, progress, processes)
 
 
-def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+def _prune(
+    config: PruneConfig, folder: Path, progress: Progress, processes: Processes
+) -> dict[str, Any]:
     steps = (
         *("open", "find communities", "score", "select", "extract and verify"),
         *(("compensate",) if _compensates(config) else ()),
@@ -303,9 +325,15 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     if scorer is None:
         scorer = default_scorer(language=material.language, has_data=data is not None)
     adaptive = scorer == ADAPTIVE
+    if processes.size > 1 and (adaptive or config.search is not None):
+        what = "search" if config.search is not None else "scorer"
+        allowed = "one process for it (without torchrun), or a scorer such as taylor or wanda"
+        refuse(what, ADAPTIVE if adaptive else config.search, allowed)
     if adaptive and material.calibration is not None:
         _check_samples(material.calibration)
-    before = losses(opened.model, held_out.batches) if held_out is not None else None
+    before = None
+    if held_out is not None and processes.is_first:
+        before = losses(opened.model, held_out.batches)
     step(1)
     inputs = _real_inputs(opened, splits)
     depth = config.depth or BRANCH.name in config.kinds
@@ -325,6 +353,13 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
     if config.kinds:
         communities = communities.only(*config.kinds)
     levels: Levels | None = None
+
+    def scored(by: Any) -> Mapping[str, Tensor]:
+        return scores_by(communities, by, processes.batches(data), cross_entropy, processes.group)
+
+    if not processes.is_first:
+        scored(with_branches(scorer, communities))
+        return {}
 
     def searched() -> Survivors:
         from natsel.levels import evolve_levels  # whose statistics take room
@@ -357,6 +392,7 @@ def _prune(config: PruneConfig, folder: Path, progress: Progress) -> dict[str, A
         generator=torch.Generator().manual_seed(config.seed),
         progress=lambda _, done, __: step(done + 2),
         decide=searched if config.search is not None else None,
+        scored=scored,
         share=True,  # of the two, the small one is written and both are let go
         options={
             "multiple_of": config.multiple_of,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, choose, refuse
@@ -23,6 +23,7 @@ from natsel.evolution import Evolution
 from natsel.runs.checkpoint import Parts, keep, resume
 from natsel.runs.measure import outcomes
 from natsel.runs.splits import Splits
+from natsel.runs.torchrun import ALONE, Processes
 
 _LOG = logger_of(__name__)
 
@@ -83,6 +84,14 @@ def _told(row: Mapping[str, Any], num_epochs: int) -> str:
     return text
 
 
+def _loss(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, share: float) -> Tensor:
+    """Return what some samples contribute to the loss over their batch; 0 without one."""
+    if not share:
+        return torch.zeros(())
+    loss = cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+    return loss if share == 1.0 else loss * share
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Return the optimizer of a recipe."""
     return torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
@@ -100,6 +109,7 @@ def train(
     run: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     label: str = "train",
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train a network with cross-entropy and Adam; write a checkpoint after every epoch.
 
@@ -116,6 +126,8 @@ def train(
         run: what decides the outcome, as plain data: a checkpoint of another run is refused.
         progress: called after every few steps.
         label: what ``progress`` is told.
+        processes: train together, each on its share of every batch; the first one writes. All of
+            them read the checkpoint.
 
     Returns:
         The history and the time spent.
@@ -133,6 +145,8 @@ def train(
         trained = Trained(*resume(checkpoint, run, recipe.epochs, parts))
     if trained.history:
         _LOG.info("%s: goes on after epoch %d", label, len(trained.history))
+    told = "the checkpoint of the same epoch in every process: a folder that all of them see"
+    processes.same("resume", len(trained.history), told)
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     total = recipe.epochs * per_epoch
     augment = crop_and_flip if splits.name.startswith("cifar") else None
@@ -150,15 +164,18 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 - step / total)
             optimizer.zero_grad()
+            x, y, share = processes.share(x, y)
             with half(inputs.device.type):
-                loss = cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
-            value = loss.item()
+                loss = _loss(model, x, y, recipe, share)
+            value = processes.sum_of(loss)
             if not math.isfinite(value):
                 raise NonFiniteError(
                     f"the loss became {value} at step {step + 1} (epoch {epoch + 1}): try a lower "
                     f"learning_rate than {recipe.learning_rate}"
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            processes.add_up(model)
             optimizer.step()
             losses[index] = value
             step += 1
@@ -170,6 +187,7 @@ def train(
                 f"a weight became NaN or infinite at or before step {step} (epoch {epoch + 1}): "
                 f"try a lower learning_rate than {recipe.learning_rate}"
             )
+        processes.average_buffers(model)
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(losses.mean())}
         validated = outcomes(model, *splits.validation)
         row["validation_accuracy"] = validated.accuracy
@@ -179,7 +197,7 @@ def train(
             row |= {"alive": evolution.num_alive, "pressure": evolution.pressure}
         trained.history.append(row)
         _LOG.info("%s: %s", label, _told(row, recipe.epochs))
-        if checkpoint is not None:
+        if checkpoint is not None and processes.is_first:
             keep(checkpoint, run, parts, trained.history, trained.seconds)
     progress(label, total, total)
     return trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from natsel.communities.tensors import owner, tensors_of
 __all__ = [
     "Gate",
     "Gated",
+    "acting",
     "drop",
     "fold",
     "folded",
@@ -220,6 +221,17 @@ def _weights(model: nn.Module) -> list[GatedWeight]:
             weight.parameter = module._parameters[name]
             found[id(weight)] = weight
     return list(found.values())
+
+
+def acting(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function from a parameter of a model and its value to the value as it acts."""
+    weights = {id(weight.parameter): weight for weight in _weights(model)}
+
+    def product(parameter: Tensor, value: Tensor) -> Tensor:
+        weight = weights.get(id(parameter))
+        return value if weight is None else weight.product(value)
+
+    return product
 
 
 def is_gated(model: nn.Module) -> bool:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from natsel.common.errors import refuse
+from natsel.common.sharding.wrapping import spread_of
 from natsel.communities.community import Communities, Community, Slice
 from natsel.communities.gates.modules import REPARAMETRIZED, touched
-from natsel.communities.gates.sharded import check_whole
 from natsel.communities.kinds import kind_of
 from natsel.communities.tensors import owner
 
@@ -37,7 +37,7 @@ def check(communities: Communities) -> None:
     model = communities.model
     if touched(model.modules()):
         _refuse("the model is already gated", "use one Evolution per model, or close it first")
-    check_whole(model)
+    spread_of(model)
     parameters = dict(model.named_parameters())
     for community in communities.values():
         check_scales(community)

@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from natsel.common.sharding.local import is_spread, local
 from natsel.communities.gates.plain_copies import plain_twin, replicated
-from natsel.communities.gates.sharded import check_not_spread
 from natsel.communities.gates.weights import GatedWeight, inverted
 
 GATED = "_gated_by_natsel"
@@ -172,8 +172,9 @@ def _reading(name: str) -> property:
         weight = module._parameters.get(name)
         if weight is None:
             weight = _elsewhere(module, name)
-        elif type(weight) is not nn.Parameter:
-            check_not_spread(name, weight)
+        elif type(weight) is not nn.Parameter and is_spread(weight):
+            # fully_shard asks for what it spreads. What forward reads is put in its place, whole.
+            return cast(Tensor, weight)
         return cast(Tensor, module._gated_by_natsel[name].product(weight))
 
     def write(module: Any, value: Any) -> None:
@@ -208,11 +209,12 @@ def _recurrent() -> dict[str, Any]:
 
 
 def _mark(parameter: Tensor) -> tuple[int, int, int]:
-    return id(parameter), parameter.data_ptr(), parameter._version
+    # What is written to a DTensor counts as its own version, not as that of its share.
+    return id(parameter), local(parameter).data_ptr(), parameter._version
 
 
 def _is_same_memory(a: Tensor, b: object) -> bool:
-    return isinstance(b, Tensor) and a.data_ptr() == b.data_ptr() != 0
+    return isinstance(b, Tensor) and local(a).data_ptr() == local(b).data_ptr() != 0
 
 
 def touched(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from natsel.common.sharding.local import Shard, is_spread, local, scaled, share, with_local
+
 T = TypeVar("T", bound=Tensor)
 
 
@@ -60,7 +62,7 @@ class GatedWeight:
             mass = gate.mass
             if mass.device != weight.device:
                 mass = mass.to(weight.device)
-            weight = weight * mass
+            weight = scaled(weight, mass)
         return weight
 
     def mass(self) -> Tensor:
@@ -93,7 +95,11 @@ class GatedWeight:
         """Return what was returned before, if that is still there and the same."""
         lent = self._lent.get(kind)
         before = None if lent is None else lent()
-        if before is not None and before.shape == value.shape and torch.equal(before, value):
+        if (
+            before is not None
+            and before.shape == value.shape
+            and torch.equal(local(before), local(value))
+        ):
             return cast(T, before)
         self._lent[kind] = weakref.ref(value)
         return value
@@ -116,6 +122,9 @@ def inverted(value: Tensor, raw: Tensor, mass: Tensor) -> Tensor:
         tensor([1., 4., 3., 7.])
     """
     mass = mass.to(value.device)
+    if is_spread(value):
+        mine = share(mass, Shard.of(value))
+        return with_local(value, inverted(local(value), local(raw), mine))
     raw = raw.to(device=value.device, dtype=value.dtype)
     other = torch.where(mass != 0, value / mass, value)
     return torch.where(value == raw * mass, raw, other).to(value.dtype)

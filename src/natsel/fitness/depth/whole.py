@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from natsel.common.sharding.local import Shard, is_spread, partial_dot
+from natsel.common.sharding.reducing import rank_in, summed
 from natsel.communities.community import Community
 from natsel.communities.gates.gating import check_scales
 from natsel.communities.tensors import owner
@@ -44,8 +46,13 @@ class WholeBranches:
         """The parameters that are there now."""
         return [_found(*place) for places in self._owners for place in places]
 
-    def contract(self, given: Gradient) -> Tensor:
-        """Return m dL/dm of each branch: ``[size]``."""
+    def contract(self, given: Gradient, group: Any = None) -> Tensor:
+        """Return m dL/dm of each branch: ``[size]``.
+
+        Args:
+            given: from a parameter to its gradient.
+            group: the processes over which it is added up; this one gives what it contributes.
+        """
         sums = []
         for places in self._owners:
             found = []
@@ -57,13 +64,20 @@ class WholeBranches:
                         f"{place[2]} requires no gradient: a frozen gate tells nothing of its "
                         "branch; let it require one, or score by loss or cosine"
                     )
-                found.append((parameter * gradient).sum())
+                share = partial_dot(parameter, gradient)
+                # What every process has all of counts once.
+                counts = is_spread(parameter) or not rank_in(group)
+                found.append(share if counts else torch.zeros_like(share))
             sums.append(torch.stack(found).sum())
         return torch.stack(sums)
 
-    def part(self, gradient: Gradient, statistics: Mapping[Any, Tensor] | None) -> Part:
+    def part(
+        self, gradient: Gradient, statistics: Mapping[Any, Tensor] | None, by_sums: bool = False
+    ) -> Part:
         """Return one weight of 1 for each branch, with m dL/dm as its gradient."""
-        found = self.contract(gradient)
+        shards = (Shard.of(parameter) for parameter in self.parameters)
+        group = next((shard.group for shard in shards if shard is not None), None)
+        found = summed(self.contract(gradient, group), group)
         index = torch.arange(len(found), device=found.device)[:, None]
         return Part(torch.ones_like(found), found, 0, index, True, None, self._name)
 

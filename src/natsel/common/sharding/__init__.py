@@ -1,0 +1,1 @@
+"""Tensors that are spread over processes, and what the processes add up together."""
