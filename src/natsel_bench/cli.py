@@ -342,6 +342,33 @@ def extract(
         voice.result(result)
 
 
+@app.command("discovery", epilog=examples("natsel bench discovery --out discovery --quick"))
+def discovery(
+    out: Annotated[Path, typer.Option(help="Folder for discovery.json and a file a model.")],
+    only: Annotated[str | None, typer.Option(help="Models, such as resnet50,hf-llama.")] = None,
+    quick: Annotated[bool, typer.Option(help="Small networks alone.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Discovery and extraction beside torch-pruning's building and pruning: processor time."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
+        from natsel_bench.discovery import bench_discovery
+
+        with voice.progress() as progress:
+            result = bench_discovery(
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                quick=quick,
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
 @app.command(
     "all",
     epilog=examples(

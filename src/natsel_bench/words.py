@@ -257,6 +257,25 @@ def _depth(result: Result) -> Words:
     return Words(f"Depth of {config['model']}, no training", head, rows, sentences)
 
 
+def _discovery(result: Result) -> Words:
+    rows = [
+        [
+            r["model"],
+            f"{r['parameters'] / 1e6:.2f} million",
+            *(f"{r[k]:.2f} s" for k in ("discover_s", "extract_s")),
+            "" if r["peer_s"] is None else f"{r['peer_s']:.2f} s",
+            "" if r["ratio"] is None else f"{r['ratio']:.1f}",
+        ]
+        for r in result["rows"]
+    ]
+    sentences = [f"{r['model']}: {r['missing']}" for r in result["rows"] if r["missing"]]
+    if result["median_ratio"] is not None:
+        sentences.append(f"Median of the ratios: {result['median_ratio']:.1f}.")
+    sentences.append("Processor seconds, one thread; the second run in one process.")
+    head = ("model", "parameters", "discover", "extract", "torch-pruning", "ratio")
+    return Words("Discovery beside torch-pruning's building and pruning", head, rows, sentences)
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -266,4 +285,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "peers": _peers,
     "language": _language,
     "depth": _depth,
+    "discovery": _discovery,
 }

@@ -38,6 +38,7 @@ from natsel.communities.kinds import HEAD
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
+from natsel.communities.programs.in_place import writes, written_anew
 from natsel.communities.programs.program import Program
 from natsel.communities.programs.quiet import without_words
 from natsel.communities.proof.proof import prove
@@ -212,7 +213,9 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         args, named = ((), attempt) if isinstance(attempt, dict) else (attempt, {})
         try:
             with torch.no_grad(), without_words():
-                return functional(torch.export.export(model, args, named, strict=False))
+                program = torch.export.export(model, args, named, strict=False)
+                written_anew(program)
+                return functional(program)
         except Exception as error:  # noqa: BLE001 - export fails in many ways; the message is kept
             failure = error
     assert failure is not None
@@ -229,14 +232,10 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     of the graph where weights are behind what enters them.
     """
     for node in program.graph.nodes:
-        if _writes(node) or (str(node.target) in REGIONS and _reads_weights(program, node)):
+        if writes(node) or (str(node.target) in REGIONS and _reads_weights(program, node)):
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             return decomposed
     return program
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _reads_weights(program: torch.export.ExportedProgram, node: fx.Node) -> bool:

@@ -25,8 +25,18 @@ FEW_VALUES = 8
 NEAR = 3.0
 """Weights within this factor of the size they should have stay as they are."""
 
+Made = dict[tuple[int, int | None], tuple[Tensor, Tensor]]
+"""Parameters of a model, each with what is held in float64 in its place, by who it is and how many
+numbers each of its sums reads."""
 
-def loud(model: nn.Module, owned: Collection[str], *, trial: int = 0) -> nn.Module:
+
+def loud(
+    model: nn.Module,
+    owned: Collection[str],
+    *,
+    trial: int = 0,
+    made: Made | None = None,
+) -> nn.Module:
     """Return a copy of a model through which signals pass, in float64 unless it is large.
 
     A parameter of several axes is brought to a root mean square of about 1 over the root of how
@@ -38,6 +48,7 @@ def loud(model: nn.Module, owned: Collection[str], *, trial: int = 0) -> nn.Modu
         owned: names of buffers that are treated like parameters; others stay.
         trial: with 0 the values of the model are kept but for their size; any other number makes
             other noise of all of them, with which other units are active.
+        made: parameters that copies of other parts hold; it is added to. Copies share them.
 
     Returns:
         The copy.
@@ -45,21 +56,43 @@ def loud(model: nn.Module, owned: Collection[str], *, trial: int = 0) -> nn.Modu
     generator = torch.Generator().manual_seed(trial)
     # Held in float64 it is read faster.
     double = sum(p.numel() for p in model.parameters()) <= MAX_DOUBLE_ELEMENTS
-    copy = copied(model, {})
-    fans = _fans(copy)
-    parameters = dict(copy.named_parameters())
+    made = {} if made is None else made
+    fans = _fans(model)
+    parameters = dict(model.named_parameters())
+    instead: dict[int, Tensor] = {}
+    later: dict[str, Tensor] = {}
     with torch.no_grad():
-        for name, tensor in tensors_of(copy).items():
+        for name, tensor in tensors_of(model).items():
             if not tensor.is_floating_point():
+                continue
+            plain = double and type(tensor) is nn.Parameter
+            key = id(tensor), fans.get(id(tensor))
+            if plain and trial == 0 and key in made:
+                instead[id(tensor)] = made[key][1]
                 continue
             found = tensor.detach().double()
             if name in parameters or name in owned:
                 found = _audible(found, fans.get(id(tensor)), generator, anew=trial > 0)
+            if not plain:
+                later[name] = found
+                continue
+            found = found if found.dtype != tensor.dtype else found.clone()
+            instead[id(tensor)] = nn.Parameter(found, requires_grad=tensor.requires_grad)
+            if trial == 0 and _keeps(tensor):
+                made[key] = tensor, instead[id(tensor)]
+        copy = copied(model, instead)
+        tensors = tensors_of(copy)
+        for name, found in later.items():
             if double:
-                tensor.data = found
+                tensors[name].data = found
             else:
-                tensor.copy_(found)
+                tensors[name].copy_(found)
     return copy
+
+
+def _keeps(x: Tensor) -> bool:
+    """Tell whether a loud tensor has the values of this one but for their size: no noise."""
+    return x.dim() > 1 and not is_constant(x) and bool(x.isfinite().all())
 
 
 def with_noise(model: nn.Module, owned: Collection[str]) -> nn.Module:

@@ -9,6 +9,7 @@ parts that are built alike. Then pairs that meet in a tensor, and all together i
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
 from natsel.communities.proof.likeness import Likeness, likeness
-from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS
+from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made
 from natsel.communities.proof.parts import Part, Parts
 from natsel.communities.proof.rebinding import attempts, candidates
 from natsel.communities.proof.selections import alone, choices
@@ -80,6 +81,8 @@ class _Proof:
         self._likeness = parts_alike
         self._stages: dict[str, Stage] = {}
         is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
+        # As much as one copy of the model in float64, which of a large one is too much.
+        self._made: Made | None = None if is_large else {}
         whole = self._parts.whole
         if few is not inputs:
             whole = Parts(model, (), inputs).whole
@@ -185,29 +188,63 @@ class _Proof:
 
         Those that meet in the whole model alone are tried there, all together.
         """
+        met = self._meetings(communities)
+        # All that meet in a part are cut there at once; who clashes is asked where that fails.
+        unclear = {
+            path for path, (part, pairs) in met.items() if not self._is_clear(part, pairs.values())
+        }
         kept: list[Community] = []
         refused: list[Refusal] = []
         for community in communities:
-            mine = {s.tensor for s in community.slices}
-            met = (c for c in kept if mine & {s.tensor for s in c.slices})
-            reason = next((r for c in met if (r := self._clash(c, community)) is not None), None)
+            reason = next(
+                (
+                    reason
+                    for first in kept
+                    for path in unclear
+                    if (first.name, community.name) in met[path][1]
+                    and (reason := self._clash(met[path][0], first, community)) is not None
+                ),
+                None,
+            )
             if reason is None:
                 kept.append(community)
             else:
                 refused.append(_clashing(community, reason))
         return kept, refused
 
-    def _clash(self, first: Community, second: Community) -> str | None:
+    def _meetings(self, communities: Sequence[Community]) -> dict[str, _Meeting]:
+        """Return, by the path of a part, which communities meet in tensors of it."""
+        found: dict[str, _Meeting] = {}
+        owners: dict[str, dict[str, Community]] = defaultdict(dict)
+        for second in communities:
+            mine = dict.fromkeys(s.tensor for s in second.slices)
+            for first in {n: c for t in mine for n, c in owners[t].items()}.values():
+                part = self._around_both(first, second)
+                if part is not self._parts.whole:
+                    meeting = found.setdefault(part.path, _Meeting(part, {}))
+                    meeting.pairs[first.name, second.name] = first, second
+            for tensor in mine:
+                owners[tensor][second.name] = second
+        return found
+
+    def _around_both(self, first: Community, second: Community) -> Part:
         # A smaller part may return what the model does not, such as a width that is cut.
         both_hold = [self._proven_in[first.name].path, self._proven_in[second.name].path]
         around = self._parts.around(first)
-        part = next(p for p in around if all(p.holds(path) for path in both_hold))
-        if part is self._parts.whole:
-            return None
-        both = [part.local(first), part.local(second)]
-        key = (self._number(part), *(likeness(c) for c in both))
+        return next(p for p in around if all(p.holds(path) for path in both_hold))
+
+    def _is_clear(self, part: Part, pairs: Iterable[tuple[Community, Community]]) -> bool:
+        """Tell whether all communities that meet in a part are exact there together."""
+        members = {c.name: part.local(c) for pair in pairs for c in pair}
+        return self._clash_of(part, list(members.values())) is None
+
+    def _clash(self, part: Part, first: Community, second: Community) -> str | None:
+        return self._clash_of(part, [part.local(first), part.local(second)])
+
+    def _clash_of(self, part: Part, members: list[Community]) -> str | None:
+        key = (self._number(part), *((likeness(c), c.rebindings) for c in members))
         if key not in self._clashes:
-            self._clashes[key] = self._stage(part).outcome(both, choices(both)).reason
+            self._clashes[key] = self._stage(part).outcome(members, choices(members)).reason
         return self._clashes[key]
 
     def _is_exact(self, communities: Sequence[Community]) -> bool:
@@ -245,13 +282,25 @@ class _Proof:
             whole = self._stages.get("")
             self._stages = {} if whole is None else {"": whole}
             local = [part.local(c) for c in self._communities if part in self._parts.around(c)]
-            self._stages[part.path] = Stage(part, local)
+            self._stages[part.path] = Stage(part, local, made=self._made)
         return self._stages[part.path]
 
     def _number(self, part: Part) -> int:
         if part.path not in self._numbers:
             self._numbers[part.path] = self._likeness.number(part)
         return self._numbers[part.path]
+
+
+class _Meeting(NamedTuple):
+    """Communities that own places of the same tensors.
+
+    Attributes:
+        part: the smallest that holds both of each pair.
+        pairs: by their names.
+    """
+
+    part: Part
+    pairs: dict[tuple[str, str], tuple[Community, Community]]
 
 
 class _Wrong(NamedTuple):

@@ -16,7 +16,7 @@ from natsel.communities.community import Community
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, Gap, gap
-from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, loud, loud_input, with_noise
+from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
 from natsel.communities.surgery.surgery import permute, reference, remove
@@ -51,14 +51,21 @@ class Stage:
         part: what is tried.
         communities: of the part, with their names in it.
         faithful: try the weights and inputs as they are first, but for constants.
+        made: loud parameters that the stages of one model share, see :func:`loud`.
     """
 
     def __init__(
-        self, part: Part, communities: Iterable[Community], *, faithful: bool = False
+        self,
+        part: Part,
+        communities: Iterable[Community],
+        *,
+        faithful: bool = False,
+        made: Made | None = None,
     ) -> None:
         self._part = part
         self._owned = {s.tensor for c in communities for s in c.slices}
         self._faithful = faithful
+        self._made = made
         self._copies: dict[int, _Copy] = {}
 
     def outcome(
@@ -92,7 +99,8 @@ class Stage:
             if self._faithful and level == 0:
                 copy = with_noise(self._part.module, self._owned)
             else:
-                copy = loud(self._part.module, self._owned, trial=level - self._faithful)
+                trial = level - self._faithful
+                copy = loud(self._part.module, self._owned, trial=trial, made=self._made)
             self._copies[level] = _Copy(copy, self._part)
         return self._copies[level]
 
