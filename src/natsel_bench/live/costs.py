@@ -53,7 +53,7 @@ def costs(
                 seconds, held[name] = _once(model, prompt, everyone[name])
                 times[name].append(seconds)
     whole = times[FULL]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, own in times.items():
         num_bytes, share = held[name]
         found[name] = {"bytes": num_bytes, "bytes_share": share}

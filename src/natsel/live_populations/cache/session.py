@@ -130,9 +130,8 @@ class Session:
         padding = None if padded is None else padded.sum(-1)
         places = None
         for index in self.layers:
-            keys, values = cache.layers[index].keys, cache.layers[index].values
-            assert keys is not None
-            assert values is not None
+            layer: Any = cache.layers[index]
+            keys, values = layer.keys, layer.values
             num_bytes = keys.nbytes + values.nbytes
             rows, heads, seen = keys.shape[:3]
             if padded is not None and places is None:
