@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, tensors_of_inputs, with_tensors, without_cache
 from natsel.common.errors import NonFiniteError
-from natsel.common.interrupts import clearing_up
 from natsel.common.finite import nonfinite
+from natsel.common.interrupts import clearing_up
 from natsel.common.modes import evaluating
 from natsel.common.progress import Progress, silent
 from natsel.recovery.objective import Objective, on_device_of
