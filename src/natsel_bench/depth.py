@@ -85,11 +85,19 @@ class Work:
 
         return open_model(self.model).model
 
+    @cached_property
+    def kinds(self) -> Communities:
+        """Communities of every kind, with branches."""
+        return discover(self.dense, self._example(), branches=True)
+
     def communities(self, what: str) -> Communities:
         """Return the community of branches, or of whole blocks."""
-        example = {"input_ids": self.rows[:1, : min(32, self.rows.shape[1])]}
-        depth: Any = "blocks" if what == "blocks" else True
-        return discover(self.dense, example, branches=depth).only("branch")
+        if what == "blocks":
+            return discover(self.dense, self._example(), branches="blocks").only("branch")
+        return self.kinds.only("branch")
+
+    def _example(self) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[:1, : min(32, self.rows.shape[1])]}
 
     def batches(self, stop: int | None = None) -> list[dict[str, Tensor]]:
         """Return the first windows of the search, one each."""

@@ -8,7 +8,6 @@ import torch
 
 from natsel.common.json_data import read_object
 from natsel.common.paired import sign_flips
-from natsel.communities import discover
 from natsel.extraction import extract
 from natsel.levels import evolve_levels
 from natsel.selection import Latency
@@ -38,8 +37,7 @@ def decoding(work: Work, how: str) -> dict[str, Any]:
         The loss of each held-out window, and the share of the time by a measurement of its own. Of
         "all" the paired test against the better one of the two others, where they were run.
     """
-    example = {"input_ids": work.rows[:1, : min(32, work.rows.shape[1])]}
-    communities = discover(work.dense, example, branches=True).only(*KINDS[how])
+    communities = work.kinds.only(*KINDS[how])
     batches = work.batches()
     half = len(work.rows) * 3 // 4
     budget = Latency(SHARE, of="decode", repeats=REPEATS)

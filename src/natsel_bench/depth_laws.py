@@ -11,11 +11,11 @@ from torch import Tensor
 from natsel.common.files import write_json
 from natsel.common.json_data import read_object
 from natsel.common.paired import sign_flips
-from natsel.communities import discover
+from natsel.communities import Communities, discover
 from natsel.levels import evolve_levels
 from natsel.levels.judge import Judge
 from natsel.selection import Parameters
-from natsel_bench.language_models import STEPS, byte_tokens, prepared, windows
+from natsel_bench.language_models import STEPS, WORDS, byte_tokens, prepared, windows
 
 if TYPE_CHECKING:
     from natsel_bench.depth import Work
@@ -52,13 +52,14 @@ def laws(work: Work) -> dict[str, Any]:
         return {"missing": f"the text has {len(tokens):,} bytes: too few"}
     known = before.numpy().astype("uint8").tobytes().decode(errors="ignore")
     folder = prepared(work.out / "laws-network", known, length=LENGTH, steps=TRAINING)
+    communities = _communities(folder)
     final: dict[str, list[list[float]]] = {law: [] for law in LAWS}
     for number in range(SEEDS * len(LAWS)):
         seed, law = number // len(LAWS), LAWS[number % len(LAWS)]
         work.progress(f"laws: {law}, seed {seed}", number, SEEDS * len(LAWS))
         file = work.out / f"laws-{law}-{seed}.json"
         if not file.is_file():
-            write_json(file, {"divergences": _one(folder, before, last, law, seed)})
+            write_json(file, {"divergences": _one(communities, before, last, law, seed)})
         final[law].append(read_object(file)["divergences"])
     of_seeds = {law: torch.tensor(each).double() for law, each in final.items()}
     told, tests = [], {}
@@ -76,15 +77,20 @@ def laws(work: Work) -> dict[str, Any]:
     return {"divergences": means, "tests": tests, "told": told}
 
 
-def _one(folder: Path, before: Tensor, last: Tensor, law: str, seed: int) -> list[float]:
-    """Return the divergence of each last window under the plan that one search finds."""
+def _communities(folder: Path) -> Communities:
     from natsel.io import open_model
 
+    example = {"input_ids": torch.arange(LENGTH)[None] % WORDS}
+    return discover(open_model(str(folder)).model, example).only("neuron", "head")
+
+
+def _one(
+    communities: Communities, before: Tensor, last: Tensor, law: str, seed: int
+) -> list[float]:
+    """Return the divergence of each last window under the plan that one search finds."""
     generator = torch.Generator().manual_seed(seed)
     grid = windows(before, LENGTH, len(before) // LENGTH)
     chosen = grid[torch.randperm(len(grid), generator=generator)[: SEARCHED + DECIDING]]
-    model = open_model(str(folder)).model
-    communities = discover(model, {"input_ids": chosen[:1]}).only("neuron", "head")
     batches = [{"input_ids": row[None], "labels": row[None]} for row in chosen]
     levels = evolve_levels(
         communities,

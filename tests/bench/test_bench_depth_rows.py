@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tests import language
@@ -9,11 +11,11 @@ from tests import language
 from natsel.runs import splits as splits_room
 from natsel.runs.training import Recipe
 from natsel.selection import latency as clock_room
-from natsel_bench import depth_laws, depth_vit
+from natsel_bench import depth_laws, depth_vit, language_models
 from natsel_bench.depth import bench_depth
 from natsel_bench.words import words
 
-SIZES = {"length": 16, "samples": 6, "search_length": 12, "windows": 12, "evaluations": 8}
+SIZES = {"length": 16, "samples": 6, "search_length": 12, "windows": 8, "evaluations": 2}
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def made(tmp_path_factory):
     return str(language.folder(folder / "model")), text
 
 
+@pytest.mark.slow
 def test_decode_time_is_searched_by_kind_and_compared(made, tmp_path, monkeypatch):
     def time_in_turn(models, inputs, *, repeats):
         assert inputs[0].shape == (1, 1)  # a token at a time
@@ -52,6 +55,8 @@ def test_laws_are_compared_over_seeds_and_go_on(made, tmp_path, monkeypatch):
         **{"SEARCHED": 4, "DECIDING": 2, "FINAL": 3},
     }.items():
         monkeypatch.setattr(depth_laws, name, value)
+    tiny = partial(language_models.small_gpt2, layers=1, width=8, inner=512, heads=2)
+    monkeypatch.setattr(language_models, "small_gpt2", tiny)
     run = depth_laws._one
     calls = []
 
@@ -79,6 +84,7 @@ def test_laws_are_compared_over_seeds_and_go_on(made, tmp_path, monkeypatch):
         assert row["tests"][law]["windows"]["n"] == 3
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_cut_in_both_ways(made, tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
 
