@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests import language
 from natsel.runs import splits as splits_room
 from natsel.runs.training import Recipe
 from natsel.selection import latency as clock_room
-from natsel_bench import depth_laws, depth_vit, language_models
+from natsel_bench import depth_decode, depth_laws, depth_vit, language_models
 from natsel_bench.depth import bench_depth
 from natsel_bench.words import words
 
@@ -49,13 +51,25 @@ def test_decode_time_is_searched_by_kind_and_compared(made, tmp_path, monkeypatc
     assert any("sign flips over 6 held-out windows" in line for line in told.sentences)
 
 
+def test_all_kinds_are_compared_with_the_better_single_one(tmp_path):
+    work = SimpleNamespace(out=tmp_path)
+    (told,) = depth_decode._against_one_kind(work, [1.0, 2.0])["told"]
+    assert "decode-depth was not run" in told
+    for how, losses in (("depth", [1.5, 2.5]), ("width", [1.25, 2.5])):
+        (tmp_path / f"decode-{how}.json").write_text(json.dumps({"losses": losses}))
+    test = depth_decode._against_one_kind(work, [1.0, 2.0])["test"]
+    assert test["against"] == "width"
+    assert test["difference"] == pytest.approx((0.25 + 0.5) / 2)
+    assert test["p_value"] == 0.5  # of the four changes of sign
+
+
 def test_laws_are_compared_over_seeds_and_go_on(made, tmp_path, monkeypatch):
     for name, value in {
         **{"SEEDS": 2, "EVALUATIONS": 4, "LENGTH": 8, "TRAINING": 1},
         **{"SEARCHED": 4, "DECIDING": 2, "FINAL": 3},
     }.items():
         monkeypatch.setattr(depth_laws, name, value)
-    tiny = partial(language_models.small_gpt2, layers=1, width=8, inner=512, heads=2)
+    tiny = partial(language_models.small_gpt2, layers=1, width=8, inner=128, heads=2)
     monkeypatch.setattr(language_models, "small_gpt2", tiny)
     run = depth_laws._one
     calls = []
