@@ -247,6 +247,10 @@ ROWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     ),
     "branches-cosine": ("branches, by cosine", lambda work: _by_cosine(work, "branches")),
     "branches-searched": ("branches, searched", lambda work: _searched(work, "branches")),
+    "branches-compensated": (
+        "the same branches, weights solved anew",
+        lambda work: _compensated(work, "branches"),
+    ),
     "weights-uniform": ("70 % of the weights, uniform", lambda work: _sparse(work, "uniform")),
     "weights-owl": ("70 % of the weights, by outliers", lambda work: _sparse(work, "owl")),
     "weights-searched": ("70 % of the weights, searched", lambda work: _sparse(work, "searched")),

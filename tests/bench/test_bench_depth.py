@@ -36,9 +36,6 @@ def test_rows_are_kept_one_by_one_and_told(made, tmp_path, monkeypatch):
     assert [row["name"] for row in first["rows"]] == ["dense", "branches-cosine"]
     monkeypatch.setattr(room, "_by_cosine", None)  # kept rows are not run again
     names = ("dense", "branches-cosine", "branches-searched", "branches-compensated")
-    monkeypatch.setitem(
-        room.ROWS, "branches-compensated", ("solved", lambda w: room._compensated(w, "branches"))
-    )
     result = bench_depth(model, text, out, only=names, resume=True, **SIZES)
     dense, cosine, searched, solved = (row for row in result["rows"])
     assert [dense, cosine["losses"]] == [first["rows"][0], first["rows"][1]["losses"]]

@@ -31,11 +31,13 @@ def language_model():
 def test_each_kind_is_ordered_by_its_own_signal_and_sized_by_the_loss(language_model):
     communities, batches = language_model
     found = natsel.score(communities, "auto", data=iter(batches))
-    alone = {name: natsel.score(communities, name, data=batches) for name in ("joint", "fisher")}
+    signals = ("joint", "obs", "fisher")
+    alone = {name: natsel.score(communities, name, data=batches) for name in signals}
     assert {c.kind for c in communities.values()} == {"head", "neuron"}
     for name, community in communities.items():
-        assert default_signal(community.kind) == "joint"
-        assert found[name].argsort().tolist() == alone["joint"][name].argsort().tolist()
+        own = {"head": "joint", "neuron": "obs"}[community.kind]
+        assert default_signal(community.kind) == own
+        assert found[name].argsort().tolist() == alone[own][name].argsort().tolist()
         sizes = alone["fisher"][name].sort().values / community.cost.parameters
         assert torch.allclose(found[name].sort().values, sizes, rtol=2e-3)
     assert found.communities is communities
@@ -45,9 +47,13 @@ def test_without_labels_the_activations_order_all(language_model):
     communities, batches = language_model
     unlabelled = [{"input_ids": b["input_ids"]} for b in batches]
     found = natsel.score(communities, "auto", data=unlabelled)
-    joint = natsel.score(communities, "joint", data=unlabelled)
     for name, value in found.items():
-        assert value.argsort().tolist() == joint[name].argsort().tolist()
+        own = natsel.score(
+            communities.only(communities[name].kind),
+            default_signal(communities[name].kind),
+            data=unlabelled,
+        )
+        assert value.argsort().tolist() == own[name].argsort().tolist()
 
 
 def test_consumers_that_cannot_be_watched_leave_the_loss():

@@ -1,8 +1,9 @@
 r"""The default scorer where there are data: for each kind of population the signal that is best.
 
-Measured on two families of language models, neurons and heads alike are ordered best by what their
-consumers lose once the less fit are gone ("joint"). Experts, whose consumers see few tokens each,
-were not measured: the loss itself orders them ("taylor").
+Measured on two families of language models, heads are ordered best by what their consumers lose
+once the less fit are gone ("joint"), neurons by what these lose once the others have taken over
+what they can ("obs"), as compensation lets them. Experts, whose consumers see few tokens each, were
+not measured: the loss itself orders them ("taylor").
 
 So that kinds can be compared, each community keeps the order of its signal and gets the sizes of
 another: the loss at stake to second order, $(m\,\partial L/\partial m)^2$ averaged over batches
@@ -19,7 +20,7 @@ from torch import Tensor
 from natsel.communities import Communities
 
 AUTO = "auto"
-BY_KIND: Mapping[str, str] = {"expert": "taylor", "branch": "loss"}
+BY_KIND: Mapping[str, str] = {"neuron": "obs", "expert": "taylor", "branch": "loss"}
 OTHERS = "joint"
 """Signal of each other kind."""
 SIZES = "fisher"
@@ -32,8 +33,8 @@ def default_signal(kind: str) -> str:
     """Return the name of the signal that a kind of population is ordered by, where there are data.
 
     Example:
-        >>> default_signal("head"), default_signal("expert")
-        ('joint', 'taylor')
+        >>> default_signal("neuron"), default_signal("head"), default_signal("expert")
+        ('obs', 'joint', 'taylor')
     """
     return BY_KIND.get(kind, OTHERS)
 
