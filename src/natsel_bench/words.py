@@ -250,12 +250,13 @@ def _depth(result: Result) -> Words:
         if "time" in r:
             sentences.append(f"{r['title']}: {r['time']:.3f} as measured again.")
     config = result["config"]
-    sentences.append(
-        f"Perplexity on the last {config['samples']} windows of {config['length']} tokens; "
-        f"searches judge {config['evaluations']} plans on {config['windows']} windows of "
-        f"{config['search_length']} from before. Processor seconds. Excess: of log-perplexity "
-        "over the dense model's, relative to that by cosine."
-    )
+    if rows:
+        sentences.append(
+            f"Perplexity on the last {config['samples']} windows of {config['length']} tokens; "
+            f"searches judge {config['evaluations']} plans on {config['windows']} windows of "
+            f"{config['search_length']} from before. Processor seconds. Excess: of log-perplexity "
+            "over the dense model's, relative to that by cosine."
+        )
     head = ("what goes", "perplexity", "ratio", "excess", "out", "time")
     return Words(f"Depth of {config['model']}, no training", head, rows, sentences)
 
