@@ -38,6 +38,9 @@ from natsel.quality import losses
 from natsel.runs import environment, folder
 from natsel.runs.material import found_tokenizer
 from natsel.selection import Sparsity, Survivors, select
+from natsel_bench.depth_decode import decoding
+from natsel_bench.depth_laws import laws
+from natsel_bench.depth_vit import vit
 
 SHARES = {"blocks": 7 / 30, "branches": 0.25}
 """Of whole blocks, and of branches, that go."""
@@ -60,6 +63,7 @@ class Work:
         rows: windows of the search, int64 ``[N, length]``.
         held_out: windows that nothing was chosen on.
         out: folder of the run.
+        text: the file that they are cut from.
         evaluations: plans that a search judges.
         fitness: of the search.
         progress: of the search.
@@ -69,6 +73,7 @@ class Work:
     rows: Tensor
     held_out: Tensor
     out: Path
+    text: Path
     evaluations: int
     fitness: Any
     progress: Progress = silent
@@ -80,11 +85,19 @@ class Work:
 
         return open_model(self.model).model
 
+    @cached_property
+    def kinds(self) -> Communities:
+        """Communities of every kind, with branches."""
+        return discover(self.dense, self._example(), branches=True)
+
     def communities(self, what: str) -> Communities:
         """Return the community of branches, or of whole blocks."""
-        example = {"input_ids": self.rows[:1, : min(32, self.rows.shape[1])]}
-        depth: Any = "blocks" if what == "blocks" else True
-        return discover(self.dense, example, branches=depth).only("branch")
+        if what == "blocks":
+            return discover(self.dense, self._example(), branches="blocks").only("branch")
+        return self.kinds.only("branch")
+
+    def _example(self) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[:1, : min(32, self.rows.shape[1])]}
 
     def batches(self, stop: int | None = None) -> list[dict[str, Tensor]]:
         """Return the first windows of the search, one each."""
@@ -241,6 +254,11 @@ ROWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "weights-uniform": ("70 % of the weights, uniform", lambda work: _sparse(work, "uniform")),
     "weights-owl": ("70 % of the weights, by outliers", lambda work: _sparse(work, "owl")),
     "weights-searched": ("70 % of the weights, searched", lambda work: _sparse(work, "searched")),
+    "decode-depth": ("0.75 of decode time, depth", lambda work: decoding(work, "depth")),
+    "decode-width": ("0.75 of decode time, width", lambda work: decoding(work, "width")),
+    "decode-all": ("0.75 of decode time, all kinds", lambda work: decoding(work, "all")),
+    "laws": ("laws of evolution in the search", laws),
+    "vit": ("a vision transformer against adaptive", vit),
     "rate": ("plans a second", _rate),
 }
 
@@ -305,7 +323,7 @@ def bench_depth(
     config = {"kind": "bench depth", "model": model, "text": str(text), **sizes, "fitness": fitness}
     with folder.claim(target, config, resume):
         folder.take(target, config)
-        work = Work(model, rows, held_out, target, evaluations, fitness, progress)
+        work = Work(model, rows, held_out, target, Path(text), evaluations, fitness, progress)
         chosen = [name for name in ROWS if not only or name in only]
         found: list[dict[str, Any]] = []
         for number, name in enumerate(chosen):

@@ -240,19 +240,23 @@ def _depth(result: Result) -> Words:
             out = ", ".join(map(str, r["out"]))
             seconds = f"{r['processor_seconds']:.0f} s"
             rows.append([r["title"], f"{r['perplexity']:.2f}", *told, out, seconds])
-        else:
+        elif "told" not in r:
             sentences.append(
                 f"{1 / r['seconds']:.2f} plans a second against {1 / r['plain_seconds']:.2f} "
                 f"of the loop that copies, masks and runs all: {r['ratio']:.1f} times; "
                 f"divergences of both differ by {r['differs']:.1e} at most."
             )
+        sentences += r.get("told", [])
+        if "time" in r:
+            sentences.append(f"{r['title']}: {r['time']:.3f} as measured again.")
     config = result["config"]
-    sentences.append(
-        f"Perplexity on the last {config['samples']} windows of {config['length']} tokens; "
-        f"searches judge {config['evaluations']} plans on {config['windows']} windows of "
-        f"{config['search_length']} from before. Processor seconds. Excess: of log-perplexity "
-        "over the dense model's, relative to that by cosine."
-    )
+    if rows:
+        sentences.append(
+            f"Perplexity on the last {config['samples']} windows of {config['length']} tokens; "
+            f"searches judge {config['evaluations']} plans on {config['windows']} windows of "
+            f"{config['search_length']} from before. Processor seconds. Excess: of log-perplexity "
+            "over the dense model's, relative to that by cosine."
+        )
     head = ("what goes", "perplexity", "ratio", "excess", "out", "time")
     return Words(f"Depth of {config['model']}, no training", head, rows, sentences)
 

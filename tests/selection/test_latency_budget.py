@@ -11,6 +11,8 @@ from torch import nn
 import natsel
 import natsel.selection.latency as room
 from natsel import Latency, select
+from natsel.levels.tabled import tabled
+from natsel.selection.decoding import Decoding, prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,79 @@ def test_times_outside_what_is_allowed_are_refused(arguments, message):
 def test_a_time_needs_a_model():
     with pytest.raises(ValueError, match=r"communities=None.*natsel\.Latency"):
         select({"a": torch.rand(4)}, Latency(0.5))
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=3,
+        vocab_size=50,
+        max_position_embeddings=40,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    ids = {"input_ids": torch.arange(3, 9)[None]}
+    return natsel.discover(model, ids, branches=True).only("branch", "neuron")
+
+
+def test_a_decoded_token_is_what_the_whole_text_gives_at_its_place(decoder):
+    model = decoder.model
+    tokens = torch.arange(3, 13)[None]
+    with torch.inference_mode():
+        whole = model(input_ids=tokens).logits[0]
+        one = Decoding(model, tokens[:, :7])
+        for place in (7, 8, 9):
+            torch.testing.assert_close(one(tokens[:, place : place + 1]).logits[0, 0], whole[place])
+
+
+def test_decode_is_timed_token_by_token_by_a_table_and_for_what_it_finds(decoder, monkeypatch):
+    """A token takes 1 ms for each linear layer here: 7 a block, one at the end."""
+    seen = []
+
+    def time_in_turn(models, inputs, *, repeats):
+        found = {}
+        for name, model in models.items():
+            assert isinstance(model, Decoding)
+            before = model(inputs[0]).past_key_values.get_seq_length()
+            layers = sum(isinstance(m, nn.Linear) for m in model.modules())
+            found[name] = [float(layers)] * repeats
+            seen.append((name, tuple(inputs[0].shape), before, repeats))
+        return found
+
+    monkeypatch.setattr(room, "time_in_turn", time_in_turn)
+    gauge = Latency(0.8, batch_size=2, repeats=5, of="decode", context=20).gauge(decoder)
+    (stream,) = (n for n, c in decoder.items() if c.branches)
+    full = {n: torch.ones(c.size, dtype=torch.bool) for n, c in decoder.items()}
+    first = {**full, stream: torch.arange(6) > 1}  # the first block
+    assert gauge.read(full) == 1.0
+    assert gauge.read(first) == pytest.approx(15 / 22)
+    assert set(seen) == {(name, (2, 1), 21, 5) for name in ("dense", "small")}
+    assert "decoded token" in gauge.describe(0.75)
+    table = tabled(gauge, decoder)
+    measured = len(seen)
+    assert table.read(full) == 1.0
+    assert table.read(first) == pytest.approx(15 / 22)
+    assert len(seen) == measured
+
+
+def test_a_cache_holds_no_more_than_the_model_has_positions_for(decoder):
+    for context, fits in ((10, 10), (500, 30)):
+        made = prompt_of(decoder.model, decoder.example_inputs, context=context, room=10)
+        assert made.shape == (1, fits)
+        assert made[0, :7].tolist() == [3, 4, 5, 6, 7, 8, 3]
+    with pytest.raises(ValueError, match="40 positions"):
+        Latency(0.5, of="decode", repeats=60).gauge(decoder).read(
+            {n: torch.ones(c.size, dtype=torch.bool) for n, c in decoder.items()}
+        )
+
+
+def test_what_cannot_decode_is_refused(communities):
+    with pytest.raises(ValueError, match=r"of='decode'.*causal language model"):
+        select({"0": torch.rand(64)}, Latency(0.5, of="decode"), communities=communities)
+    with pytest.raises(ValueError, match="of='prefil'"):
+        Latency(0.5, of="prefil")

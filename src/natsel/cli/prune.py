@@ -68,8 +68,9 @@ def prune(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="sparsity=SHARE removes that share of the populations; parameters=, macs= or "
-            f"latency=SHARE keep that share of the cost.  [default: {BUDGET}]",
+            help="sparsity=SHARE removes that share of the populations; parameters=, macs=, "
+            "latency= or decode=SHARE (a token with a cache) keep that share of the cost.  "
+            f"[default: {BUDGET}]",
             show_default=False,
         ),
     ] = None,

@@ -70,7 +70,7 @@ def tabled(gauge: Gauge, communities: Communities) -> Gauge:
     streams = {n: c for n, c in communities.items() if c.branches}
     sizes = {n: c.size for n, c in communities.items() if n not in streams}
     savings: dict[str, Saving] = {}
-    for group in layers_apart(sizes, communities, communities) if sizes else ():
+    for group in layers_apart(sizes, sizes, communities) if sizes else ():
         size, least = sizes[group[0]], max(1, communities[group[0]].minimum)
         kept = sorted({max(least, round(s * size)) for s in SHARES} | {least}, reverse=True)
         kept = [size, *(k for k in kept if k < size)]

@@ -70,7 +70,13 @@ NOT_PLAIN = (
 NUM_VERIFIED = 64
 BUDGETS: Registry[Callable[[float], Budget]] = Registry(
     "budget",
-    {"sparsity": Sparsity, "parameters": Parameters, "macs": MACs, "latency": Latency},
+    {
+        "sparsity": Sparsity,
+        "parameters": Parameters,
+        "macs": MACs,
+        "latency": Latency,
+        "decode": Latency.decode,
+    },
 )
 """What a budget can be of; each takes a share: of the populations that go, or of what is left."""
 
@@ -266,7 +272,7 @@ def budget_words(text: str) -> str:
         'Budget sparsity=0.7: removes 70 % of the populations'
     """
     budget = parse_budget(text)
-    if type(budget) not in BUDGETS.values():
+    if text.partition("=")[0] not in BUDGETS:
         return f"Budget {text}"
     return f"Budget {text}: {repr(budget).partition(': ')[2]}"
 
