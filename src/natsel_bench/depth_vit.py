@@ -75,7 +75,7 @@ def vit(work: Work) -> dict[str, Any]:
         progress=work.progress,
     )
     plans = {"searched": levels.found, "kept": levels.survivors, "adaptive": adapted.survivors}
-    calibration = [(x,) for x in torch.split(inputs, 100)]
+    calibration = [(inputs[i : i + 100],) for i in range(0, len(inputs), 100)]
     right: dict[str, dict[str, Tensor]] = {"as cut": {}, "compensated": {}}
     for name, plan in plans.items():
         for how, data in (("as cut", None), ("compensated", calibration)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import tomllib
@@ -415,3 +416,29 @@ def test_a_step_reads_512_places_unless_it_is_said():
     assert text.settings.batch == 32  # windows of 8 tokens, and no more than that
     long = tokens.repeat(1, 16)
     assert natsel.recover(small, teacher, data=batches(long), steps=1).settings.batch == 4
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["teacher", "small"])
+def test_a_weight_that_was_no_number_is_named_and_no_checkpoint_is_made_up(which, tmp_path):
+    models = copy.deepcopy(pair())
+    name, weight = next(iter(models[which].named_parameters()))
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    tokens = torch.zeros_like(models[2])
+    with pytest.raises(ArithmeticError, match=re.escape(name)) as told:
+        natsel.recover(models[1], models[0], data=batches(tokens), steps=2, checkpoint=tmp_path)
+    assert ("teacher", "small")[which] in str(told.value)
+    assert "checkpoint" not in str(told.value)
+    assert "learning_rate" not in str(told.value)
+
+
+def test_tokens_and_labels_that_are_not_the_models_are_refused():
+    teacher, small, tokens = pair()
+    beyond = [*batches(tokens), {"input_ids": torch.full_like(tokens, WORDS)}]
+    with pytest.raises(ValueError, match=f"data='tokens {WORDS} to {WORDS}' is not"):
+        natsel.recover(small, teacher, data=beyond, steps=1)
+    with pytest.raises(ValueError, match="held_out='tokens"):
+        natsel.recover(small, teacher, data=batches(tokens), held_out=beyond, steps=1)
+    shorter = [{"input_ids": tokens, "labels": tokens[:, 1:]}]
+    with pytest.raises(ValueError, match="one label for each token"):
+        natsel.recover(small, teacher, data=shorter, steps=1)

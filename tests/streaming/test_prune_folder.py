@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,30 @@ def test_names_that_the_library_merges_while_loading_are_refused(tmp_path: Path)
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "dense")
     with pytest.raises(ValueError, match="renames or merges while it loads"):
         prune_folder(tmp_path / "dense", tmp_path / "out", HALF)
+
+
+def test_a_weight_that_is_no_number_is_named_as_in_the_whole_model(
+    dense: Path, tmp_path: Path
+) -> None:
+    files = pytest.importorskip("safetensors.torch")
+    broken = tmp_path / "broken"
+    shutil.copytree(dense, broken)
+    name = "model.layers.1.mlp.down_proj.weight"
+    for path in broken.glob("*.safetensors"):
+        held = files.load_file(path)
+        if name in held:
+            held[name][0, 0] = float("nan")
+            files.save_file(held, path, metadata={"format": "pt"})
+    with pytest.raises(ArithmeticError, match=rf"'model\.layers\.1\..*: {re.escape(name)} of"):
+        prune_folder(broken, tmp_path / "out", HALF, scorer="wanda", data=DATA)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argument", ["data", "held_out"])
+def test_tokens_that_the_model_has_not_are_refused(
+    dense: Path, tmp_path: Path, argument: str
+) -> None:
+    batches = {"data": DATA, argument: [*DATA, {"input_ids": torch.full((2, 16), 64)}]}
+    with pytest.raises(ValueError, match=rf"{argument}='tokens 64 to 64' is not .* 0 to 63"):
+        prune_folder(dense, tmp_path / "out", HALF, scorer="wanda", **batches)
+    assert not (tmp_path / "out").exists()

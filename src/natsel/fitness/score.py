@@ -13,6 +13,7 @@ from natsel.common.alike import warn_alike
 from natsel.common.batches import Data, check_data, read_batch, reread
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
+from natsel.common.finite import of_weights
 from natsel.common.sharding.batches import everybodys
 from natsel.common.sharding.reducing import any_of, check_group, device_of
 from natsel.communities import Communities
@@ -294,6 +295,8 @@ def _checked(told: Communities, whole: Communities, scorer: str, values: Values)
         if not isinstance(value, Tensor) or value.shape != (community.size,):
             refuse("scorer", scorer, f"a function that returns shape [{community.size}]")
         if not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(f"scorer {scorer!r} gave NaN or infinity in {name!r}")
+            raise NonFiniteError(
+                f"scorer {scorer!r} gave NaN or infinity in {name!r}{of_weights(whole.model)}"
+            )
         scores[name] = value.detach().float().cpu()
     return Scores(scores, whole)

@@ -181,7 +181,7 @@ def evolve_levels(
                 folder.write(search.state())
                 progress("levels: one after the other", search.spent, evaluations)
 
-            progress("levels: one after the other", 0, evaluations)
+            progress("levels: one after the other", search.spent, evaluations)
             seeds += search.greedy(evaluations, keep)
             search.start(list(dict.fromkeys(seeds)))
         check_finite(search.value, "all plans that the search starts from")

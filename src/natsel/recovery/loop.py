@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, tensors_of_inputs, with_tensors, without_cache
 from natsel.common.errors import NonFiniteError
+from natsel.common.finite import nonfinite
 from natsel.common.interrupts import clearing_up
 from natsel.common.modes import evaluating
 from natsel.common.progress import Progress, silent
@@ -214,10 +215,9 @@ def _gradients(
     norm = float(torch.nn.utils.clip_grad_norm_(trained, settings.clip))
     values = [float(x) for x in means]
     if not all(math.isfinite(x) for x in (*values, norm)):
-        kept = f"; the checkpoint of an earlier step stays at {path}" if path is not None else ""
         raise NonFiniteError(
             f"the loss or its gradient became NaN or infinite at step {step + 1} of "
-            f"{settings.steps}: a learning_rate below {settings.learning_rate:g} may help{kept}"
+            f"{settings.steps}{_why(state, objective, settings, path)}"
         )
     before = state.curve[-1]["places"] if state.curve else 0
     names = ("loss", "kl", "cross_entropy", "blocks")
@@ -228,6 +228,19 @@ def _gradients(
         "norm": norm,
         "learning_rate": settings.rate(step),
     }
+
+
+def _why(state: State, objective: Objective, settings: Settings, path: Path | None) -> str:
+    """Return what to do about a loss that is no number: no rate helps what was none before."""
+    for who, model in (("small", state.model), ("teacher", objective.teacher)):
+        if (name := nonfinite(model)) is not None and (who == "teacher" or not state.step):
+            return f": {name} of the {who} model holds NaN or infinity"
+    kept = "; the checkpoint of an earlier step stays at {}" if _is_there(path) else ""
+    return f": a learning_rate below {settings.learning_rate:g} may help{kept.format(path)}"
+
+
+def _is_there(path: Path | None) -> bool:
+    return path is not None and path.exists()
 
 
 def _held(student: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:

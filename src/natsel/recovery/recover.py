@@ -15,6 +15,7 @@ from natsel.common.batches import Data, gathered, is_causal, reread
 from natsel.common.calls import tensors_of_inputs
 from natsel.common.errors import refuse, refuse_together
 from natsel.common.progress import Progress, silent
+from natsel.common.vocabulary import check_tokens
 from natsel.communities.copies import copied
 from natsel.quality import Losses, losses
 from natsel.recovery.fresh import fresh
@@ -182,6 +183,11 @@ def recover(
         True
     """  # noqa: E501
     together = Together(accelerator)
+    data = reread(data)
+    held = None if held_out is None else reread(held_out, "held_out")
+    for model in (small, teacher):
+        check_tokens(model, data, "data")
+        check_tokens(model, held or (), "held_out")
     samples = _samples(small, data)
     if not any(p.requires_grad for p in small.parameters()):
         refuse("small", "a model of frozen parameters", "some that require a gradient")
@@ -213,7 +219,6 @@ def recover(
     if masks and lora is not None:
         told = {"lora": lora, "keep_zeros": keep_zeros}
         refuse_together(told, "keep_zeros=False: adapters fill what is zero when they are merged")
-    held = None if held_out is None else reread(held_out, "held_out")
     every = max(1, settings.steps // LOOKS) if look_every is None else look_every
     if type(every) is not int or every < 1:
         refuse("look_every", look_every, "a whole number >= 1, or None")

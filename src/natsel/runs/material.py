@@ -14,6 +14,7 @@ from natsel.common.batches import is_causal, read_batch
 from natsel.common.calls import IGNORED, Inputs, tensors_of_inputs, with_tensors
 from natsel.common.errors import did_you_mean, first_line, refuse
 from natsel.common.importing import names_own
+from natsel.common.vocabulary import check_tokens
 from natsel.data import TEXTS, names
 from natsel.data.corpus import FILES, FORMS, HUB, Corpus, names_text, read_corpus
 from natsel.integrations.transformers.tokenizers import tokenizer_of
@@ -147,7 +148,7 @@ def open_material(
     }
     for name, reading in ready.items():
         _check_runs(name, reading, opened)
-        check_labels(name, reading)
+        check_own(name, reading, opened.model)
     check_apart(ready.get("data"), ready.get("held_out"))
     return Material(opened, None, ready.get("data"), ready.get("held_out"), reader)
 
@@ -225,15 +226,17 @@ def _check_runs(argument: str, reading: Reading, opened: Opened) -> None:
         return
 
 
-def check_labels(argument: str, reading: Reading) -> None:
-    """Make sure that some label of a user's own batches counts, where there are any.
+def check_own(argument: str, reading: Reading, *models: nn.Module) -> None:
+    """Make sure that a user's own batches are of tokens of the models, and that some label counts.
 
     Raises:
-        ValueError: if all labels are padding.
+        ValueError: if all labels are padding, or tokens or labels are none of a model's.
     """
     if reading.cut is not None:
         return
     assert reading.corpus is not None
+    for model in models:
+        check_tokens(model, reading.batches, argument, reading.corpus.source)
     labels = [read_batch(batch).labels for batch in reading.batches]
     if all(
         isinstance(x, Tensor) and not x.is_floating_point() and bool((x == IGNORED).all())

@@ -21,7 +21,7 @@ from natsel.pruning.texts import Reading, check_apart, read_text
 from natsel.quality import advice
 from natsel.runs import environment
 from natsel.runs.folder import alone
-from natsel.runs.material import check_labels, cuts_of, found_tokenizer
+from natsel.runs.material import check_own, cuts_of, found_tokenizer
 from natsel.runs.own_data import own_corpus
 from natsel.runs.prune import KIND, RESULT, PruneConfig, parse_budget
 from natsel.runs.splits import SPLIT_SEED
@@ -128,7 +128,7 @@ def _material(config: PruneConfig, source: str) -> tuple[Reading | None, Reading
         for name, corpus in corpora.items()
     }
     for name, reading in ready.items():
-        check_labels(name, reading)
+        check_own(name, reading, shapes)
     data, held_out = ready.get("data"), ready.get("held_out")
     check_apart(data, held_out)
     return data, held_out, tokenizer

@@ -29,7 +29,7 @@ from natsel.recovery import Recovered
 from natsel.recovery import recover as recover_in_memory
 from natsel.runs import environment
 from natsel.runs.folder import alone, differing, plain
-from natsel.runs.material import check_fit, check_labels, check_source, cuts_of, found_tokenizer
+from natsel.runs.material import check_fit, check_own, check_source, cuts_of, found_tokenizer
 from natsel.runs.splits import Splits, load_splits
 
 KIND = "recover"
@@ -222,7 +222,7 @@ def _text(config: RecoverConfig, teacher: nn.Module) -> tuple[Reading, Reading |
         tokenizer = found_tokenizer(config.tokenizer, (config.teacher, config.small), teacher)
     length, samples = config.length, config.samples
     learned = read_text(teacher, corpus, tokenizer, length=length, samples=None)
-    check_labels("data", learned)
+    check_own("data", learned, teacher)
     if learned.cut is not None and config.tokens is not None:
         learned = _shortened(learned, config.tokens)
     if held is None:
@@ -230,7 +230,7 @@ def _text(config: RecoverConfig, teacher: nn.Module) -> tuple[Reading, Reading |
     measured = read_text(
         teacher, held, tokenizer, argument="held_out", length=length, samples=samples
     )
-    check_labels("held_out", measured)
+    check_own("held_out", measured, teacher)
     check_apart(learned, measured)
     return learned, measured, tokenizer
 

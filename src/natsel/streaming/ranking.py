@@ -44,7 +44,10 @@ def scores_of(work: Work, number: int, block: nn.Module, *, idle: bool) -> dict[
     local = work.found.local[number]
     known = work.found.alone(number, place.model, work.ledger.store("probe").get(0))
     onward = work.ledger.store(f"dense-{number + 1}")
-    return dict(zip(local, scored(known, work.options.fitness, place, onward), strict=True))
+    values = scored(
+        known, work.options.fitness, place, onward, list(local), work.chain.paths[number]
+    )
+    return dict(zip(local, values, strict=True))
 
 
 def selected(work: Work) -> Survivors:

@@ -14,6 +14,7 @@ from natsel.common.batches import Data
 from natsel.common.calls import first_samples
 from natsel.common.errors import refuse
 from natsel.common.progress import Progress
+from natsel.common.vocabulary import check_tokens
 from natsel.features import FeatureClass
 from natsel.fitness import Fitness
 from natsel.integrations.transformers import example_inputs
@@ -82,6 +83,8 @@ def prepared(
     """Find chain and communities, and run all that comes before the chain."""
     mode, fake = folder.fake()
     model = folder.empty()
+    check_tokens(model, batches or (), "data")
+    check_tokens(model, held_out or (), "held_out")
     inputs: Any = first_samples(example_inputs(model), 1)
     with mode:
         given: Any = {name: mode.from_tensor(x) for name, x in inputs.items()}
