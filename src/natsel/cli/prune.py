@@ -56,7 +56,7 @@ KEYS = Keys(
     "natsel prune hf:NAME --budget latency=0.8 --multiple-of auto --out small",
     "natsel prune ./smollm2 --data a.txt --held-out b.txt --out small",
     "natsel prune ./smollm2 --data a.txt --weights 2:4 --out sparse",
-    "natsel prune ./smollm2 --data a.txt --weights 0.7 --search 128 --out sparse",
+    "natsel prune ./smollm2 --data a.txt --weights 0.7 --search 99 --out sparse",
     "natsel prune ./smollm2 --data a.txt --branches --out short",
     "natsel list scorers",
     "natsel prune --config small/result.json --seed 1 --out again",

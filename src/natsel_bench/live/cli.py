@@ -13,7 +13,7 @@ from natsel.cli.console import Quiet, Verbose, Voice, clear_errors, parse_names,
 
 
 @with_examples(
-    "natsel live ./smollm2 --method snapkv --share 0.5 --tasks needle,keys,copy --out runs/live",
+    "natsel live ./smollm2 --method snapkv --share 0.5 --out runs/live",
     "natsel live ./smollm2 --method newest,snapkv+kernel=7 --share 0.5,0.75 --out live",
     "natsel live ./smollm2 --question after --text hay.txt --documents 40 --out live",
 )
