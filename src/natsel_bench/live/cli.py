@@ -14,8 +14,8 @@ from natsel.cli.console import Quiet, Verbose, Voice, clear_errors, parse_names,
 
 @with_examples(
     "natsel live ./smollm2 --method snapkv --share 0.5 --out runs/live",
-    "natsel live ./smollm2 --method newest,snapkv+kernel=7 --share 0.5,0.75 --out live",
-    "natsel live ./smollm2 --question after --text hay.txt --documents 40 --out live",
+    "natsel live ./smollm2 --method newest,snapkv+kernel=7 --out live",
+    "natsel live ./smollm2 --question after --documents 40 --out live",
 )
 def live(
     model: Annotated[str, typer.Argument(help="A folder with a language model, or hf:NAME.")],
