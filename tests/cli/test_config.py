@@ -9,7 +9,17 @@ from natsel.runs.training import Recipe
 from natsel_papers.reproduce_evolution import Grid, evolution_config
 from natsel_papers.reproduce_plateau import plateau_config
 
-TIMES = ("seconds", "latency", "versions", "hardware", "git", "out", "timings", "prediction")
+TIMES = (
+    "seconds",
+    "peak_memory",
+    "latency",
+    "versions",
+    "hardware",
+    "git",
+    "out",
+    "timings",
+    "prediction",
+)
 
 
 def without_times(value):
@@ -215,7 +225,7 @@ def test_the_plateau_is_asked_as_its_config_says(natsel, tmp_path, asked):
     path = written(tmp_path, config)
     natsel("reproduce", "plateau", "--config", path, "--out", tmp_path, "--device", "cpu")
     (preset, _), options = asked["asked"]
-    for name in ("workers", "resume", "progress"):
+    for name in ("place", "resume", "progress"):
         del options[name]
     assert plateau_config(preset, **options) == config
 

@@ -217,7 +217,7 @@ class Gathering:
     Example:
         >>> few, many = Gathering(4, 2), Gathering(1, 2)
         >>> for each in (few, many):
-        ...     each.add(torch.ones(2, each.columns), torch.ones(2, 3), torch.tensor([0, 1]))
+        ...     each.add(torch.ones(4, each.columns), torch.ones(4, 3), torch.arange(4) % 2)
         >>> [type(each.evidence(constant=False)).__name__ for each in (few, many)]
         ['Rows', 'Folds']
     """

@@ -465,18 +465,19 @@ class Propagation:
     def _kept_of_outer(self, a: Tensor, a_free: Tensor, b: Tensor, b_free: Tensor) -> Tensor | None:
         """Return the operand of an outer product whose populations may go: the other's stay.
 
-        That is the one with more of them. Nothing that a single one of the others meets may be in
-        the operand that stays.
+        That is the one with more of them, of as many the one that came first. Nothing that a single
+        one of the others meets may be in the operand that stays.
         """
         left = []
         for x, free in ((a, a_free), (b, b_free)):
             if not bool((free & ~self._is_plain(x)).any()):
                 return None
             loose = ~self.space.is_fixed(x) & ~self._is_plain(x)
-            left.append(len(np.unique(self.space.roots(x[free & loose]).numpy())))
+            found = np.unique(self.space.roots(x[free & loose]).numpy())
+            left.append((-len(found), *found[:1].tolist()))
             if bool((loose & ~free).any()):
                 return None
-        return a if left[0] >= left[1] else b
+        return a if left[0] <= left[1] else b
 
     def _met(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest class of ``y`` that each element of ``x`` meets; if it is the only."""
