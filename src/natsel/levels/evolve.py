@@ -184,15 +184,7 @@ def evolve_levels(
             progress("levels: one after the other", search.spent, evaluations)
             seeds += search.greedy(evaluations, keep)
             search.start(list(dict.fromkeys(seeds)))
-        check_finite(search.value, "all plans that the search starts from")
-        folder.write(search.state())
-        while search.evaluations < evaluations:
-            progress("levels: evolve", search.evaluations, evaluations)
-            before = search.evaluations
-            search.generation(min(offspring, evaluations - before))
-            folder.write(search.state())
-            if search.evaluations == before:  # no swap is possible
-                break
+        search.evolve(evaluations, offspring, folder.write, progress)
     progress("levels: decide", evaluations, evaluations)
     if gauge is not real:
         search.best, even = (measured(space, plan, real)[0] for plan in (search.best, even))

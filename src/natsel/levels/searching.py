@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from natsel.common.progress import Progress
 from natsel.levels.drawing import Drawing
 from natsel.levels.greedy import taken_out
-from natsel.levels.judge import Judge
+from natsel.levels.judge import Judge, check_finite
 from natsel.levels.moves import Move, swap
 from natsel.levels.racing import race
 from natsel.levels.space import Individual, Space
@@ -133,6 +134,30 @@ class Search:
         best = self.space.survivors(self.best)
         self.value = self.judge.value(best, self.judge.seen(best))
         self._note()
+
+    def evolve(
+        self, evaluations: int, offspring: int, write: Callable[[Any], None], progress: Progress
+    ) -> None:
+        """Let generation follow generation until so many children were judged.
+
+        Args:
+            evaluations: of the whole search.
+            offspring: children of a generation.
+            write: keeps the state, before the first and after each.
+            progress: is told how many were judged.
+
+        Raises:
+            ValueError: if no plan that the search starts from has a finite value.
+        """
+        check_finite(self.value, "all plans that the search starts from")
+        write(self.state())
+        while self.evaluations < evaluations:
+            progress("levels: evolve", self.evaluations, evaluations)
+            before = self.evaluations
+            self.generation(min(offspring, evaluations - before))
+            write(self.state())
+            if self.evaluations == before:  # no swap is possible
+                break
 
     def _windows(self) -> list[int]:
         """Return the windows that are next; all where there are no more than one batch."""

@@ -148,15 +148,7 @@ def search_shares(
             seeds = begun(space, judge, solved.steps, even, first, room=room)
             search.evaluations = min(search.spent, evaluations)
             search.start(seeds)
-        check_finite(search.value, "all plans that the search starts from")
-        folder.write(search.state())
-        while search.evaluations < evaluations:
-            progress("levels: evolve", search.evaluations, evaluations)
-            before = search.evaluations
-            search.generation(min(offspring, evaluations - before))
-            folder.write(search.state())
-            if search.evaluations == before:  # no swap is possible
-                break
+        search.evolve(evaluations, offspring, folder.write, progress)
         progress("levels: decide", evaluations, evaluations)
         result = _decided(search, solved.steps, even, Judge(solved, *deciding, measure=fitness))
     _LOG.info("%s", result.sentence)
