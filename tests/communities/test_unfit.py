@@ -167,6 +167,14 @@ def test_fully_shard(process):
     model(VEC).sum().backward()
 
 
+def test_fully_shard_whose_processes_are_gone(tmp_path):
+    store = f"file://{tmp_path}/group"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    model = fully_shard(mlp())
+    dist.destroy_process_group()
+    assert "call torch.distributed.init_process_group first" in told(model, VEC)
+
+
 def test_fully_shard_of_what_is_spread_by_tensor_parallelism(process):
     model = parallelize_module(mlp(), process, {"0": ColwiseParallel()})
     fully_shard(model[2], mesh=process)

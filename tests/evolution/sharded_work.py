@@ -48,25 +48,25 @@ def network():
     return Net().double()
 
 
-def sharded(net):
+def sharded(net, mesh=None):
     for block in net.blocks:
-        fully_shard(block)
-    return fully_shard(net)
+        fully_shard(block, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
 
 
-def batch(step, rank):
-    """Return the samples of one process, or of both: as many steps, the same global batch."""
+def batch(step, rank, world=WORLD):
+    """Return the samples of one process, or of all: as many steps, the same global batch."""
     parts = []
-    for each in range(WORLD) if rank is None else [rank]:
+    for each in range(world) if rank is None else [rank]:
         generator = torch.Generator().manual_seed(1000 * each + step)
         parts.append(torch.randn(16, 20, generator=generator, dtype=torch.float64))
     x = torch.cat(parts)
     return x, (x[:, 0] > 0).long()
 
 
-def train(net, optimizer, rank, steps):
+def train(net, optimizer, rank, steps, world=WORLD):
     for step in steps:
-        x, y = batch(step, rank)
+        x, y = batch(step, rank, world)
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()

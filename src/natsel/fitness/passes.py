@@ -20,7 +20,7 @@ from natsel.common.calls import LABELLED, call, has_labels
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.sharding.reducing import device_of
-from natsel.common.sharding.wrapping import spread_of
+from natsel.common.sharding.wrapping import settle, spread_of
 from natsel.communities import Communities
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import tensors_of
@@ -196,6 +196,7 @@ def by_activation(
             found |= zip(places, _of_statistics(watch, wanted, reader, masses, group), strict=True)
         return [found[i] for i in range(len(fitnesses))]
     finally:
+        settle(communities.model)
         for watch in watches.values():
             watch.close()
 
