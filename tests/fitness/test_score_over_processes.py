@@ -101,6 +101,37 @@ def of_sharded(rank=None):
     return told
 
 
+class Residual(nn.Module):
+    """A stream to which two branches add."""
+
+    def __init__(self):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8)) for _ in range(2)
+        )
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for branch in self.branches:
+            x = x + branch(x)
+        return self.last(x)
+
+
+def of_branches(rank=None):
+    torch.manual_seed(0)
+    model = Residual().double()
+    example = torch.zeros(2, 8, dtype=torch.float64)
+    communities = natsel.discover(model, example, branches=True).only("branch")
+    if rank is not None:
+        for branch in model.branches:
+            fully_shard(branch)
+        fully_shard(model)
+    return {
+        scorer: dict(natsel.score(communities, scorer, data=batches(rank)))
+        for scorer in ("loss", "relative-norm", "taylor")
+    }
+
+
 def of_bad_data(rank):
     """Return what each process says where the data of the second one are damaged."""
     model = network()
@@ -127,7 +158,7 @@ def work(rank, port, folder):
         for s in ("taylor",)
     }
     found = {**findings(rank, "default"), "alone": alone}
-    found |= {"sharded": of_sharded(rank), "bad data": of_bad_data(rank)}
+    found |= {"sharded": of_sharded(rank) | of_branches(rank), "bad data": of_bad_data(rank)}
     save_tree(Path(folder) / f"{rank}.safetensors", found)
     dist.destroy_process_group()
 
@@ -138,7 +169,8 @@ def test_scores_survivors_and_compensation_are_those_of_one_process(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(work, (port, str(tmp_path)), nprocs=WORLD)
-    expected, of_one = findings(), of_sharded()
+    expected, of_one = findings(), of_sharded() | of_branches()
+    assert float(next(iter(of_one["loss"].values())).abs().min()) > 0
     first, second = (load_tree(tmp_path / f"{rank}.safetensors") for rank in range(WORLD))
     for found in (first, second):
         for scorer in SCORERS:

@@ -46,6 +46,7 @@ class Resumable(Readings):
             "trajectory": self.trajectory.state_dict(),
             "skipped": self._skips.total,
             "weights": self._raw_weights(),
+            "share": self._share(),
         }
 
     def _raw_weights(self) -> dict[str, Tensor]:
@@ -56,6 +57,14 @@ class Resumable(Readings):
         settle(self.communities.model)
         parameters = dict(self.communities.model.named_parameters())
         return {g.tensor: parameters[g.tensor].detach().clone() for g in self._gates}
+
+    def _share(self) -> list[int] | None:
+        """Return which shares of a spread model this process holds; None of a plain one."""
+        for parameter in self.communities.model.parameters():
+            if is_spread(parameter):
+                spread: Any = parameter
+                return list(spread.device_mesh.get_coordinate())
+        return None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where the run that saved ``state`` was.
@@ -69,8 +78,15 @@ class Resumable(Readings):
         self._check_open()
         settle(self.communities.model)
         mine = self.state_dict()
-        if missing := sorted(mine.keys() - state.keys()):
+        if missing := sorted(mine.keys() - state.keys() - {"share"}):
             refuse("state", f"one without {', '.join(missing)}", "the result of state_dict()")
+        if state.get("share") not in (None, mine["share"]):
+            refuse(
+                "state",
+                f"of the process that holds the shares at {state['share']}",
+                f"of this one, at {mine['share']}: save natsel.evolution.Stateful(evolution) by "
+                "torch.distributed.checkpoint, which keeps the shares of all",
+            )
         for name in ("dynamics", "fitness", "sizes"):
             if state[name] != mine[name]:
                 refuse(f"state[{name!r}]", state[name], repr(mine[name]))
