@@ -29,9 +29,10 @@ def test_a_row_is_measured_in_processes():
     for row in found["alike"]:
         assert row["same_survivors"]
         assert row["removed"] > 0
-        for part in ("masses", "taylor", "wanda", "small"):
-            assert row[f"{part}_difference"] <= 1e-12 or part in ("taylor", "wanda")
-            assert row[f"{part}_difference"] <= 1e-6  # scores are float32
+        assert row["masses_difference"] <= 1e-12
+        assert max(row["taylor_difference"], row["wanda_difference"]) <= 1e-6  # they are float32
+        # Adam makes more of the order in which gradients are added up.
+        assert row["small_difference"] <= 1e-11
         assert "the same survivors" in _alike_words(row)
     (row,) = found["rows"]
     assert row["processes"] == WORLD

@@ -167,6 +167,16 @@ def test_fully_shard(process):
     model(VEC).sum().backward()
 
 
+def test_compensation_of_what_is_sharded(process):
+    model = mlp()
+    communities = natsel.discover(model, VEC)
+    survivors = natsel.select(natsel.score(communities, "magnitude"), natsel.Sparsity(0.5))
+    small = natsel.extract(model, survivors)
+    fully_shard(model, mesh=process)
+    with pytest.raises(ValueError, match=r"model='\w+' .*compensate before fully_shard"):
+        natsel.compensate(model, small, survivors, [(torch.randn(4, *VEC[0].shape[1:]),)])
+
+
 def test_of_blocks_that_are_alike_one_is_gathered(process, monkeypatch):
     torch.manual_seed(0)
 

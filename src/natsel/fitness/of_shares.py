@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from natsel.common.calls import Inputs, call, logits_of
+from natsel.common.errors import refuse
 from natsel.common.sharding.local import whole
 from natsel.common.sharding.reducing import summed
 from natsel.common.sharding.wrapping import Spread, gathered_parameters
@@ -67,8 +68,13 @@ class OfShares:
         gradients: dict[int, Tensor] = {}
         weights: dict[int, Tensor] = {}
         left = [set(wanted) for wanted in self._wanted]
+        heard: set[int] = set()
 
         def arrived(n: int, gradient: Tensor, weight: Tensor) -> None:
+            if n in heard:
+                kind = type(self._communities.model).__name__
+                refuse("model", kind, "one whose gradients come once (checkpoint: use_reentrant)")
+            heard.add(n)
             gradients[n], weights[n] = gradient, weight
             for position in self._readers[n]:
                 left[position].discard(n)
