@@ -24,6 +24,7 @@ from natsel.evolution import PartedError, Stateful
 
 WORLD = 2
 EXAMPLE = torch.zeros(2, 20, dtype=torch.float64)
+SPOILT = (2, 5)
 OPTIONS = {"rate": 0.5, "capacity": 0.5, "patience": 3}
 
 
@@ -169,6 +170,22 @@ def refusals(rank):
     }
 
 
+def overflowed(rank):
+    """Train with a scaled loss that is infinite in two steps, in the second process alone."""
+    net, evolution, optimizer = begin(rank, "sharded before")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(8):
+        if rank is None and step in SPOILT:
+            continue
+        x, y = batch(step, rank)
+        optimizer.zero_grad()
+        loss = scaler.scale(F.cross_entropy(net(x), y))
+        (loss * torch.inf if rank == 1 and step in SPOILT else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return {"masses": evolution.masses, "steps": evolution.num_steps}
+
+
 def traffic(rank):
     net, _, optimizer = begin(rank, "sharded before")
     train(net, optimizer, rank, range(2))
@@ -192,6 +209,7 @@ def work(rank, port, folder):
     found["stopped"] = stopped(rank, folder)
     found["resumed"] = resumed(rank, "sharded after", folder)
     found["refusals"] = refusals(rank)
+    found["overflowed"] = overflowed(rank)
     found["traffic"] = traffic(rank)
     save_tree(Path(folder) / f"{rank}.safetensors", found)
     dist.destroy_process_group()

@@ -15,6 +15,7 @@ from sharded_work import (
     evolved,
     extracted,
     network,
+    overflowed,
     resumed,
     work,
 )
@@ -95,6 +96,14 @@ def test_processes_that_do_not_agree_are_told_in_one_line(processes):
         said = found["refusals"]["survivors"]
         assert "others in process 1 than in process 0" in said
         assert "\n" not in said
+
+
+def test_a_step_that_overflows_in_one_process_evolves_nothing_in_any(processes):
+    expected = overflowed(None)
+    assert expected["steps"] == 6
+    for found in processes:
+        assert found["overflowed"]["steps"] == 6
+        same(found["overflowed"]["masses"], expected["masses"])
 
 
 def test_a_step_sends_one_number_per_population(processes):
