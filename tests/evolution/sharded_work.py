@@ -161,11 +161,21 @@ def refusals(rank):
         net, _, optimizer = begin(rank, "sharded before", seed=rank, dynamics="wright-fisher")
         train(net, optimizer, rank, range(2))
 
+    def with_own_communities():
+        net = network()
+        communities = natsel.discover(net, EXAMPLE)
+        sharded(net)
+        some = communities.without(list(communities)[:rank])
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        natsel.Evolution(some, optimizer=optimizer, **OPTIONS)
+        train(net, optimizer, rank, range(1))
+
     net, evolution, _ = begin(rank, "sharded before")
     others = {n: torch.arange(c.size) != rank for n, c in evolution.communities.items()}
     options = {"communities": evolution.communities}
     return {
         "seed": message_of(PartedError, with_own_seed),
+        "communities": message_of(PartedError, with_own_communities),
         "survivors": message_of(ValueError, lambda: natsel.extract(net, others, **options)),
     }
 

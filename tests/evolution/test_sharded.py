@@ -93,6 +93,8 @@ def test_one_process_goes_on_where_two_stopped(processes, folder):
 def test_processes_that_do_not_agree_are_told_in_one_line(processes):
     for found in processes:
         assert found["refusals"]["seed"].startswith("process 1 has another seed than process 0")
+        said = found["refusals"]["communities"]
+        assert said.startswith("process 1 has other communities than process 0: call natsel.dis")
         said = found["refusals"]["survivors"]
         assert "others in process 1 than in process 0" in said
         assert "\n" not in said
