@@ -74,7 +74,7 @@ def gathered_parameters(spread: Spread) -> dict[int, nn.Parameter]:
     Args:
         spread: of a model under ``fully_shard``; every process that holds shares has to ask.
     """
-    found = {}
+    found: dict[int, nn.Parameter] = {}
     for module in spread.modules:
         for group in module._get_fsdp_state()._fsdp_param_groups:
             if not all(hasattr(p, "_unsharded_param") for p in group.fsdp_params):
