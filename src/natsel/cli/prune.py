@@ -319,7 +319,7 @@ def _check_alone(context: typer.Context, given: dict[str, Any], names: tuple[str
     """Refuse options that say nothing beside another."""
     others = {name: context.params[name] for name in names if is_given(context, name)}
     if others:
-        refuse_together({**given, **others}, "--weights without them: it is a budget itself")
+        refuse_together({**given, **others}, "--weights without them: no population is removed")
 
 
 def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:
