@@ -141,9 +141,9 @@ def _curve(history: Sequence[Mapping[str, Any]], fitness: str) -> Iterator[str]:
         for p, v in zip(places, values, strict=True)
     ]
     yield f'<text x="8" y="20">{escape(fitness)} of the best plan, on its windows</text>'
-    for value, y in ((high, top), (low, bottom)):
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{value:.4g}</text>'
+    for value, level in ((high, top), (low, bottom)):
+        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>'
+        yield f'<text x="{LEFT - 8}" y="{level + 4}" text-anchor="end">{value:.4g}</text>'
     yield f'<text x="{LEFT}" y="{bottom + 16}">{places[0]:,.0f}</text>'
     yield (
         f'<text x="{WIDTH - RIGHT}" y="{bottom + 16}" text-anchor="end">'
