@@ -7,6 +7,7 @@ from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from natsel.levels.result import WORDS
 from natsel.report.svg import WIDTH, framed
 
 LEFT, RIGHT = 170, 20
@@ -94,7 +95,7 @@ def _drawn(
     y = CURVE[1] + 44.0
     parts.append(
         f'<text x="{LEFT}" y="{y - 8}">share gone, generations 0 to {count - 1}; '
-        "darker is more</text>"
+        "darker is more; from the first layer down</text>"
     )
     ordered = sorted(rows, key=lambda row: list(dict.fromkeys(r.group for r in rows)).index(row[0]))
     for group, members in groupby(ordered, key=lambda row: row.group):
@@ -140,7 +141,8 @@ def _curve(history: Sequence[Mapping[str, Any]], fitness: str) -> Iterator[str]:
         )
         for p, v in zip(places, values, strict=True)
     ]
-    yield f'<text x="8" y="20">{escape(fitness)} of the best plan, on its windows</text>'
+    title = f"{WORDS.get(fitness, fitness)}: of the best plan, on the windows of its generation"
+    yield f'<text x="8" y="20">{escape(title)}</text>'
     for value, level in ((high, top), (low, bottom)):
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>'
         yield f'<text x="{LEFT - 8}" y="{level + 4}" text-anchor="end">{value:.4g}</text>'
