@@ -91,7 +91,7 @@ def under_accelerate(rank, order):
         optimizer.step()
         optimizer.zero_grad()
     state = evolution.state_dict()
-    others = {**state, "share": [1 - rank]}
+    others = {**state, "share": [1 - rank, WORLD]}
     with pytest.raises(ValueError, match=r"natsel\.evolution\.Stateful") as told:
         evolution.load_state_dict(others)
     assert "\n" not in str(told.value)

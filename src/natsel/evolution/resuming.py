@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -59,11 +59,14 @@ class Resumable(Readings):
         return {g.tensor: parameters[g.tensor].detach().clone() for g in self._gates}
 
     def _share(self) -> list[int] | None:
-        """Return which shares of a spread model this process holds; None of a plain one."""
+        """Return which share of a spread model this process holds, and of how many.
+
+        None of a plain one.
+        """
         for parameter in self.communities.model.parameters():
             if is_spread(parameter):
-                spread: Any = parameter
-                return list(spread.device_mesh.get_coordinate())
+                mesh = cast(Any, parameter).device_mesh
+                return [mesh.get_coordinate()[-1], mesh.size(mesh.ndim - 1)]
         return None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -83,8 +86,8 @@ class Resumable(Readings):
         if state.get("share") not in (None, mine["share"]):
             refuse(
                 "state",
-                f"of the process that holds the shares at {state['share']}",
-                f"of this one, at {mine['share']}: save natsel.evolution.Stateful(evolution) by "
+                f"of share {state['share']}",
+                f"that of this process, {mine['share']}: save natsel.evolution.Stateful(evolution) by "
                 "torch.distributed.checkpoint, which keeps the shares of all",
             )
         for name in ("dynamics", "fitness", "sizes"):
