@@ -87,8 +87,9 @@ class Resumable(Readings):
             refuse(
                 "state",
                 f"of share {state['share']}",
-                f"that of this process, {mine['share']}: save natsel.evolution.Stateful(evolution) by "
-                "torch.distributed.checkpoint, which keeps the shares of all",
+                f"that of this process, {mine['share']}: save "
+                "natsel.evolution.Stateful(evolution) by torch.distributed.checkpoint, which keeps "
+                "the shares of all",
             )
         for name in ("dynamics", "fitness", "sizes"):
             if state[name] != mine[name]:
