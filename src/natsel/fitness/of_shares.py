@@ -143,7 +143,8 @@ class OfShares:
             for n, parameter in enumerate(self._whole):
                 parameter.requires_grad_(True)
                 parameter.grad = None
-                handles.append(parameter.register_post_accumulate_grad_hook(listener(n)))
+                told: Any = parameter
+                handles.append(told.register_post_accumulate_grad_hook(listener(n)))
             yield
         finally:
             for handle in handles:
