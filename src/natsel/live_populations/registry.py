@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,12 @@ from torch import Tensor
 from natsel.common.errors import did_you_mean, refuse
 from natsel.common.registry import Registry
 from natsel.live_populations.entries import Entries
+from natsel.live_populations.ranked import through
 
 Scorer = Callable[[Entries], Tensor]
 """A function from entries to one score each, ``[batch, heads, entries]``; higher is fitter."""
+FEATURE = "feature"
+"""The option of every method of caches by which a function of the rank takes the score's place."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Method:
     extinct: Callable[..., Tensor] | None = None
 
     def bound(self, options: Mapping[str, Any]) -> Method:
-        """Return the method with options of a user's.
+        """Return the method with options of a user's; ``feature`` is one of every cache method.
 
         Raises:
             ValueError: if it has no such option.
@@ -52,9 +55,14 @@ class Method:
         if not options:
             return self
         known = {n: None for n in _options_of(self.score) + _options_of(self.extinct)}
+        if FEATURE in options and FEATURE not in known and self.kind == "cache":
+            own = {name: value for name, value in options.items() if name != FEATURE}
+            found = self.bound(own)
+            return replace(found, score=through(found.score, options[FEATURE]))
         for name in options:
             if name not in known:
-                allowed = ", ".join(known) or "no option"
+                allowed = ", ".join([*known, *([FEATURE] if self.kind == "cache" else [])])
+                allowed = allowed or "no option"
                 told = f"{allowed} for method {self.name!r}{did_you_mean(name, known)}"
                 refuse(name, options[name], f"an option among {told}")
         extinct = self.extinct and _bound(self.extinct, options)
