@@ -8,37 +8,25 @@ every sparsity, and must give one accuracy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from natsel.auditing.overlap import (
-    agreement,
-    check_sparsities,
-    expected_agreement,
-    jaccard,
-    matrix,
-    num_tied_at_cut,
-    spearman,
-    weighted_mean,
-)
-from natsel.auditing.result import Audit, Cut, Place, UpToTies
+from natsel.auditing.comparing import compared
+from natsel.auditing.overlap import check_sparsities
+from natsel.auditing.result import Audit
 from natsel.common.batches import Data, reread
 from natsel.common.calls import cross_entropy
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.importing import names_own
-from natsel.common.orders import compare_orders, same_order
 from natsel.common.patterns import Patterns, chosen
 from natsel.common.progress import Progress, silent
 from natsel.communities import Communities
 from natsel.fitness import Fitness, Parts, get, score
 from natsel.fitness.score import Criterion
-from natsel.selection import Sparsity, select
 
 Scorer = str | Fitness | Callable[[Parts], Tensor]
-Scored = Mapping[str, Mapping[str, Tensor]]
 
 
 def audit(
@@ -106,7 +94,7 @@ def audit(
     told = [n for n in names if all(n in found for found in scored.values())]
     scored = {name: {n: found[n] for n in told} for name, found in scored.items()}
     progress("audit: compare", len(named), len(named))
-    return _compared(scored, asked, communities)
+    return compared(scored, asked, communities)
 
 
 def _named(
@@ -146,108 +134,3 @@ def _given(
             raise NonFiniteError(f"scorer {scorer!r} gave NaN or infinity in {name!r}")
         found[name] = value.detach().cpu()
     return found
-
-
-def _compared(scored: Scored, sparsities: tuple[float, ...], communities: Communities) -> Audit:
-    names = list(next(iter(scored.values())))
-    by_scorer = list(scored.values())
-    kept = [
-        [select(scores, Sparsity(s), communities=communities) for s in sparsities]
-        for scores in by_scorer
-    ]
-
-    def cuts(where: list[str]) -> list[Cut]:
-        scores = [[values[n] for n in where] for values in by_scorer]
-        return [
-            _cut(s, scores, [[selections[i][n] for n in where] for selections in kept])
-            for i, s in enumerate(sparsities)
-        ]
-
-    places = [
-        Place(
-            name,
-            communities[name].kind,
-            communities[name].size,
-            matrix([values[name] for values in by_scorer], spearman),
-            cuts([name]),
-        )
-        for name in names
-    ]
-    sizes = [place.size for place in places]
-    indices = range(len(scored))
-    mean = [
-        [weighted_mean([p.spearman[i][j] for p in places], sizes) for j in indices] for i in indices
-    ]
-    constant = _constant(scored)
-    proper = {n: s for n, s in scored.items() if len(constant.get(n, ())) < len(names)}
-    return Audit(
-        tuple(scored),
-        sparsities,
-        _classes(scored),
-        _up_to_ties(proper),
-        _reversed(proper),
-        constant,
-        Place("overall", "population", sum(sizes), mean, cuts(names)),
-        tuple(places),
-    )
-
-
-def _cut(sparsity: float, scores: list[list[Tensor]], kept: list[list[Tensor]]) -> Cut:
-    """Compare survivors at one sparsity; the outer lists are by scorer, the inner by community."""
-    masks = [torch.cat(parts) for parts in kept]
-    agreements = matrix(masks, agreement)
-    ties = [
-        sum(num_tied_at_cut(x, m) for x, m in zip(values, parts, strict=True))
-        for values, parts in zip(scores, kept, strict=True)
-    ]
-    counts, sizes = [int(m.sum()) for m in kept[0]], [m.numel() for m in kept[0]]
-    return Cut(
-        sparsity=sparsity,
-        num_survivors=sum(counts),
-        chance=expected_agreement(counts, sizes),
-        agreement=agreements,
-        jaccard_survivors=matrix(masks, jaccard),
-        jaccard_removed=matrix([~m for m in masks], jaccard),
-        moved=[1 - share for share in agreements[0]],
-        tied=ties,
-    )
-
-
-def _classes(scored: Scored) -> tuple[tuple[str, ...], ...]:
-    """Put together what gives one order everywhere; one member stands for its class."""
-    classes: list[list[str]] = []
-    for name, scores in scored.items():
-        for members in classes:
-            if all(same_order(scored[members[0]][n], scores[n]) for n in scores):
-                members.append(name)
-                break
-        else:
-            classes.append([name])
-    return tuple(tuple(members) for members in classes)
-
-
-def _up_to_ties(scored: Scored) -> tuple[UpToTies, ...]:
-    found = []
-    for first, second in combinations(scored, 2):
-        orders = [compare_orders(x, scored[second][n]) for n, x in scored[first].items()]
-        if all(o.up_to_ties for o in orders) and not all(o.same for o in orders):
-            ties = sum(o.ties_first for o in orders), sum(o.ties_second for o in orders)
-            found.append(UpToTies((first, second), ties))
-    return tuple(found)
-
-
-def _reversed(scored: Scored) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (first, second)
-        for first, second in combinations(scored, 2)
-        if all(same_order(x, -scored[second][n].double()) for n, x in scored[first].items())
-    )
-
-
-def _constant(scored: Scored) -> dict[str, tuple[str, ...]]:
-    """Say where scores are constant; of a single population every score is."""
-    found = {
-        scorer: tuple(n for n, x in scores.items() if x.numel() > 1 and bool((x == x[0]).all()))
-        for scorer, scores in scored.items()
-    }
-    return {scorer: where for scorer, where in found.items() if where}
