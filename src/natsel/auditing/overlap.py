@@ -70,7 +70,8 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
     a, b = first.double().numpy(), second.double().numpy()
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    found = float(scipy.stats.spearmanr(a, b).statistic)
+    # What scipy's spearmanr gives, without the p-value, which takes most of its time.
+    found = float(np.corrcoef(scipy.stats.rankdata(a), scipy.stats.rankdata(b))[0, 1])
     return min(max(found, -1.0), 1.0)
 
 

@@ -61,6 +61,19 @@ def through(score: Callable[..., Tensor], feature: str | Feature) -> Callable[[E
     return read
 
 
+def complexity(feature: str | Feature) -> int:
+    """Return the declared complexity of a feature, or of a class, by its name.
+
+    Example:
+        >>> complexity("log"), complexity("-bump"), complexity("A5")
+        (0, 1, 2)
+    """
+    if isinstance(feature, Feature):
+        return feature.kappa
+    name = feature.removeprefix("-")
+    return CLASSES[name].kappa if name in CLASSES else feature_of(name).kappa
+
+
 def _curve(feature: str | Feature) -> Curve:
     """Return the function that a name stands for."""
     if isinstance(feature, Feature):

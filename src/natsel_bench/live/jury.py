@@ -56,6 +56,10 @@ class Jury:
             self._found[number][entries.layer] = (scores, gone)
         return entries.positions.double()
 
+    def scores(self, number: int) -> dict[int, Tensor]:
+        """Return what a way thinks of every entry, ``{layer: [batch, heads, entries]}``."""
+        return {layer: scores for layer, (scores, _) in self._found[number].items()}
+
     def verdict(self, number: int) -> Method:
         """Return the method that says again what a way has judged."""
         found, (way, method) = self._found[number], self._ways[number]

@@ -20,9 +20,14 @@ from natsel.runs import environment, folder
 from natsel.runs.material import found_tokenizer
 from natsel_bench.live.answering import QUESTIONS, answers
 from natsel_bench.live.costs import costs
+from natsel_bench.live.plateau import (
+    pairs_of,
+    perplexity_against_plain,
+    recall_against_plain,
+)
 from natsel_bench.live.rows import READ_FROM, Parts, compared, perplexity_row, recall_row
 from natsel_bench.live.tasks import TASKS, Document, continuations, documents, reader
-from natsel_bench.live.told import markdown
+from natsel_bench.live.told import markdown, sentences, tables
 from natsel_bench.live.ways import FULL, Way, ways_of
 
 TEXT = "text"
@@ -91,7 +96,7 @@ def bench_live(
         check_whole(argument, value)
     check_whole("repeats", repeats, 0)
     check_whole("seed", seed, 0)
-    network, cases = _opened(model, text, tokenizer, tasks, num_documents, length, seed)
+    network, cases = opened(model, text, tokenizer, tasks, num_documents, length, seed)
     ways = ways_of(network, methods, shares)
     target = Path(out)
     config = {
@@ -106,15 +111,17 @@ def bench_live(
         full = {task: work.parts(task, cases[task], {"full": FULL}, "after") for task in tasks}
         recall = {t: sum(full[t]["full"]["right"]) / num_documents for t in tasks if t != TEXT}
         read = [task for task in recall if recall[task] >= READ_FROM]
-        rows, pairs = [], []
+        rows, pairs, plateau, featured = [], [], [], pairs_of(ways)
         for question in questions:
             found = {t: work.parts(t, cases[t], ways, question) for t in read}
             rows += [recall_row(t, question, w, found[t], full[t]) for t in read for w in ways]
             pairs += compared(question, read, list(ways), found) if read else []
+            plateau += recall_against_plain(question, featured, found) if read else []
         worth = []
         if TEXT in tasks:
             thinned = work.parts(TEXT, cases[TEXT], ways, "after")
             worth = [perplexity_row(way, thinned, full[TEXT]) for way in ways]
+            plateau += perplexity_against_plain(featured, thinned)
         result = {
             "kind": "live",
             "config": config,
@@ -123,11 +130,12 @@ def bench_live(
             "recall": rows,
             "over_tasks": pairs,
             "perplexity": worth,
+            "plateau": plateau,
             "costs": work.costs(next(iter(cases.values())), ways, repeats),
             **environment.record(git=True),
         }
         write_json(target / "result.json", result)
-        write_atomic(target / "table.md", markdown(result).encode())
+        write_atomic(target / "table.md", markdown(tables(result), sentences(result)).encode())
         progress("live: done", 1, 1)
         return result
 
@@ -180,7 +188,7 @@ class _Work:
         return read_object(kept)
 
 
-def _opened(
+def opened(
     model: str,
     text: str | Path | None,
     tokenizer: str | None,
@@ -189,6 +197,11 @@ def _opened(
     length: int,
     seed: int,
 ) -> tuple[Any, dict[str, list[Document]]]:
+    """Return a language model in evaluation mode, and the cases of each task.
+
+    Raises:
+        ValueError: if the model is none, or the text cannot be read or is too short.
+    """
     from natsel.io import open_model
 
     network = open_model(model).model.eval()

@@ -47,6 +47,30 @@ def tables(result: Mapping[str, Any]) -> list[Told]:
     whole = f" (whole cache: {result['perplexity'][0]['full']:.1f})" if worth else ""
     if lines:
         found.append(Told(f"Perplexity of what follows{whole}, and costs", head, lines))
+    return [*found, *_plateau(result["plateau"])]
+
+
+def _plateau(rows: Sequence[Mapping[str, Any]]) -> list[Told]:
+    """Return features of the rank beside the score itself, a table for each measure."""
+    found = []
+    titles = {"after": "recall, asked after", "inside": "recall, asked in the prompt"}
+    titles["text"] = "perplexity of what follows"
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        change = "ratio" if measure == "text" else "difference"
+        form = "{:.2f}" if change == "ratio" else "{:+.2f}"
+        digits = "{:.1f}" if change == "ratio" else "{:.2f}"
+        lines = [
+            [
+                *(row["method"], str(row["kappa"]), f"{row['share']:.0%}"),
+                *(digits.format(row[name]) for name in ("plain", "mean")),
+                "{} ({} to {})".format(*(form.format(row[k]) for k in (change, "low", "high"))),
+                *(_p(row["p_holm"]), row["verdict"]),
+            ]
+            for row in rows
+            if row["measure"] == measure
+        ]
+        head = ["method", "kappa", "evicted", "score", "feature", change, "p (Holm)", "plateau"]
+        found.append(Told(f"Features of the rank: {titles[measure]}", head, lines))
     return found
 
 
@@ -58,13 +82,13 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """Return the tables as a page."""
+def markdown(found: Sequence[Told], words: Sequence[str]) -> str:
+    """Return tables, and sentences below them, as a page."""
     lines = []
-    for told in tables(result):
+    for told in found:
         lines += [f"**{told.title}**", "", _line(told.head), _line(["---"] * len(told.head))]
         lines += [*map(_line, told.rows), ""]
-    return "\n".join([*lines, *sentences(result)]) + "\n"
+    return "\n".join([*lines, *words]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -98,8 +122,12 @@ def _over(row: Mapping[str, Any], over: Sequence[Mapping[str, Any]]) -> list[str
             continue
         p = pair["p_value"]
         sign = "+" if pair["difference"] > 0 else "-" if pair["difference"] < 0 else "="
-        cells.append(f"{sign} {'<' + str(LEAST_P) if p < LEAST_P else format(p, '.3f')}")
+        cells.append(f"{sign} {_p(p)}")
     return cells
+
+
+def _p(value: float) -> str:
+    return f"<{LEAST_P}" if value < LEAST_P else f"{value:.3f}"
 
 
 def _worth(row: Mapping[str, Any]) -> list[str]:
