@@ -205,6 +205,31 @@ def test_the_command_says_what_is_left_and_goes_on(made, tmp_path, monkeypatch):
     assert json.loads((out / "result.json").read_text())["recall"] == result["recall"]
 
 
+def test_the_command_compares_methods_and_features(made, tmp_path):
+    model, text = made
+    rising = "snapkv+window=8,snapkv+window=8+feature=log"
+    shared = (model, "--method", rising, "--share", "0.5", "--text", text, "--length", 40)
+    shared = (*shared, "--documents", 4, "--json")
+    found = said(*shared, "--audit", "--out", tmp_path / "audit")
+    assert found.exit_code == 0, found.output
+    (pair,) = json.loads(found.stdout)["pairs"]
+    assert (pair["overlap"]["mean"], pair["relation"]) == (1.0, "the same survivors")
+    assert "the same survivors" in (tmp_path / "audit" / "table.md").read_text()
+    options = ("--tasks", "pairs,text", "--repeats", 0, "--out", tmp_path / "asked")
+    found = said(*shared, *options)
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["plateau"]
+    assert [row["measure"] for row in rows] == ["after", "inside", "text"]
+    assert {row["verdict"] for row in rows} == {"the same"}
+    assert "Features of the rank" in (tmp_path / "asked" / "table.md").read_text()
+    for more, told in ((("--tasks", "needle"), "--audit"), (("--method", "snapkv"), "two methods")):
+        wrong = said(*shared, *more, "--audit", "--out", tmp_path / "no")
+        assert wrong.exit_code == 2
+        assert told in wrong.stderr
+        assert wrong.stderr.count("\n") == 1
+        assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
