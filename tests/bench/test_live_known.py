@@ -81,7 +81,7 @@ def test_attention_finds_the_pair_only_if_the_question_is_inside(known, share):
 
 
 def test_to_lose_a_token_of_the_answer_is_to_lose_it(known):
-    model, cases = known
+    cases = known[1]
     for place in (1, 2):
         lost = oracle(cases).score
 

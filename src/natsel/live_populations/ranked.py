@@ -51,7 +51,7 @@ def through(score: Callable[..., Tensor], feature: str | Feature) -> Callable[[E
         # Whoever is not free ranks behind: any number does.
         place = ((1 - u) * (num - 1).clamp(min=1)[..., None]).round().long()
         found = torch.zeros_like(u)
-        for count in num.unique().tolist():  # paddings differ, and heads that share
+        for count in sorted(set(num.flatten().tolist())):  # paddings differ, and heads that share
             if count:
                 grid = torch.linspace(1, 0, count, dtype=torch.float64, device=u.device)
                 values = curve(grid)[place.clamp(max=count - 1)]

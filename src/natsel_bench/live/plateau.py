@@ -101,7 +101,7 @@ def _rows(
     rows = []
     for pair in pairs:
         feature = str(pair.way.options["feature"])
-        named = {"measure": measure, "method": pair.name.rpartition(" ")[0]}
+        named: dict[str, Any] = {"measure": measure, "method": pair.name.rpartition(" ")[0]}
         named |= {"feature": feature, "kappa": complexity(feature), "share": pair.way.share}
         rows.append(named | one(pair))
     for row, p_value in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
