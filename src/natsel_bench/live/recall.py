@@ -116,12 +116,12 @@ def recall_model(*, num_pairs: int = 12, most_steps: int = 3000, seed: int = 0) 
         answers = lists[:, 3 * pairs + 2 :].clone()
         answers[:, 2::3] = UNREAD  # which key is asked next, nobody knows
         loss = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=UNREAD)
-        if pairs == num_pairs and float(loss) < LEARNT:
+        if pairs == num_pairs and loss.item() < LEARNT:
             return model.eval()
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-    raise RuntimeError(f"not learnt in {most_steps} steps: loss {float(loss):.3f}")
+    raise RuntimeError(f"not learnt in {most_steps} steps: loss {loss.item():.3f}")
 
 
 def _lists(count: int, num_pairs: int, draws: torch.Generator) -> Tensor:
