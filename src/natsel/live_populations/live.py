@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from natsel.common.errors import choose, refuse
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
 from natsel.live_populations.choosing import Normalization
+from natsel.live_populations.experts.attach import attach as attach_experts
 from natsel.live_populations.registry import Method, Scorer, get
 from natsel.selection import Sparsity
 
 if TYPE_CHECKING:
     from natsel.live_populations.cache.handle import LiveCache
+    from natsel.live_populations.experts.handle import LiveExperts
 
+KINDS = ("cache", "experts")
 
 def live(
     model: nn.Module,
@@ -25,13 +29,13 @@ def live(
     sinks: int | None = None,
     window: int | None = None,
     floor: float = 1,
-    scope: Literal["head", "layer", "model"] = "head",
+    scope: Literal["head", "layer", "model", "token"] | None = None,
     normalize: Normalization = "mean",
     merge: bool = False,
     decoding: bool = True,
     seed: int = 0,
     **options: Any,
-) -> LiveCache:
+) -> LiveCache | LiveExperts:
     """Let populations that live for one input compete while a model runs.
 
     Each key/value head of each layer is a community, and each entry of its cache a population: it
@@ -40,25 +44,33 @@ def live(
     the end of every call, whether the tokens came at once, in chunks or one by one. Padding never
     competes. Tokens keep their positions, and positions go on from the true length.
 
-    Use it as a context manager, or call ``close()``: the model is then as it was. It needs a
-    dynamic cache; the input's own cache is changed, nothing of the model.
+    By a method of experts ("router", "router-threshold", "router-random") each token of a mixture
+    of experts is a community of those that its router chose, with the router's weights as masses:
+    who leaves is not computed, and who stays has what the router would have given it had it chosen
+    them alone. Of n choices in a call of a layer ``n - budget.count(n)`` stay.
+
+    Use it as a context manager, or call ``close()``: the model is then as it was. The first needs
+    a dynamic cache; the input's own cache is changed, nothing of the model.
 
     Args:
         model: a decoder of the transformers library.
         method: a name in ``natsel.live_populations.METHODS``, a function from
-            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, or
-            ``module:name`` of one.
-        budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`,
-            :class:`natsel.Bytes`); None only where a method knows extinction.
+            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, a
+            :class:`natsel.live_populations.Method` of either kind, or ``module:name`` of one.
+        budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`, of a head
+            or of a token on average; :class:`natsel.Bytes` of a cache); None only where a method
+            knows extinction.
         sinks: how many of the first entries stay in any case; None for what the method says, as
             far as it fits.
         window: how many of the newest stay in any case, and whose queries vote where a method asks
             for votes; None for what the method says, as far as it fits.
         floor: where heads share a budget, how many entries each holds at least: a count, or a
-            share of what it would hold alone.
-        scope: "head": each holds the same count. "layer": the heads of a layer share it, and
+            share of what it would hold alone. Of a token: how many experts it keeps at least.
+        scope: of a cache "head" (by default): each holds the same count. "layer": the heads of a layer share it, and
             "model": all heads do; then all are stored as long as the longest, and what is empty is
-            hidden from attention.
+            hidden from attention. Of experts "layer" (by default): the tokens of a call share
+            what stays, so that how much one keeps depends on the others, later ones too;
+            "token": each keeps the same count.
         normalize: how scores become comparable across heads that share: "mean", "rank" or None.
         merge: whether an entry that leaves gives its mass to the one whose key is nearest, instead
             of being dropped; the logarithm of the mass is added to the logits.
@@ -87,6 +99,16 @@ def live(
     """
     found = get(method).bound(options)
     check_whole("seed", seed, 0)
+    choose("kind", found.kind, KINDS)
+    if found.kind == "experts":
+        given = {"sinks": sinks, "window": window, "merge": merge or None}
+        given |= {"normalize": None if normalize == "mean" else normalize}
+        given |= {"decoding": None if decoding is True else decoding}
+        for name, value in given.items():
+            if value is not None:
+                refuse(name, value, f"none: {found.name!r} is a method of experts, not of a cache")
+        allowed = check_allowance(budget)
+        return attach_experts(model, found, allowed, floor=floor, scope=scope, seed=seed)
     return attach(  # type: ignore[no-any-return]
         model,
         found,
@@ -94,7 +116,7 @@ def live(
         sinks=sinks,
         window=window,
         floor=floor,
-        scope=scope,
+        scope=scope or "head",
         normalize=normalize,
         merge=merge,
         decoding=decoding,

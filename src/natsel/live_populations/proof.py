@@ -1,4 +1,4 @@
-"""That what is held computes what the whole cache computes with the others hidden."""
+"""That who stays computes what all compute with the others hidden."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from natsel.communities.proof.doubled import in_float64
 from natsel.extraction import Verification
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
+from natsel.live_populations.experts import proof as experts
 from natsel.live_populations.registry import Method, Scorer, get
 from natsel.selection import Sparsity
 
 TOLERANCE = 1e-6
 """Of the effect of the eviction, as everywhere in natsel."""
 
+OF_EXPERTS: Mapping[str, Any] = {"floor": 1, "scope": None, "seed": 0}
 DEFAULTS: Mapping[str, Any] = {
     **{"sinks": None, "window": None, "floor": 1, "scope": "head", "normalize": "mean"},
     **{"merge": False, "decoding": True, "seed": 0},
@@ -40,8 +42,10 @@ def prove(
     """Compare a thinned cache with the whole one under a mask of -inf, in float64.
 
     The prompt is read and some tokens are added greedily, once with the entries gone and once with
-    everybody held and the same entries hidden from attention. Every operator reads its tensors in
-    float64, whatever the model's precision and whatever casts its forward names.
+    everybody held and the same entries hidden from attention. Of a method of experts the inputs are
+    read once with fewer, and once with all computed, where what a router found of who left is
+    closed before it normalizes and scales as it does. Every operator reads its tensors in float64,
+    whatever the model's precision and whatever casts its forward names.
 
     Args:
         model: a decoder, which is left as it is.
@@ -49,7 +53,7 @@ def prove(
         budget: as of :func:`natsel.live`.
         inputs: token ids, ``[batch, tokens]``.
         attention_mask: 0 where they are padding, ``[batch, tokens]``.
-        num_new: how many tokens are added.
+        num_new: how many tokens are added; none by a method of experts.
         options: as of :func:`natsel.live`, but ``merge``.
 
     Returns:
@@ -61,9 +65,15 @@ def prove(
     check_whole("num_new", num_new)
     if not isinstance(inputs, Tensor) or inputs.dim() != 2:
         refuse("inputs", inputs, "token ids of shape [batch, tokens]")
-    engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
-    bound, allowance = get(method).bound(options), check_allowance(budget)
+    found, allowance = get(method), check_allowance(budget)
+    defaults = OF_EXPERTS if found.kind == "experts" else DEFAULTS
+    engine = {name: options.pop(name, default) for name, default in defaults.items()}
+    bound = found.bound(options)
     prompt = inputs.shape[1]
+    if bound.kind == "experts":
+        with evaluating(model), in_float64(), torch.no_grad():
+            compared = experts.logits_of(model, bound, allowance, inputs, attention_mask, engine)
+        return _verdict(*compared, what="what fewer experts change")
 
     def thinned(tokens: Tensor, *, for_proof: bool) -> tuple[Tensor, Tensor]:
         with attach(model, bound, allowance, **engine, for_proof=for_proof):
@@ -73,13 +83,17 @@ def prove(
         logits, tokens = thinned(inputs, for_proof=False)
         hidden, _ = thinned(tokens, for_proof=True)
         whole, _ = _continued(model, tokens, prompt, attention_mask, num_new)
+    return _verdict(logits, hidden, whole, what="what the eviction changes")
+
+
+def _verdict(logits: Tensor, hidden: Tensor, whole: Tensor, *, what: str) -> Verification:
     gap = float((logits - hidden).abs().max())
     effect = float((hidden - whole).abs().max())
     size = float(hidden.abs().max())
     error = gap / effect if effect > 0 else gap / max(size, 1.0)
     finite = bool(logits.isfinite().all() and hidden.isfinite().all())
     passed = finite and error <= TOLERANCE
-    reason = f"the logits differ by {error:.1e} of what the eviction changes"
+    reason = f"the logits differ by {error:.1e} of {what}"
     return Verification(
         max_abs_difference=gap,
         max_rel_difference=gap / size if size > 0 else 0.0,

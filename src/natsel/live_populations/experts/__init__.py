@@ -1,0 +1,1 @@
+"""Fewer experts a token: what a router chose competes, call by call."""
