@@ -252,6 +252,49 @@ def language(
 
 
 @app.command(
+    "experts",
+    epilog=examples(
+        "natsel bench experts --text input.txt --out bench",
+        "natsel bench experts --text a.txt --only reap,random --seeds 1 --out b",
+    ),
+)
+def experts(
+    text: Annotated[Path, typer.Option(help="A text: its end evaluates, its middle trains.")],
+    out: Annotated[Path, typer.Option(help="Folder for the models and experts.json.")],
+    seeds: Annotated[int, typer.Option(help="Models to train, minutes each.")] = 3,
+    length: Annotated[int, typer.Option(help="Bytes in a window.")] = 128,
+    samples: Annotated[int, typer.Option(help="Windows to calibrate, and to evaluate.")] = 64,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 800,
+    share: Annotated[float, typer.Option(help="Of the experts that goes for good.")] = 0.5,
+    only: Annotated[str | None, typer.Option(help="Rows, such as reap,random.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Small Mixtrals without half of their experts, and with fewer for a token: perplexity."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=True, voice=voice):
+        from natsel_bench.experts import bench_experts
+
+        with voice.progress() as progress:
+            result = bench_experts(
+                text,
+                out,
+                seeds=seeds,
+                length=length,
+                samples=samples,
+                steps=steps,
+                share=share,
+                only=parse_names("only", only) if only is not None else (),
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command(
     "depth",
     epilog=examples(
         "natsel bench depth ./smollm2 --text input.txt --out bench",

@@ -139,7 +139,7 @@ def small_gpt2(
 
 def small_mixtral(
     *,
-    layers: int = 4,
+    layers: int = 2,
     width: int = 128,
     inner: int = 64,
     heads: int = 4,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from natsel_bench.experts_words import rows_of
 from natsel_bench.peers.words import table as peers_table
 
 Result = Mapping[str, Any]
@@ -280,6 +281,20 @@ def _discovery(result: Result) -> Words:
     return Words("Discovery beside torch-pruning's building and pruning", head, rows, sentences)
 
 
+def _experts(result: Result) -> Words:
+    head = ("what", "gone", "perplexity", "of each model", "ratio", "against", "worse, p", "models")
+    config, models = result["config"], result["models"]
+    first = models[0]
+    sentence = (
+        f"{len(models)} models of {first['layers']} layers with {first['of']} experts, "
+        f"{first['k']} for a token, trained for {config['steps']} steps; {config['samples']} "
+        f"windows of {config['length']} bytes to calibrate and as many to evaluate. Ratios to the "
+        "whole model with paired intervals over windows; p, one-sided by changes of sign, that a "
+        "row is no worse than the one it is compared with; in how many models it is worse."
+    )
+    return Words("Perplexity with fewer experts", head, rows_of(result["rows"]), [sentence])
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -290,4 +305,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "language": _language,
     "depth": _depth,
     "discovery": _discovery,
+    "experts": _experts,
 }

@@ -29,7 +29,7 @@ from natsel.extraction.extract import extracted
 from natsel.extraction.verify import communities_of, compare_removal
 from natsel.features import FeatureClass, fuse, matrices
 from natsel.features.scorers import ADAPTIVE, default_scorer, find_scorer, reads_data
-from natsel.fitness import BranchScorer, Fitness, Parts, score
+from natsel.fitness import BranchScorer, ExpertScorer, Fitness, Parts, score
 from natsel.fitness.depth.kinds import check_kinds
 from natsel.fitness.score import Criterion
 from natsel.pruning.pruned import Change, Pruned
@@ -350,11 +350,11 @@ def _check_scorer(scorer: object, has_data: bool) -> None:
     if isinstance(scorer, str):
         reads = reads_data(scorer)
     else:
-        reads = isinstance(scorer, BranchScorer) or (
+        reads = isinstance(scorer, BranchScorer | ExpertScorer) or (
             isinstance(scorer, Fitness) and (scorer.needs_gradient or scorer.statistic is not None)
         )
     if reads and not has_data:
-        name = scorer.name if isinstance(scorer, Fitness | BranchScorer) else scorer
+        name = scorer.name if isinstance(scorer, Fitness | BranchScorer | ExpertScorer) else scorer
         refuse("data", None, f"batches of data: the scorer {name!r} reads some")
 
 
