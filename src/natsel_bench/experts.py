@@ -173,7 +173,12 @@ def _live(
     held = seen = 0
     losses: list[float] = []
     with natsel.live(
-        model, method, budget, scope=scope, seed=seed, **options  # type: ignore[arg-type]
+        model,
+        method,
+        budget,
+        scope=scope,
+        seed=seed,
+        **options,  # type: ignore[arg-type]
     ) as handle:
         for batch in held_out.split(BATCH):
             losses += _each(model, batch)

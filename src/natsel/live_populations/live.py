@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = ("cache", "experts")
 
+
 def live(
     model: nn.Module,
     method: str | Method | Scorer,
@@ -66,11 +67,11 @@ def live(
             for votes; None for what the method says, as far as it fits.
         floor: where heads share a budget, how many entries each holds at least: a count, or a
             share of what it would hold alone. Of a token: how many experts it keeps at least.
-        scope: of a cache "head" (by default): each holds the same count. "layer": the heads of a layer share it, and
-            "model": all heads do; then all are stored as long as the longest, and what is empty is
-            hidden from attention. Of experts "layer" (by default): the tokens of a call share
-            what stays, so that how much one keeps depends on the others, later ones too;
-            "token": each keeps the same count.
+        scope: of a cache "head" (by default): each holds the same count. "layer": the heads of a
+            layer share it, and "model": all heads do; then all are stored as long as the longest,
+            and what is empty is hidden from attention. Of experts "layer" (by default): the tokens
+            of a call share what stays, so that how much one keeps depends on the others, later
+            ones too; "token": each keeps the same count.
         normalize: how scores become comparable across heads that share: "mean", "rank" or None.
         merge: whether an entry that leaves gives its mass to the one whose key is nearest, instead
             of being dropped; the logarithm of the mass is added to the logits.

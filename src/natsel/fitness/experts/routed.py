@@ -143,9 +143,7 @@ def _checked(name: str, given: list[Any]) -> list[Tensor]:
     return tensors
 
 
-def _added(
-    sent: Sent, module: nn.Module, tokens: Tensor, experts: Tensor, weights: Tensor
-) -> Sent:
+def _added(sent: Sent, module: nn.Module, tokens: Tensor, experts: Tensor, weights: Tensor) -> Sent:
     if not len(tokens):
         return sent
     # Each choice by itself and with weight 1: what the expert answers.

@@ -48,7 +48,9 @@ ROUTINGS: dict[str, Routing] = {
 }
 """By the path of the class in ``transformers.models``; others are refused."""
 
-FAMILIES = "DeepSeek-V2 and -V3, GLM-4-MoE, GPT-OSS, Granite-MoE, Mixtral, OLMoE, Qwen2- or Qwen3-MoE"
+FAMILIES = (
+    "DeepSeek-V2 and -V3, GLM-4-MoE, GPT-OSS, Granite-MoE, Mixtral, OLMoE, Qwen2- or Qwen3-MoE"
+)
 
 
 def routing_of(module: nn.Module) -> Routing | None:
@@ -59,7 +61,9 @@ def routing_of(module: nn.Module) -> Routing | None:
         True
     """
     kind = type(module)
-    return ROUTINGS.get(f"{kind.__module__}.{kind.__qualname__}".removeprefix("transformers.models."))
+    return ROUTINGS.get(
+        f"{kind.__module__}.{kind.__qualname__}".removeprefix("transformers.models.")
+    )
 
 
 class Block(NamedTuple):
@@ -102,11 +106,9 @@ def blocks_of(model: nn.Module) -> dict[int, Block]:
         assert routing is not None
         if getattr(experts, "_is_expert_parallel", False):
             refuse("model", told, f"experts that are whole in each process; {path} has a part")
-        if getattr(module, "kernel_layer_name", None) and "forward" in vars(module):
-            refuse("model", told, f"experts that are called; a kernel takes the place of {path}")
         numbers = [int(part) for part in path.split(".") if part.isdigit()]
         index = numbers[-1] if numbers and numbers[-1] not in found else len(found)
-        found[index] = Block(router, experts, routing, int(router.top_k))  # type: ignore[arg-type]
+        found[index] = Block(router, experts, routing, int(router.top_k))
     if not found:
         refuse("model", told, allowed)
     return dict(sorted(found.items()))

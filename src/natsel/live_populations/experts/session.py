@@ -80,8 +80,9 @@ class Session:
         return handles
 
     def _begin(self, forward: inspect.Signature, args: Any, named: Any) -> None:
-        given = forward.bind_partial(*args, **named).arguments
-        mask = given.get("attention_mask", given.get("kwargs", {}).get("attention_mask"))
+        mask = named.get("attention_mask")
+        if mask is None and args:
+            mask = forward.bind_partial(*args).arguments.get("attention_mask")
         told = isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask.all())
         self._padding = mask.bool() if told else None  # type: ignore[union-attr]
         self._called.clear()
@@ -90,6 +91,7 @@ class Session:
     def _end(self, model: nn.Module) -> None:
         self._padding = None
         if missing := [index for index in self.blocks if index not in self._called]:
+            # A kernel may take the place of a block.
             told = f"experts that are called as modules; those of layer {missing[0]} were not"
             refuse("model", type(model).__name__, told)
 
