@@ -156,7 +156,7 @@ def _smaller(
     if not names:
         return
     communities = natsel.discover(model, (calibration[:1, :8],)).only("expert")
-    data = [{"input_ids": x, "labels": x} for x in calibration.split(BATCH)]
+    data = [{"input_ids": x, "labels": x} for x in torch.split(calibration, BATCH)]
     budget = natsel.Sparsity(share)
     for name in names:
         scores = natsel.score(communities, SCORERS[name], data=data)
@@ -180,7 +180,7 @@ def _live(
         seed=seed,
         **options,  # type: ignore[arg-type]
     ) as handle:
-        for batch in held_out.split(BATCH):
+        for batch in torch.split(held_out, BATCH):
             losses += _each(model, batch)
             held, seen = held + handle.num_held, seen + handle.num_seen
     return {"part": "live", "share": 1 - held / seen, "losses": losses}
@@ -190,7 +190,7 @@ def _each(model: nn.Module, tokens: Tensor) -> list[float]:
     """Return the mean cross-entropy of each window."""
     found: list[float] = []
     with torch.no_grad():
-        for batch in tokens.split(BATCH):
+        for batch in torch.split(tokens, BATCH):
             logits = model(batch).logits[:, :-1].transpose(1, 2).double()
             found += F.cross_entropy(logits, batch[:, 1:], reduction="none").mean(1).tolist()
     return found

@@ -114,17 +114,37 @@ def test_what_has_no_experts_is_refused_by_name():
         natsel.score(communities, "reap", data=[(torch.zeros(1, 3),)])
 
 
-def test_half_of_the_experts_go_and_the_rest_is_proven(mixtral):
-    small = natsel.prune(
-        mixtral.model,
+def check_half_goes(model):
+    pruned = natsel.prune(
+        model,
         (token_ids(1, 5),),
         natsel.Sparsity(0.5),
-        scorer="reap",
+        scorer={"expert": "reap"},
         data=padded_batches(),
         include="*.mlp",
     )
-    assert small.verification.passed
-    for layer in small.model.model.layers:
+    assert pruned.verification.passed
+    for layer in pruned.small.model.layers:
         assert layer.mlp.gate.weight.shape[0] == layer.mlp.experts.down_proj.shape[0] == 4
-    left = small.model(token_ids()).logits
-    assert left.shape == (2, 9, 64)
+    assert pruned.small(token_ids()).logits.shape == (2, 9, 64)
+
+
+def test_half_of_the_experts_go_and_the_rest_is_proven(mixtral):
+    check_half_goes(mixtral.model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2-moe", "qwen2-moe-normed", "qwen3-moe", "olmoe"])
+def test_half_of_the_experts_of_every_router_go(family):
+    check_half_goes(MIXTURES[family]())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deepseek-v3", "deepseek-v2"])
+def test_experts_in_groups_stay_and_the_reason_is_told(family):
+    communities = natsel.discover(MIXTURES[family](), (token_ids(1, 5),))
+    assert all(c.kind != "expert" for c in communities.values())
+    told = " ".join(r.reason for r in communities.refused if "mlp" in r.name)
+    assert "groups of experts before it chooses experts" in told
+    with pytest.raises(ValueError, match="scores experts alone, and none were found"):
+        natsel.score(communities, "reap", data=padded_batches())

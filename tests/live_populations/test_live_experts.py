@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tests.mixtures import MIXTURES, token_ids
 
 import natsel
-from natsel.live_populations import Choices, Method, prove
+from natsel.live_populations import Choices, ExpertMethod, prove
 from natsel.live_populations.experts.choosing import survivors_of_call
 from natsel.live_populations.experts.routers import ROUTINGS, blocks_of
 
@@ -111,7 +111,7 @@ def test_a_threshold_is_relative_to_the_fittest(mixtral):
     weights = torch.tensor([[0.5, 0.26, 0.24], [0.4, 0.35, 0.25]])
     none, tokens = torch.zeros(2, 0), torch.ones(2, dtype=torch.bool)
     choices = Choices(weights, torch.tensor([[0, 1, 2], [5, 4, 3]]), none, tokens)
-    below = natsel.live_populations.get("router-threshold").extinct
+    below = natsel.live_populations.EXPERT_METHODS["router-threshold"].extinct
     assert below(choices, level=0.5).tolist() == [[False, False, True], [False, False, False]]
 
 
@@ -167,7 +167,7 @@ def test_a_method_of_ones_own_sees_the_choices(mixtral):
         torch.testing.assert_close(choices.shares.sum(-1), torch.ones(18))
         return choices.experts.float()
 
-    method = Method("last", last, kind="experts")
+    method = ExpertMethod("last", last)
     with natsel.live(mixtral, method, HALF, scope="token") as handle:
         mixtral(token_ids())
     kept = handle.experts(0)
@@ -192,14 +192,13 @@ def test_caches_and_experts_thin_together(mixtral):
         ("router", HALF, {"floor": 3}, "leaves each token its floor of 3"),
         ("router", HALF, {"floor": 5}, "floor=5 is not allowed: expected at most 4"),
         ("router", HALF, {"scope": "head"}, "scope='head'"),
-        ("router", HALF, {"sinks": 2}, "sinks=2.*a method of experts"),
-        ("router", HALF, {"merge": True}, "merge=True.*a method of experts"),
+        ("router", HALF, {"sinks": 2}, "sinks=2.*is one of experts"),
+        ("router", HALF, {"merge": True}, "merge=True.*is one of experts"),
         ("router", None, {}, "a budget"),
         ("router", natsel.live_populations.Bytes(99), {}, "natsel.Sparsity.*natsel.Held"),
         ("router", HALF, {"level": 1}, "no option"),
         ("newest", HALF, {"scope": "token"}, "scope='token'"),
-        (Method("x", len, kind="tokens"), HALF, {}, "kind='tokens'"),
-        (Method("x", lambda c: c.weights[:1], kind="experts"), HALF, {}, "scores of shape"),
+        (ExpertMethod("x", lambda c: c.weights[:1]), HALF, {}, "scores of shape"),
     ],
 )
 def test_what_is_not_allowed_is_named(mixtral, method, budget, options, told):

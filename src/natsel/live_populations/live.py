@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
 from natsel.live_populations.choosing import Normalization
 from natsel.live_populations.experts.attach import attach as attach_experts
+from natsel.live_populations.experts.handle import LiveExperts
+from natsel.live_populations.experts.registry import ExpertMethod, are_experts
+from natsel.live_populations.experts.registry import get as expert_method
 from natsel.live_populations.registry import Method, Scorer, get
 from natsel.selection import Sparsity
 
 if TYPE_CHECKING:
     from natsel.live_populations.cache.handle import LiveCache
-    from natsel.live_populations.experts.handle import LiveExperts
-
-KINDS = ("cache", "experts")
 
 
+@overload
+def live(
+    model: nn.Module, method: ExpertMethod, budget: Sparsity | Held | None = None, **options: Any
+) -> LiveExperts: ...
+@overload
 def live(
     model: nn.Module,
-    method: str | Method | Scorer,
+    method: Method,
+    budget: Sparsity | Held | Bytes | None = None,
+    **options: Any,
+) -> LiveCache: ...
+@overload
+def live(
+    model: nn.Module,
+    method: str | Scorer,
+    budget: Sparsity | Held | Bytes | None = None,
+    **options: Any,
+) -> Any: ...
+def live(
+    model: nn.Module,
+    method: str | Method | Scorer | ExpertMethod,
     budget: Sparsity | Held | Bytes | None = None,
     *,
     sinks: int | None = None,
@@ -56,8 +74,9 @@ def live(
     Args:
         model: a decoder of the transformers library.
         method: a name in ``natsel.live_populations.METHODS``, a function from
-            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, a
-            :class:`natsel.live_populations.Method` of either kind, or ``module:name`` of one.
+            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, or
+            ``module:name`` of one; a name in ``natsel.live_populations.EXPERT_METHODS``, or a
+            :class:`natsel.live_populations.ExpertMethod`.
         budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`, of a head
             or of a token on average; :class:`natsel.Bytes` of a cache); None only where a method
             knows extinction.
@@ -98,18 +117,17 @@ def live(
         >>> handle.held(0), handle.num_bytes / handle.num_bytes_whole
         (tensor([[10]]), 0.5)
     """
-    found = get(method).bound(options)
     check_whole("seed", seed, 0)
-    choose("kind", found.kind, KINDS)
-    if found.kind == "experts":
-        given = {"sinks": sinks, "window": window, "merge": merge or None}
-        given |= {"normalize": None if normalize == "mean" else normalize}
-        given |= {"decoding": None if decoding is True else decoding}
+    if are_experts(method):
+        given: dict[str, object] = {"sinks": sinks, "window": window, "merge": merge or None}
+        given["normalize"] = None if normalize == "mean" else normalize
+        given["decoding"] = None if decoding is True else decoding
         for name, value in given.items():
             if value is not None:
-                refuse(name, value, f"none: {found.name!r} is a method of experts, not of a cache")
-        allowed = check_allowance(budget)
-        return attach_experts(model, found, allowed, floor=floor, scope=scope, seed=seed)
+                refuse(name, value, "none: the method is one of experts, not of a cache")
+        experts, allowed = expert_method(method).bound(options), check_allowance(budget)
+        return attach_experts(model, experts, allowed, floor=floor, scope=scope, seed=seed)
+    found = get(method).bound(options)  # type: ignore[arg-type]
     return attach(  # type: ignore[no-any-return]
         model,
         found,

@@ -15,7 +15,9 @@ from natsel.communities.proof.doubled import in_float64
 from natsel.extraction import Verification
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
-from natsel.live_populations.experts import proof as experts
+from natsel.live_populations.experts.proof import logits_of
+from natsel.live_populations.experts.registry import ExpertMethod, are_experts
+from natsel.live_populations.experts.registry import get as expert_method
 from natsel.live_populations.registry import Method, Scorer, get
 from natsel.selection import Sparsity
 
@@ -31,7 +33,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 def prove(
     model: nn.Module,
-    method: str | Method | Scorer,
+    method: str | Method | Scorer | ExpertMethod,
     budget: Sparsity | Held | Bytes | None,
     inputs: Tensor,
     *,
@@ -65,15 +67,16 @@ def prove(
     check_whole("num_new", num_new)
     if not isinstance(inputs, Tensor) or inputs.dim() != 2:
         refuse("inputs", inputs, "token ids of shape [batch, tokens]")
-    found, allowance = get(method), check_allowance(budget)
-    defaults = OF_EXPERTS if found.kind == "experts" else DEFAULTS
-    engine = {name: options.pop(name, default) for name, default in defaults.items()}
-    bound = found.bound(options)
-    prompt = inputs.shape[1]
-    if bound.kind == "experts":
+    allowance = check_allowance(budget)
+    if are_experts(method):
+        engine = {name: options.pop(name, default) for name, default in OF_EXPERTS.items()}
+        experts = expert_method(method).bound(options)
         with evaluating(model), in_float64(), torch.no_grad():
-            compared = experts.logits_of(model, bound, allowance, inputs, attention_mask, engine)
-        return _verdict(*compared, what="what fewer experts change")
+            found = logits_of(model, experts, allowance, inputs, attention_mask, engine)
+        return _verdict(*found, what="what fewer experts change")
+    engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
+    bound = get(method).bound(options)  # type: ignore[arg-type]
+    prompt = inputs.shape[1]
 
     def thinned(tokens: Tensor, *, for_proof: bool) -> tuple[Tensor, Tensor]:
         with attach(model, bound, allowance, **engine, for_proof=for_proof):

@@ -25,8 +25,7 @@ class Method:
     Attributes:
         name: how users call it.
         score: the scorer; keyword-only arguments are options of users.
-        kind: what lives: "cache" for the entries of a key/value cache, "experts" for the choices
-            of a router.
+        kind: what lives: "cache" for the entries of a key/value cache.
         sinks: how many of the first entries stay in any case, unless the user says otherwise.
         window: how many of the newest, unless the user says otherwise.
         queries: whether the last ``window`` queries are kept for it from call to call.

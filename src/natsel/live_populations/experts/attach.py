@@ -9,9 +9,9 @@ from natsel.common.errors import choose, refuse
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Allowance, Held
 from natsel.live_populations.experts.handle import LiveExperts, refuse_twice
+from natsel.live_populations.experts.registry import ExpertMethod
 from natsel.live_populations.experts.routers import blocks_of
 from natsel.live_populations.experts.session import Session, kept_of
-from natsel.live_populations.registry import Method
 from natsel.selection import Sparsity
 
 SCOPES = ("token", "layer")
@@ -19,7 +19,7 @@ SCOPES = ("token", "layer")
 
 def attach(
     model: nn.Module,
-    method: Method,
+    method: ExpertMethod,
     budget: Allowance,
     *,
     floor: float,

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from natsel.live_populations.experts.attach import attach
+from natsel.live_populations.experts.registry import ExpertMethod
 from natsel.live_populations.experts.routers import Block, blocks_of
 from natsel.live_populations.experts.session import Record
-from natsel.live_populations.registry import Method
 
 
 def logits_of(
     model: Any,
-    method: Method,
+    method: ExpertMethod,
     budget: Any,
     inputs: Tensor,
     mask: Tensor | None,

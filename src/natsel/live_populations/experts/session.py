@@ -19,8 +19,8 @@ from natsel.live_populations.experts.choosing import (
     survivors_of_call,
     survivors_of_tokens,
 )
+from natsel.live_populations.experts.registry import ExpertMethod
 from natsel.live_populations.experts.routers import Block
-from natsel.live_populations.registry import Method
 from natsel.selection import Sparsity
 
 
@@ -52,7 +52,7 @@ class Session:
         records: who stayed, after the last call.
     """
 
-    method: Method
+    method: ExpertMethod
     budget: Allowance
     floor: int
     scope: str
@@ -84,7 +84,7 @@ class Session:
         if mask is None and args:
             mask = forward.bind_partial(*args).arguments.get("attention_mask")
         told = isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask.all())
-        self._padding = mask.bool() if told else None  # type: ignore[union-attr]
+        self._padding = mask.bool() if told else None
         self._called.clear()
         self._waiting.clear()
 

@@ -7,9 +7,6 @@ from natsel.live_populations.methods.expected import expected
 from natsel.live_populations.methods.key_diff import key_diff
 from natsel.live_populations.methods.key_norm import key_norm
 from natsel.live_populations.methods.newest import newest
-from natsel.live_populations.methods.router import router
-from natsel.live_populations.methods.router_random import router_random
-from natsel.live_populations.methods.router_threshold import below
 from natsel.live_populations.methods.snapkv import snapkv
 from natsel.live_populations.methods.value_weighted import value_weighted
 from natsel.live_populations.registry import Method, register
@@ -24,13 +21,8 @@ register(Method("value-weighted", value_weighted, window=32, queries=True))
 register(Method("expected", expected, sinks=4, window=32, queries=True))
 register(Method("evolution", evolution, window=32, every_call=True, extinct=extinct))
 
-register(Method("router", router, kind="experts"))
-register(Method("router-threshold", router, kind="experts", extinct=below))
-register(Method("router-random", router_random, kind="experts"))
-
 __all__ = [
     "accumulated",
-    "below",
     "by_chance",
     "evolution",
     "expected",
@@ -38,8 +30,6 @@ __all__ = [
     "key_diff",
     "key_norm",
     "newest",
-    "router",
-    "router_random",
     "snapkv",
     "value_weighted",
 ]

@@ -11,8 +11,8 @@ def router(choices: Choices) -> Tensor:
     """Return the mass of each choice in its token: the router's weights, of sum 1.
 
     Example:
-        >>> from natsel.live_populations import METHODS
-        >>> METHODS["router"].score is router
+        >>> from natsel.live_populations import EXPERT_METHODS
+        >>> EXPERT_METHODS["router"].score is router
         True
     """
     return choices.shares

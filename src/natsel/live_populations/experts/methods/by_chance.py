@@ -8,12 +8,12 @@ from torch import Tensor
 from natsel.live_populations.experts.choices import Choices
 
 
-def router_random(choices: Choices) -> Tensor:
+def by_chance(choices: Choices) -> Tensor:
     """Return uniform random numbers, one draw for each choice.
 
     Example:
-        >>> from natsel.live_populations import METHODS
-        >>> METHODS["router-random"].score is router_random
+        >>> from natsel.live_populations import EXPERT_METHODS
+        >>> EXPERT_METHODS["router-random"].score is by_chance
         True
     """
     device = choices.generator.device
