@@ -20,6 +20,7 @@ from natsel.common.numbers import check_whole
 from natsel.common.paired import PairedSamples, sign_flips
 from natsel.common.progress import Progress, silent
 from natsel.fitness import Fitness
+from natsel.integrations.transformers.library import without_bars
 from natsel.runs import environment, folder
 from natsel_bench.language import CHARACTERS, cut_text
 from natsel_bench.language_models import (
@@ -133,7 +134,9 @@ def _losses(target: Path, parts: Mapping[str, str], config: Any, seed: int) -> d
     )
     library: Any = require("transformers", "transformers")
     # Router logits that leave the model, as its training needed, would fix its experts.
-    model = library.MixtralForCausalLM.from_pretrained(place, output_router_logits=False).eval()
+    with without_bars():
+        kind = library.MixtralForCausalLM
+        model = kind.from_pretrained(place, output_router_logits=False).eval()
     calibration = windows(byte_tokens(parts["calibration.txt"]), length, samples)
     held_out = windows(byte_tokens(parts["evaluation.txt"]), length, samples, from_end=True)
     rows = {"whole": {"part": "", "share": 0.0, "losses": _each(model, held_out)}}
@@ -179,7 +182,7 @@ def _live(
         budget,
         scope=scope,
         seed=seed,
-        **options,  # type: ignore[arg-type]
+        **options,
     ) as handle:
         for batch in torch.split(held_out, BATCH):
             losses += _each(model, batch)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.extras import require
+from natsel.integrations.transformers.library import without_bars
 
 SMALL_GPT2 = "small-gpt2"
 SMALL_MIXTRAL = "small-mixtral"
@@ -99,7 +100,7 @@ def prepared(
         return folder
     model = (build or small_gpt2)(length=length, seed=seed)
     train(model, byte_tokens(text), steps=steps, length=length, seed=seed)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made, without_bars():
         model.save_pretrained(made)
         byte_tokenizer().save_pretrained(made)
         os.replace(made, folder)
