@@ -274,7 +274,7 @@ def experts(
 ) -> None:
     """Small Mixtrals without half of their experts, and with fewer for a token: perplexity."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.experts import bench_experts
 
         with voice.progress() as progress:
