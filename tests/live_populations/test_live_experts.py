@@ -222,3 +222,13 @@ def test_a_router_that_is_not_known_is_refused_by_its_place(mixtral):
         natsel.live(mixtral, "router", HALF)
     block.gate = router
     assert len(blocks_of(mixtral)) == 2
+
+
+def test_experts_that_are_not_called_are_refused(mixtral, monkeypatch):
+    """A kernel may take the place of a whole block: then nothing would have left."""
+    monkeypatch.setattr(mixtral.model.layers[1].mlp, "forward", lambda x: x)
+    with (
+        natsel.live(mixtral, "router", HALF),
+        pytest.raises(ValueError, match="those of layer 1 were not"),
+    ):
+        mixtral(token_ids())
