@@ -24,7 +24,6 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
-from natsel.common.files import write_atomic
 from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
@@ -267,6 +266,7 @@ def prune(
         if not blockwise:
             _say_memory(voice, result)
         if result.get("levels") is not None:
+            from natsel.common.files import write_atomic
             from natsel.report.search import search_picture
 
             write_atomic(out / PICTURE, search_picture(result["levels"]).encode())
