@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
@@ -10,16 +11,38 @@ from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
 from natsel.live_populations.choosing import Normalization
+from natsel.live_populations.kinds import CACHE, TOKENS, are_tokens, only
 from natsel.live_populations.registry import Method, Scorer, get
+from natsel.live_populations.tokens import TokenMethod, TokenScorer
+from natsel.live_populations.tokens.attach import attach as attach_tokens
+from natsel.live_populations.tokens.handle import LiveTokens
 from natsel.selection import Sparsity
 
 if TYPE_CHECKING:
     from natsel.live_populations.cache.handle import LiveCache
 
 
+@overload
+def live(
+    model: nn.Module, method: TokenMethod, budget: Sparsity | Held, **options: Any
+) -> LiveTokens: ...
+@overload
 def live(
     model: nn.Module,
-    method: str | Method | Scorer,
+    method: Method,
+    budget: Sparsity | Held | Bytes | None = None,
+    **options: Any,
+) -> LiveCache: ...
+@overload
+def live(
+    model: nn.Module,
+    method: str | Scorer | TokenScorer,
+    budget: Sparsity | Held | Bytes | None = None,
+    **options: Any,
+) -> Any: ...
+def live(
+    model: nn.Module,
+    method: str | Method | Scorer | TokenMethod | TokenScorer,
     budget: Sparsity | Held | Bytes | None = None,
     *,
     sinks: int | None = None,
@@ -30,8 +53,13 @@ def live(
     merge: bool = False,
     decoding: bool = True,
     seed: int = 0,
+    blocks: Sequence[int] | None = None,
+    pace: Literal["even", "share"] = "even",
+    fuse: bool = False,
+    spread: bool | None = None,
+    prefix: int | None = None,
     **options: Any,
-) -> LiveCache:
+) -> LiveCache | LiveTokens:
     """Let populations that live for one input compete while a model runs.
 
     Each key/value head of each layer is a community, and each entry of its cache a population: it
@@ -40,13 +68,19 @@ def live(
     the end of every call, whether the tokens came at once, in chunks or one by one. Padding never
     competes. Tokens keep their positions, and positions go on from the true length.
 
+    In a vision transformer each image is a community, and its tokens are the populations: of n,
+    ``budget.count(n)`` have left after the last block, and who merges adds its mass. The class
+    token and its like count, and stay.
+
     Use it as a context manager, or call ``close()``: the model is then as it was. It needs a
     dynamic cache; the input's own cache is changed, nothing of the model.
 
     Args:
-        model: a decoder of the transformers library.
-        method: a name in ``natsel.live_populations.METHODS``, a function from
-            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, or
+        model: a decoder of the transformers library, or a vision transformer: of transformers, of
+            timm, natsel's own, or any with one chain of alike blocks.
+        method: a name in ``natsel.live_populations.METHODS`` or ``TOKEN_METHODS``, a function from
+            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]`` or from
+            :class:`natsel.live_populations.Tokens` to scores ``[batch, tokens]``, or
             ``module:name`` of one.
         budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`,
             :class:`natsel.Bytes`); None only where a method knows extinction.
@@ -64,10 +98,19 @@ def live(
             of being dropped; the logarithm of the mass is added to the logits.
         decoding: whether entries also leave while tokens come one by one.
         seed: of all chance.
+        blocks: at which blocks tokens leave, between attention and perceptron; None for all.
+        pace: how many at each: "even" for the same number, "share" for the same share of who is
+            left.
+        fuse: whether the tokens that leave become one, the sum of them by their scores.
+        spread: whether the last block gives features for every place instead of every token, those
+            of the token that stands for it, or zeros; None for where masses add.
+        prefix: how many of the first tokens stand for no place and stay, the first of them the
+            class token; None for what the model says.
         options: what the method takes besides.
 
     Returns:
-        A handle: what is held, in entries and bytes, and what was evicted.
+        A handle: what is held, in entries and bytes, and what was evicted; of tokens, who lives
+        and for which places.
 
     Raises:
         ValueError: if the model, the method or an option is not allowed; while it runs, if the
@@ -84,9 +127,30 @@ def live(
         ...     _ = model(torch.arange(20)[None])
         >>> handle.held(0), handle.num_bytes / handle.num_bytes_whole
         (tensor([[10]]), 0.5)
+        >>> vit = natsel.models.ViT((3, 8, 8), 10, dim=8, heads=2, depth=2, patch=2)
+        >>> with natsel.live(vit, "merge", natsel.Sparsity(0.4)) as handle:
+        ...     _ = vit(torch.zeros(1, 3, 8, 8))
+        >>> handle.num_held, handle.mass().sum(), handle.leaving
+        (11, tensor(17), {0: 3, 1: 3})
     """
-    found = get(method).bound(options)
     check_whole("seed", seed, 0)
+    if are_tokens(model, method):
+        only(locals(), CACHE, "the cache of a decoder")
+        return attach_tokens(
+            model,
+            method,
+            budget,
+            blocks=blocks,
+            pace=pace,
+            merge=merge,
+            fuse=fuse,
+            spread=spread,
+            prefix=prefix,
+            seed=seed,
+            options=options,
+        )
+    only(locals(), TOKENS, "the tokens of a vision transformer")
+    found = get(method).bound(options)  # type: ignore[arg-type]
     return attach(  # type: ignore[no-any-return]
         model,
         found,
