@@ -93,7 +93,7 @@ def spread_over(
         >>> spread_over(26, range(3), 65, 1), spread_over(26, range(3), 65, 1, "share")
         ({0: 9, 1: 9, 2: 8}, {0: 10, 1: 9, 2: 7})
         >>> spread_over(50, range(3), 65, 1, most=lambda free: free // 2)
-        {0: 21, 1: 21, 2: 8}
+        {0: 18, 1: 18, 2: 14}
     """
     choose("pace", pace, PACES)
 

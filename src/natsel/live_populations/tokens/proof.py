@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -135,5 +136,5 @@ def prove(
 
 
 def _outputs(given: Any) -> list[Tensor]:
-    leaves = tree_leaves(tuple(given.values()) if hasattr(given, "values") else given)
+    leaves = tree_leaves(tuple(given.values()) if isinstance(given, Mapping) else given)
     return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]

@@ -140,7 +140,7 @@ class Watching(TorchFunctionMode):
 
     def _masked(self, mask: Tensor | None, query: Tensor) -> Tensor | None:
         if mask is not None:
-            if mask.shape[-1] not in (1, query.shape[-2]):
+            if mask.shape[-1] > 1:
                 told = f"{self.told}, which adds a bias for {mask.shape[-1]} places to its logits"
                 refuse("model", told, "attention that does not ask where its tokens stand")
             if mask.dtype == torch.bool:
