@@ -280,6 +280,49 @@ def _discovery(result: Result) -> Words:
     return Words("Discovery beside torch-pruning's building and pruning", head, rows, sentences)
 
 
+def _tokens(result: Result) -> Words:
+    rows, sentences = [], []
+
+    def faster(row: Mapping[str, Any]) -> list[str]:
+        ratio = row["faster"]
+        return [
+            f"{row['images_a_second']:,.0f}",
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        ]
+
+    for row in result["rows"]:
+        paired = row.get("paired")
+        lost = (
+            ""
+            if paired is None
+            else f"{100 * paired['difference']:+.1f} ({100 * paired['low']:+.1f} to "
+            f"{100 * paired['high']:+.1f})"
+        )
+        right = f"{100 * row['accuracy']['mean']:.1f} %"
+        rows.append([row["name"], *faster(row), right, lost])
+    for each in result["larger"]:
+        for row in each["rows"]:
+            rows.append([f"random, {each['tokens']} tokens: {row['name']}", *faster(row), "", ""])
+    config, trained = result["config"], result["trained"]
+    for pair in result["against"]:
+        sentences.append(
+            f"{pair['one']} against {pair['other']}: {100 * pair['difference']:+.1f} points "
+            f"({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}), p = {pair['p_value']:.2g}"
+        )
+    if trained:
+        sentences.append(
+            f"The network: {config['epochs']} epochs of CIFAR-10, {trained['seconds']:,.0f} s, "
+            f"{100 * trained['test_accuracy']:.1f} % of all test images."
+        )
+    sentences.append(
+        f"{config['images']:,} test images, paired (McNemar, exact). Processor time of batches of "
+        f"{config['batch']} on one thread, in turn with the whole model, {config['repeats']} "
+        "rounds; medians with their 95 % interval."
+    )
+    head = ("what, share that goes", "images/s", "times the whole", "right", "points")
+    return Words("Tokens of a vision transformer", head, rows, sentences)
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -290,4 +333,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "language": _language,
     "depth": _depth,
     "discovery": _discovery,
+    "tokens": _tokens,
 }
