@@ -19,6 +19,7 @@ KINDS = {
     "by pairs": ("merge", {}),
     "fused": ("received", {"fuse": True}),
     "at one block": ("key-norm", {"blocks": [1], "spread": True}),
+    "before the first": ("merge", {"blocks": [-1, 1]}),
     "nearest": ("received", {"merge": True, "pace": "share"}),
 }
 CASES = [

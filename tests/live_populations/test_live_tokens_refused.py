@@ -190,6 +190,11 @@ def test_a_method_that_gives_something_else():
     ):
         model(images())
     with (
+        natsel.live(model, "received", SHARE, blocks=[-1]),
+        pytest.raises(ValueError, match=r"blocks=-1 .*before the first there is no attention"),
+    ):
+        model(images())
+    with (
         natsel.live(model, "key-norm", SHARE, fuse=True),
         pytest.raises(ValueError, match=r"fuse=True .*'key-norm', whose scores are no shares"),
     ):

@@ -98,7 +98,8 @@ def live(
             of being dropped; the logarithm of the mass is added to the logits.
         decoding: whether entries also leave while tokens come one by one.
         seed: of all chance.
-        blocks: at which blocks tokens leave, between attention and perceptron; None for all.
+        blocks: at which blocks tokens leave, between attention and perceptron; None for all. -1 is
+            before the first, where tokens have no attention, and stand for their own keys.
         pace: how many at each: "even" for the same number, "share" for the same share of who is
             left.
         fuse: whether the tokens that leave become one, the sum of them by their scores.

@@ -25,6 +25,8 @@ from natsel.runs.trained import trained_network
 from natsel_bench.depth_vit import OPTIONS, RECIPE
 
 BATCH = 100
+BEFORE = {"blocks": (-1,)}
+"""Before the first block: its attention, too, reads fewer."""
 FIRST = {"blocks": (0,)}
 
 
@@ -54,24 +56,31 @@ class TokenWay:
         return natsel.live(model, self.method, natsel.Sparsity(self.share), **self.options)
 
 
-MERGED = {**FIRST, "merge": True}
+MERGED = {"merge": True}
 WAYS: tuple[TokenWay, ...] = (
-    TokenWay("merge", 0.4, FIRST, "pairs merged"),
-    TokenWay("merge", 0.5, FIRST, "pairs merged"),
-    TokenWay("received", 0.5, MERGED, "least attended, merged"),
-    TokenWay("random", 0.5, MERGED, "random, merged"),
-    TokenWay("received", 0.5, FIRST, "least attended, dropped"),
-    TokenWay("key-norm", 0.5, FIRST, "long keys, dropped"),
-    TokenWay("diversity", 0.5, FIRST, "max-min, dropped"),
-    TokenWay("random", 0.5, FIRST, "random, dropped"),
+    TokenWay("merge", 0.35, BEFORE, "pairs merged before block 0"),
+    TokenWay("merge", 0.4, BEFORE, "pairs merged before block 0"),
+    TokenWay("merge", 0.45, BEFORE, "pairs merged before block 0"),
+    TokenWay("merge", 0.5, BEFORE, "pairs merged before block 0"),
+    TokenWay("merge", 0.5, FIRST, "pairs merged in block 0"),
+    TokenWay("key-norm", 0.5, FIRST | MERGED, "long keys merged in block 0"),
+    TokenWay("random", 0.4, BEFORE | MERGED, "random merged before block 0"),
+    TokenWay("random", 0.3, BEFORE, "random dropped before block 0"),
+    TokenWay("random", 0.35, BEFORE, "random dropped before block 0"),
+    TokenWay("random", 0.4, BEFORE, "random dropped before block 0"),
+    TokenWay("diversity", 0.35, BEFORE, "max-min dropped before block 0"),
+    TokenWay("received", 0.4, FIRST, "least attended dropped in block 0"),
 )
+EQUAL = 0.06
+"""By how much two ways may differ in images a second to be compared at equal time."""
+
 SIDES: Mapping[int, int] = {14: 196, 24: 576}
 """Patches on a side of a random network that is timed alone, and how many they are."""
 
 LARGER = (
-    TokenWay("merge", 0.5, {}, "pairs merged, every block"),
-    TokenWay("class-attention", 0.5, {"blocks": (1,)}, "class attention, dropped at block 1"),
-    TokenWay("class-attention", 0.5, {"blocks": (1,), "fuse": True}, "fused at block 1"),
+    TokenWay("merge", 0.5, {}, "pairs merged in every block"),
+    TokenWay("class-attention", 0.5, {"blocks": (1,)}, "least attended by class dropped in block 1"),
+    TokenWay("class-attention", 0.5, {"blocks": (1,), "fuse": True}, "the same, fused in block 1"),
 )
 
 
@@ -126,12 +135,12 @@ def bench_tokens(
     rows[0]["accuracy"] = proportion_interval(int(whole.sum()), len(labels))._asdict()
     result = {
         "bench": "tokens",
-        "environment": environment(),
+        **environment.record(),
         "config": {"images": images, "repeats": repeats, "batch": BATCH, "epochs": RECIPE.epochs},
         "trained": trained,
         "rows": rows,
         "larger": larger,
-        "against": _against(ways, right),
+        "against": _against(ways, right, rows),
     }
     write_json(folder / "tokens.json", result)
     return result
@@ -191,13 +200,15 @@ def _larger(side: int, repeats: int, progress: Progress) -> dict[str, Any]:
     return {"tokens": side * side + 1, "rows": _timed(model.eval(), batch, LARGER, repeats)}
 
 
-def _against(ways: Sequence[TokenWay], right: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Compare each way that merges with those that drop as many."""
+def _against(
+    ways: Sequence[TokenWay], right: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Compare each way that merges with those that drop, at equal time."""
+    faster = {row["name"]: row["faster"]["median"] for row in rows}
     merging = [w for w in ways if w.method == "merge" or w.options.get("merge")]
-    dropping = [w for w in ways if w not in merging]
     return [
         {"one": a.name, "other": b.name, **mcnemar(right[a.name], right[b.name])._asdict()}
         for a in merging
-        for b in dropping
-        if a.share == b.share
+        for b in ways
+        if b not in merging and abs(faster[b.name] / faster[a.name] - 1) <= EQUAL
     ]

@@ -7,12 +7,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from natsel.common.errors import refuse
 from natsel.live_populations.tokens.tokens import Attended
 from natsel.live_populations.tokens.watching import Watching
+
+FIRST = -1
+"""What counts as a block: tokens leave before the first one."""
 
 
 class Rounds(Protocol):
@@ -34,7 +37,7 @@ class Rounds(Protocol):
     def leaves(self, block: int) -> bool:
         """Tell whether somebody leaves at a block."""
 
-    def reduced(self, block: int, stream: Tensor, attended: Attended) -> Tensor:
+    def reduced(self, block: int, stream: Tensor, attended: Attended | None) -> Tensor:
         """Return the stream after the attention of a block, without those who leave."""
 
     def ended(self, stream: Tensor) -> Tensor:
@@ -62,8 +65,8 @@ def hooked(rounds: Rounds, blocks: tuple[nn.Module, ...]) -> list[RemovableHandl
 
 def _hooks(
     rounds: Rounds, block: int, is_last: bool, running: list[tuple[nn.Module, Watching]]
-) -> tuple[Callable[..., None], Callable[..., Any]]:
-    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         told = f"{type(module).__name__} at block {block}"
         given = [x for x in tree_leaves((args, named)) if isinstance(x, Tensor)]
         stream = given[0] if given else None
@@ -73,18 +76,24 @@ def _hooks(
             refuse("gradient_checkpointing", True, "False while tokens compete")
         if block == 0:
             rounds.begin(stream)
+        _check_others(given[1:], told, rounds.expected(FIRST), rounds.num_prefix)
+        changed = None
+        if block == 0 and rounds.leaves(FIRST):
+            thinned = rounds.reduced(FIRST, stream, None)
+            changed = tree_map(lambda x: thinned if x is stream else x, (args, named))
+            stream = thinned
         if stream.shape[1] != rounds.expected(block):
             seen = f"{told}, given {stream.shape[1]} tokens"
             refuse("model", seen, f"the {rounds.expected(block)} tokens that the block before gave")
-        _check_others(given[1:], told, rounds.expected(0), rounds.num_prefix)
         bias = rounds.bias(block, stream)
         leaves = rounds.leaves(block)
         if bias is None and not leaves:
-            return
+            return changed
         at_sum = partial(rounds.reduced, block) if leaves else None
         watching = Watching(told, stream, bias, at_sum)
         watching.__enter__()
         running.append((module, watching))
+        return changed
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         watching = None

@@ -98,9 +98,7 @@ def nearest(scores: Tensor, keys: Tensor, num_leaving: int, num_prefix: int) -> 
         num_prefix: how many of the first stay in any case.
     """
     move = dropped(scores, num_leaving, num_prefix)
-    of = move.leaving[..., None].expand(-1, -1, keys.shape[-1])
-    to = move.kept[:, num_prefix:, None].expand(-1, -1, keys.shape[-1])
-    near = keys.gather(1, of) @ keys.gather(1, to).transpose(1, 2)
+    near = rows_of(keys, move.leaving) @ rows_of(keys, move.kept[:, num_prefix:]).transpose(1, 2)
     return Move(move.kept, move.leaving, near.argmax(-1) + num_prefix)
 
 
@@ -148,8 +146,7 @@ def moved(features: Tensor, mass: Tensor | None, move: Move) -> tuple[Tensor, Te
         (tensor([[[0.],
                  [4.]]]), tensor([[1, 3]]))
     """
-    width = features.shape[-1]
-    kept = features.gather(1, move.kept[..., None].expand(-1, -1, width))
+    kept = rows_of(features, move.kept)
     if move.hosts is None:
         return kept, None if mass is None else mass.gather(1, move.kept)
     dtype = torch.promote_types(features.dtype, torch.float32)
@@ -161,9 +158,27 @@ def moved(features: Tensor, mass: Tensor | None, move: Move) -> tuple[Tensor, Te
         left = own.to(dtype) / total.to(dtype)
     else:
         (given, left), total = move.shares, mass
-    guests = features.gather(1, move.leaving[..., None].expand(-1, -1, width)).to(dtype)
-    where = move.hosts[..., None].expand(-1, -1, width)
-    sums = (kept.to(dtype) * left[..., None].to(dtype)).scatter_add(
-        1, where, guests * given[..., None].to(dtype)
-    )
-    return sums.to(features.dtype), total
+    guests = rows_of(features, move.leaving).to(dtype).mul_(given[..., None].to(dtype))
+    sums = kept.to(dtype).mul_(left[..., None].to(dtype))  # both are copies already
+    where = _flat(move.hosts, sums.shape[1])
+    added = sums.flatten(0, 1).index_add_(0, where, guests.flatten(0, 1))
+    return added.reshape(sums.shape).to(features.dtype), total
+
+
+def rows_of(features: Tensor, index: Tensor) -> Tensor:
+    """Return the features of some tokens; whole rows are copied, which ``gather`` does not.
+
+    Args:
+        features: ``[batch, tokens, ...]``.
+        index: ``[batch, some]``.
+
+    Returns:
+        ``[batch, some, ...]``.
+    """
+    found = features.flatten(0, 1).index_select(0, _flat(index, features.shape[1]))
+    return found.reshape(*index.shape, *features.shape[2:])
+
+
+def _flat(index: Tensor, num_tokens: int) -> Tensor:
+    first = torch.arange(0, index.shape[0] * num_tokens, num_tokens, device=index.device)
+    return (index + first[:, None]).flatten()

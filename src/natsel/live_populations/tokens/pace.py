@@ -52,17 +52,19 @@ def check_budget(budget: object) -> Sparsity | Held:
 
 
 def check_blocks(blocks: object, depth: int) -> tuple[int, ...]:
-    """Return the blocks at which tokens leave, ascending; None stands for all.
+    """Return the blocks at which tokens leave, ascending; None stands for all from 0 on.
+
+    -1 is before the first block.
 
     Raises:
         ValueError: if one is not there or named twice.
     """
     if blocks is None:
         return tuple(range(depth))
-    allowed = f"indices of {depth} blocks, 0 to {depth - 1}, each once"
+    allowed = f"indices of {depth} blocks, 0 to {depth - 1}, or -1 for before them, each once"
     if not isinstance(blocks, Sequence) or isinstance(blocks, str) or not blocks:
         refuse("blocks", blocks, allowed)
-    if not all(is_whole(b, 0) and b < depth for b in blocks) or len(set(blocks)) < len(blocks):
+    if not all(is_whole(b, -1) and b < depth for b in blocks) or len(set(blocks)) < len(blocks):
         refuse("blocks", blocks, allowed)
     return tuple(sorted(blocks))
 

@@ -66,7 +66,7 @@ class Everybody:
         move = self.lived.moves.get(block)
         return move is not None and move.hosts is not None
 
-    def reduced(self, block: int, stream: Tensor, attended: Attended) -> Tensor:
+    def reduced(self, block: int, stream: Tensor, attended: Attended | None) -> Tensor:
         """Let every place go on as who it merged into."""
         tokens = self._tokens(stream, block - 1)
         before, move = self.lived.owners(block - 1), self.lived.moves[block]

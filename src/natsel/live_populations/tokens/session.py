@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.live_populations.allowances import Held
@@ -126,13 +125,13 @@ class Session:
         """Tell whether somebody leaves at a block."""
         return self.living.counts.get(block, 0) > 0
 
-    def reduced(self, block: int, stream: Tensor, attended: Attended) -> Tensor:
+    def reduced(self, block: int, stream: Tensor, attended: Attended | None) -> Tensor:
         """Return the stream without those who leave at a block.
 
         Args:
             block: which one.
             stream: after its attention, ``[batch, tokens, width]``.
-            attended: what attention was computed from.
+            attended: what attention was computed from; None before the first block.
         """
         now, prefix = self.living, self.found.num_prefix
         tokens = Tokens(
@@ -188,8 +187,7 @@ class Session:
         if hosts is not None:
             return moves.merged(scores, hosts, *going)
         if self.merge:
-            keys = F.normalize(tokens.keys.mean(1), dim=-1)
-            return moves.nearest(scores, keys, *going)
+            return moves.nearest(scores, tokens.unit_keys(), *going)
         if self.fuse:
             if bool((free < 0).any()):
                 told = f"{self.method.name!r}, whose scores are no shares"
@@ -207,6 +205,7 @@ def spread_features(features: Tensor, owners: Tensor, fill: float = 0.0) -> Tens
         fill: what is told there.
     """
     owners = owners.to(features.device)
-    shape = (*owners.shape, *(1 for _ in features.shape[2:]))
-    index = owners.clamp(min=0).reshape(shape).expand(*owners.shape, *features.shape[2:])
-    return features.gather(1, index).masked_fill(owners.reshape(shape) < 0, fill)
+    found = moves.rows_of(features, owners.clamp(min=0))
+    if not bool((owners < 0).any()):
+        return found
+    return found.masked_fill(owners.reshape(*owners.shape, *(1 for _ in features.shape[2:])) < 0, fill)

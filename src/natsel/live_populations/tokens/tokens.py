@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from natsel.common.errors import refuse
 
@@ -53,9 +55,9 @@ class Tokens:
             token, registers.
         has_class: whether the very first one is what the classifier reads.
         num_leaving: how many have to leave now.
-        block: which one it is.
+        block: which one it is; -1 before the first.
         generator: the only source of chance.
-        attended: what the attention was computed from.
+        attended: what the attention was computed from; None before the first block.
     """
 
     features: Tensor
@@ -65,15 +67,17 @@ class Tokens:
     num_leaving: int
     block: int
     generator: torch.Generator
-    attended: Attended = field(repr=False)
+    attended: Attended | None = field(repr=False)
 
     @property
     def keys(self) -> Tensor:
-        """Return ``[batch, heads, tokens, width]``.
+        """Return ``[batch, heads, tokens, width]``; before the first block the tokens themselves.
 
         Raises:
             ValueError: if attention is written in a way that does not show them.
         """
+        if self.attended is None:
+            return self.features[:, None]
         return _shown(self.attended.keys, "keys")
 
     @property
@@ -83,7 +87,18 @@ class Tokens:
         Raises:
             ValueError: if attention is written in a way that does not show them.
         """
-        return _shown(self.attended.queries, "queries")
+        return _shown(self._attention().queries, "queries")
+
+    def unit_keys(self) -> Tensor:
+        """Return the keys, averaged over heads, at length 1: ``[batch, tokens, width]``.
+
+        Raises:
+            ValueError: if attention is written in a way that does not show them.
+        """
+        keys = self.keys
+        # Head by head: a mean over a dimension in the middle takes more than twice as long.
+        total = reduce(torch.add, keys.to(torch.promote_types(keys.dtype, torch.float32)).unbind(1))
+        return F.normalize(total, dim=-1)
 
     def of_class(self) -> Tensor:
         """Return the attention of the class token, averaged over heads, ``[batch, tokens]``.
@@ -93,7 +108,7 @@ class Tokens:
         """
         if not self.has_class:
             refuse("model", "a model without a class token", "one that has it, for this method")
-        return self.attended.weights(slice(0, 1)).mean(1)[:, 0]
+        return self._attention().weights(slice(0, 1)).mean(1)[:, 0]
 
     def received(self) -> Tensor:
         """Return the attention that each token receives, averaged over heads and queries.
@@ -103,11 +118,16 @@ class Tokens:
         Returns:
             ``[batch, tokens]``.
         """
-        weights = self.attended.weights(slice(None)).mean(1)
+        weights = self._attention().weights(slice(None)).mean(1)
         if self.mass is None:
             return weights.mean(1)
         share = (self.mass / self.mass.sum(-1, keepdim=True)).to(weights.dtype)
         return (share[:, None] @ weights)[:, 0]
+
+    def _attention(self) -> Attended:
+        if self.attended is None:
+            refuse("blocks", self.block, "blocks from 0 on: before the first there is no attention")
+        return self.attended
 
 
 def _shown(value: Tensor | None, what: str) -> Tensor:

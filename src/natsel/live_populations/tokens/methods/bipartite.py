@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from natsel.live_populations.tokens.tokens import Merges, Tokens
 
@@ -21,7 +20,7 @@ def bipartite(tokens: Tokens) -> Merges:
         D. Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023.
     """
     first = tokens.num_prefix
-    keys = F.normalize(tokens.keys.mean(1)[:, first:], dim=-1)
+    keys = tokens.unit_keys()[:, first:]
     like, host = (keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)).max(-1)
     scores = like.new_full(tokens.features.shape[:2], torch.inf)
     scores[:, first::2] = -like
