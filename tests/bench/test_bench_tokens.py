@@ -30,10 +30,12 @@ def test_rows_are_paired_and_told(tmp_path, monkeypatch):
     sizes = {"images": 40, "repeats": 2, "ways": ways, "network": model, "sides": ()}
     result = bench_tokens(tmp_path, **sizes)
     whole, pairs, dropped = result["rows"]
-    assert whole["accuracy"]["mean"] == 1.0 and whole["faster"]["median"] == 1.0
+    assert whole["accuracy"]["mean"] == 1.0
+    assert whole["faster"]["median"] == 1.0
     for row in (pairs, dropped):
         lost = row["paired"]["difference"]
-        assert lost == pytest.approx(row["accuracy"]["mean"] - 1.0) and lost < 0
+        assert lost == pytest.approx(row["accuracy"]["mean"] - 1.0)
+        assert lost < 0
         assert row["images_a_second"] > 0
     (pair,) = result["against"]
     assert (pair["one"], pair["other"]) == ("pairs, 50%", "dropped, 50%")
@@ -41,11 +43,13 @@ def test_rows_are_paired_and_told(tmp_path, monkeypatch):
     assert pair["difference"] == pytest.approx(expected)
     assert json.loads((tmp_path / "tokens.json").read_text())["rows"] == result["rows"]
     page = to_markdown(words(result))
-    assert "| pairs, 50% |" in page and "40 test images, paired" in page
+    assert "| pairs, 50% |" in page
+    assert "40 test images, paired" in page
     assert not any(m._forward_hooks for m in model.modules())
-    assert MERGED["merge"] and room.WAYS[0].method == "merge"
+    assert MERGED["merge"]
+    assert room.WAYS[0].method == "merge"
 
 
 def test_too_few_images(tmp_path):
-    with pytest.raises(ValueError, match="images=1 .*whole number >= 2"):
+    with pytest.raises(ValueError, match=r"images=1 .*whole number >= 2"):
         bench_tokens(tmp_path, images=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from vits import FAMILIES, NO_CLASS, first, images, vit
+from vits import FAMILIES, NO_CLASS, images, vit
 
 import natsel
 from natsel.live_populations import TOKEN_METHODS, Held, Merges, TokenMethod, prove
@@ -42,7 +42,8 @@ def test_who_left_is_who_is_hidden_and_who_merged_is_duplicates(family, kind):
 @pytest.mark.parametrize("name", TOKEN_METHODS)
 def test_every_method_is_exact(name):
     found = prove(vit(), name, SHARE, images())
-    assert found.passed and found.effect > 1e-3
+    assert found.passed
+    assert found.effect > 1e-3
 
 
 def by_hand(model, x, gone):
@@ -82,7 +83,7 @@ def test_dropping_is_the_masked_model_of_transformers():
             found = model(x).logits
         hooks = []
         for block, layer in enumerate(model.vit.layers):
-            hidden = (handle.owners(block - 1) < 0 if block else torch.zeros(2, 17).bool())
+            hidden = handle.owners(block - 1) < 0 if block else torch.zeros(2, 17).bool()
             mask = torch.zeros(2, 1, 1, 17).double().masked_fill(hidden[:, None, None], -torch.inf)
 
             def masked(module, args, named, mask=mask):
@@ -100,7 +101,8 @@ def test_merging_is_the_law_on_the_simplex():
     move = Move(torch.tensor([[0, 1]]), torch.tensor([[3, 2]]), torch.tensor([[1, 1]]))
     features, total = moved(x, mass, move)
     assert features.squeeze().tolist() == [9.0, (6 + 2 * 3) / 7]
-    assert total.tolist() == [[1, 7]] and total.sum() == mass.sum()
+    assert total.tolist() == [[1, 7]]
+    assert total.sum() == mass.sum()
     assert move.slots(4).tolist() == [[0, 1, 1, 1]]
 
 
@@ -133,7 +135,8 @@ def test_equal_tokens_merge_without_a_trace(family, method):
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
     seen = handle.num_seen
     assert handle.num_held == seen - natsel.Sparsity(0.7).count(seen)
-    assert handle.mass().sum(-1).tolist() == [seen, seen] and handle.mass().max() > 1
+    assert handle.mass().sum(-1).tolist() == [seen, seen]
+    assert handle.mass().max() > 1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -143,7 +146,8 @@ def test_counts_are_exact(method, share):
     budget = natsel.Sparsity(share)
     with natsel.live(model, method, budget) as handle:
         model(images(3))
-    assert handle.num_seen == 17 and handle.num_held == 17 - budget.count(17)
+    assert handle.num_seen == 17
+    assert handle.num_held == 17 - budget.count(17)
     assert sum(handle.leaving.values()) == budget.count(17)
     positions = handle.positions()
     assert positions.shape == (3, handle.num_held)
@@ -194,7 +198,8 @@ def test_the_map_back_to_places():
     with natsel.live(model, "merge", SHARE, spread=False) as handle:
         features = model(x).last_hidden_state
     places = handle.places()
-    assert places.shape == (2, 10, 17) and (places.sum(1) == 1).all()
+    assert places.shape == (2, 10, 17)
+    assert (places.sum(1) == 1).all()
     assert torch.equal(places.sum(-1), handle.mass())
     spread = handle.spread(features)
     assert spread.shape == (2, 17, 16)
@@ -247,7 +252,8 @@ def test_nothing_is_left_of_it():
         assert handle.num_held == 17
         with natsel.live(model, method, SHARE) as handle:
             assert not torch.equal(model(x).logits, before)
-        assert handle.is_closed and torch.equal(model(x).logits, before)
+        assert handle.is_closed
+        assert torch.equal(model(x).logits, before)
         handle.close()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -287,7 +293,8 @@ def test_chance_is_the_seed():
             model(x)
         return handle.positions()
 
-    assert torch.equal(drawn(3), drawn(3)) and not torch.equal(drawn(3), drawn(4))
+    assert torch.equal(drawn(3), drawn(3))
+    assert not torch.equal(drawn(3), drawn(4))
 
 
 def test_a_method_of_ones_own():
@@ -310,3 +317,30 @@ def test_families_without_a_class_token_are_known():
         with natsel.live(vit(family), "random", SHARE) as handle:
             expected = {"deit": 2, "registers": 5}.get(family, 0 if family in NO_CLASS else 1)
             assert handle.num_prefix == expected, family
+
+
+TIMM = {"img_size": 12, "patch_size": 3, "embed_dim": 16, "depth": 3, "num_heads": 2}
+NAMES = {
+    "vit_tiny_patch16_224": 1,
+    "deit_tiny_distilled_patch16_224": 2,
+    "vit_small_patch14_reg4_dinov2": 5,
+    "vit_base_patch16_clip_224": 1,
+    "vit_base_patch16_siglip_224": 0,
+}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_models_of_timm(name, fused):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name, **TIMM).eval()
+    for module in model.blocks.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    for method in ("merge", "received"):
+        found = prove(model, method, SHARE, images())
+        assert found.passed, found.reason
+    with natsel.live(model, "merge", SHARE) as handle:
+        model(images())
+    assert handle.num_prefix == NAMES[name]

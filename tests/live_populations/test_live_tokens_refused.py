@@ -82,7 +82,9 @@ def test_more_pairs_than_there_are():
     model = vit()
     with (
         natsel.live(model, "merge", natsel.Sparsity(0.6), blocks=[1]),
-        pytest.raises(ValueError, match=r"blocks=\(1,\), pace='even' .*10 of 17 can leave \(not 8\)"),
+        pytest.raises(
+            ValueError, match=r"blocks=\(1,\), pace='even' .*10 of 17 can leave \(not 8\)"
+        ),
     ):
         model(images())
 
@@ -127,7 +129,7 @@ def test_attention_that_is_not_seen():
         pytest.raises(ValueError, match="Block at block 0, which shows no attention"),
     ):
         holder(torch.randn(1, 6, 4))
-    with pytest.raises(ValueError, match="'Mixer' .*a vision transformer: one chain"):
+    with pytest.raises(ValueError, match=r"'Mixer' .*a vision transformer: one chain"):
         natsel.live(Mixer(), "merge", SHARE)
 
 
@@ -148,6 +150,13 @@ def made(name, **options):
 def test_models_without_tokens_that_can_leave(build, message):
     with pytest.raises(ValueError, match=message):
         natsel.live(build(), "merge", SHARE)
+
+
+def test_blocks_that_see_neighbours():
+    model = vit()
+    model.blocks[1].mlp.append(nn.Conv1d(16, 16, 3, padding=1))
+    with pytest.raises(ValueError, match=r"Conv1d at blocks.1.mlp.3.*only attention tells"):
+        natsel.live(model, "merge", SHARE)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,7 @@ def test_a_handle_tells_what_it_does_not_know():
     with pytest.raises(ValueError, match="expected a call of the model before"):
         handle.places()
     model(images())
-    with pytest.raises(ValueError, match="block=3 .*0 to 2"):
+    with pytest.raises(ValueError, match=r"block=3 .*0 to 2"):
         handle.held(3)
     with pytest.raises(ValueError, match=r"features=.*a tensor of shape \[2, 10, ...\]"):
         handle.spread(torch.zeros(2, 12, 4))

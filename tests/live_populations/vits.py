@@ -63,7 +63,9 @@ def vit(family="own", seed=0, **options):
         if name == "spelled-out":
             made.blocks = nn.Sequential(*(SpelledOut() for _ in range(3)))
     else:
-        config = getattr(transformers, name.replace("ForImageClassification", "Model")[:-5] + "Config")
+        config = getattr(
+            transformers, name.replace("ForImageClassification", "Model")[:-5] + "Config"
+        )
         made = getattr(transformers, name)(config(**{**SIZES, **own, **options}))
     for parameter in made.parameters():  # so that attention is not nearly uniform
         if parameter.dim() > 1:

@@ -79,7 +79,9 @@ SIDES: Mapping[int, int] = {14: 196, 24: 576}
 
 LARGER = (
     TokenWay("merge", 0.5, {}, "pairs merged in every block"),
-    TokenWay("class-attention", 0.5, {"blocks": (1,)}, "least attended by class dropped in block 1"),
+    TokenWay(
+        "class-attention", 0.5, {"blocks": (1,)}, "least attended by class dropped in block 1"
+    ),
     TokenWay("class-attention", 0.5, {"blocks": (1,), "fuse": True}, "the same, fused in block 1"),
 )
 

@@ -19,6 +19,9 @@ MODEL = (
 IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention of the transformers library that can be seen."""
 
+ORDERED = (nn.modules.conv._ConvNd, nn.RNNBase)
+"""What sees neighbours: who they are would change silently when somebody leaves."""
+
 _CLASS = re.compile(r"(^|_)(cls|class)(_|$)")
 _PREFIX = re.compile(r"(^|_)(cls|class|dist|distillation|reg|register)(_|$)")
 
@@ -90,6 +93,10 @@ def find(model: nn.Module, prefix: int | None = None) -> Found:
     if len(found) > 1:
         refuse("model", f"{told} with {', '.join(found)}", "the part with one chain of blocks")
     name, blocks = next(iter(found.items()))
+    for inner, module in model.get_submodule(name).named_modules():
+        if isinstance(module, ORDERED):
+            seen = f"{told} with {type(module).__name__} at {name}.{inner}"
+            refuse("model", seen, "blocks in which only attention tells one token of the others")
     implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         allowed = f"{' or '.join(map(repr, IMPLEMENTATIONS))}, which show their attention"

@@ -208,4 +208,6 @@ def spread_features(features: Tensor, owners: Tensor, fill: float = 0.0) -> Tens
     found = moves.rows_of(features, owners.clamp(min=0))
     if not bool((owners < 0).any()):
         return found
-    return found.masked_fill(owners.reshape(*owners.shape, *(1 for _ in features.shape[2:])) < 0, fill)
+    return found.masked_fill(
+        owners.reshape(*owners.shape, *(1 for _ in features.shape[2:])) < 0, fill
+    )

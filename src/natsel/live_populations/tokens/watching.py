@@ -19,8 +19,6 @@ PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__})
 SUMS = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
-WHOLE = (F.multi_head_attention_forward,)
-"""What is one operator to this mode, though attention is inside."""
 
 
 class Watching(TorchFunctionMode):
@@ -65,11 +63,11 @@ class Watching(TorchFunctionMode):
         found = func(*args, **kwargs)
         if func in PRODUCTS and found.dim() == 4:
             self._product = (*args, found)
-        elif func in SUMS and not self.summed and self.attended is not None:
-            if any(x is self.stream for x in args[:2]):
-                self.summed = True
-                if self.at_sum is not None:
-                    return self.at_sum(found, self.attended)
+        elif func in SUMS and self._ends_attention(args):
+            assert self.attended is not None
+            self.summed = True
+            if self.at_sum is not None:
+                return self.at_sum(found, self.attended)
         return found
 
     def require(self) -> Attended:
@@ -82,6 +80,11 @@ class Watching(TorchFunctionMode):
             allowed = "blocks that ask scaled_dot_product_attention, or softmax of their logits"
             refuse("model", f"{self.told}, which shows no attention among its tokens", allowed)
         return self.attended
+
+    def _ends_attention(self, args: tuple[Any, ...]) -> bool:
+        if self.summed or self.attended is None:
+            return False
+        return any(x is self.stream for x in args[:2])
 
     def _fused(
         self,

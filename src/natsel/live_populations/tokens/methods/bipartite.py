@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from natsel.live_populations.tokens.tokens import Merges, Tokens
 
