@@ -345,6 +345,9 @@ def extract(
 @app.command("tokens", epilog=examples("natsel bench tokens --out tokens --images 1000"))
 def tokens(
     out: Annotated[Path, typer.Option(help="Folder for the trained network and tokens.json.")],
+    parts: Annotated[
+        str, typer.Option(help="cifar10 (trained) or random (larger, timed alone).")
+    ] = "cifar10,random",
     images: Annotated[int, typer.Option(help="Test images.")] = 5000,
     repeats: Annotated[int, typer.Option(help="Batches of each, in turn.")] = 15,
     verbose: Verbose = 0,
@@ -357,7 +360,13 @@ def tokens(
         from natsel_bench.live.tokens import bench_tokens
 
         with voice.progress() as progress:
-            result = bench_tokens(out, images=images, repeats=repeats, progress=progress)
+            result = bench_tokens(
+                out,
+                parts=parse_names("parts", parts),
+                images=images,
+                repeats=repeats,
+                progress=progress,
+            )
         _show(voice, result)
         voice.result(result)
 

@@ -298,11 +298,8 @@ def _tokens(result: Result) -> Words:
             else f"{100 * paired['difference']:+.1f} ({100 * paired['low']:+.1f} to "
             f"{100 * paired['high']:+.1f})"
         )
-        right = f"{100 * row['accuracy']['mean']:.1f} %"
+        right = f"{100 * row['accuracy']['mean']:.1f} %" if "accuracy" in row else ""
         rows.append([row["name"], *faster(row), right, lost])
-    for each in result["larger"]:
-        for row in each["rows"]:
-            rows.append([f"random, {each['tokens']} tokens: {row['name']}", *faster(row), "", ""])
     config, trained = result["config"], result["trained"]
     for pair in result["against"]:
         sentences.append(
@@ -314,10 +311,14 @@ def _tokens(result: Result) -> Words:
             f"The network: {config['epochs']} epochs of CIFAR-10, {trained['seconds']:,.0f} s, "
             f"{100 * trained['test_accuracy']:.1f} % of all test images."
         )
+    if "cifar10" in config["parts"]:
+        sentences.append(
+            f"{config['images']:,} test images, paired (McNemar, exact); batches of "
+            f"{config['batch']}."
+        )
     sentences.append(
-        f"{config['images']:,} test images, paired (McNemar, exact). Processor time of batches of "
-        f"{config['batch']} on one thread, in turn with the whole model, {config['repeats']} "
-        "rounds; medians with their 95 % interval."
+        f"Processor time of one thread, in turn with the whole model, {config['repeats']} rounds; "
+        "medians with their 95 % interval."
     )
     head = ("what, share that goes", "images/s", "times the whole", "right", "points")
     return Words("Tokens of a vision transformer", head, rows, sentences)

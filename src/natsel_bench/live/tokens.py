@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import natsel
+from natsel.common.errors import choose, refuse
 from natsel.common.files import write_json
 from natsel.common.intervals import proportion_interval
+from natsel.common.json_data import read_object
 from natsel.common.numbers import check_whole
 from natsel.common.paired import mcnemar
 from natsel.common.progress import Progress, silent
 from natsel.common.timing import median, one_thread, take_turns
-from natsel.models import ViT, build
+from natsel.models import build
 from natsel.runs import environment
-from natsel.runs.splits import load_splits
-from natsel.runs.trained import trained_network
+from natsel.runs.splits import Splits, load_splits
+from natsel.runs.trained import RECORD, trained_network
 from natsel_bench.depth_vit import OPTIONS, RECIPE
 
 BATCH = 100
@@ -58,24 +60,23 @@ class TokenWay:
 
 MERGED = {"merge": True}
 WAYS: tuple[TokenWay, ...] = (
-    TokenWay("merge", 0.35, BEFORE, "pairs merged before block 0"),
     TokenWay("merge", 0.4, BEFORE, "pairs merged before block 0"),
     TokenWay("merge", 0.45, BEFORE, "pairs merged before block 0"),
     TokenWay("merge", 0.5, BEFORE, "pairs merged before block 0"),
-    TokenWay("merge", 0.5, FIRST, "pairs merged in block 0"),
     TokenWay("key-norm", 0.5, FIRST | MERGED, "long keys merged in block 0"),
     TokenWay("random", 0.4, BEFORE | MERGED, "random merged before block 0"),
     TokenWay("random", 0.3, BEFORE, "random dropped before block 0"),
     TokenWay("random", 0.35, BEFORE, "random dropped before block 0"),
     TokenWay("random", 0.4, BEFORE, "random dropped before block 0"),
     TokenWay("diversity", 0.35, BEFORE, "max-min dropped before block 0"),
-    TokenWay("received", 0.4, FIRST, "least attended dropped in block 0"),
 )
 EQUAL = 0.06
 """By how much two ways may differ in images a second to be compared at equal time."""
 
-SIDES: Mapping[int, int] = {14: 196, 24: 576}
-"""Patches on a side of a random network that is timed alone, and how many they are."""
+SIDES = (14, 24)
+"""Patches on a side of a random network that is timed alone: 196 and 576."""
+
+PARTS = ("cifar10", "random")
 
 LARGER = (
     TokenWay("merge", 0.5, {}, "pairs merged in every block"),
@@ -89,63 +90,82 @@ LARGER = (
 def bench_tokens(
     out: str | Path,
     *,
+    parts: Sequence[str] = PARTS,
     images: int = 5000,
     repeats: int = 15,
-    sides: Sequence[int] = tuple(SIDES),
     ways: Sequence[TokenWay] = WAYS,
     network: nn.Module | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Thin the tokens of a small vision transformer: images a second, right test images.
+    """Thin the tokens of vision transformers: images a second, right test images.
 
     Args:
-        out: folder for the trained network and ``tokens.json``; what is there is used again.
+        out: folder for the trained network and ``tokens.json``; the network is used again.
+        parts: "cifar10" for a small trained network, "random" for larger random ones, which are
+            timed alone.
         images: of the CIFAR-10 test split.
         repeats: rounds in which each way reads one batch, there and back.
-        sides: patches on a side of random networks that are timed alone.
-        ways: what is compared.
+        ways: what is compared on CIFAR-10.
         network: in the place of a trained one: then nothing is trained.
         progress: called as it goes.
 
     Returns:
-        For each way: images a second and the ratio to the whole model, the share of right images
-        and its difference to the whole model, with paired intervals over images.
+        For each way: images a second and the ratio to the whole model; of the trained network the
+        share of right images and its difference to the whole model, paired over images.
+
+    Raises:
+        ValueError: if an argument is not allowed.
     """
     check_whole("images", images, 2)
     check_whole("repeats", repeats, 2)
-    folder, splits = Path(out), load_splits("cifar10")
+    if not parts:
+        refuse("parts", parts, f"some of {', '.join(PARTS)}")
+    for part in parts:
+        choose("parts", part, PARTS)
+    rows: list[dict[str, Any]] = []
+    against: list[dict[str, Any]] = []
     trained: dict[str, Any] = {}
-    if network is None:
-        from natsel.io import open_model
-        from natsel.runs.trained import RECORD, read_object
-
-        where = folder / "network"
-        saved, _ = trained_network(
-            where, splits, OPTIONS, RECIPE, seed=0, device="cpu", progress=progress
-        )
-        network, trained = open_model(saved).model, read_object(where / RECORD)
-    network.eval()
-    inputs, labels = (x[:images] for x in splits.test)
     with torch.no_grad(), one_thread():
-        right = _right(network, inputs, labels, ways, progress)
-        rows = _timed(network, inputs[:BATCH], ways, repeats)
-        larger = [_larger(side, max(repeats // 3, 2), progress) for side in sides]
-    whole = right.pop("whole")
-    for way, row in zip(ways, rows[1:], strict=True):
-        row["accuracy"] = proportion_interval(int(right[way.name].sum()), len(labels))._asdict()
-        row["paired"] = mcnemar(right[way.name], whole)._asdict()
-    rows[0]["accuracy"] = proportion_interval(int(whole.sum()), len(labels))._asdict()
+        if "cifar10" in parts:
+            splits = load_splits("cifar10")
+            if network is None:
+                network, trained = _trained(Path(out) / "network", splits, progress)
+            inputs, labels = (x[:images] for x in splits.test)
+            right = _right(network.eval(), inputs, labels, ways, progress)
+            rows = _timed(network, inputs[:BATCH], ways, repeats)
+            whole = right["whole"]
+            for row in rows:
+                own = right[row["name"]]
+                row["accuracy"] = proportion_interval(int(own.sum()), len(labels))._asdict()
+                if own is not whole:
+                    row["paired"] = mcnemar(own, whole)._asdict()
+            against = _against(ways, right, rows)
+        if "random" in parts:
+            for side in SIDES:
+                rows += _larger(side, repeats, progress)
     result = {
         "bench": "tokens",
         **environment.record(),
-        "config": {"images": images, "repeats": repeats, "batch": BATCH, "epochs": RECIPE.epochs},
+        "config": {
+            **{"parts": list(parts), "images": images, "repeats": repeats, "batch": BATCH},
+            "epochs": RECIPE.epochs,
+        },
         "trained": trained,
         "rows": rows,
-        "larger": larger,
-        "against": _against(ways, right, rows),
+        "against": against,
     }
-    write_json(folder / "tokens.json", result)
+    write_json(Path(out) / "tokens.json", result)
     return result
+
+
+def _trained(where: Path, splits: Splits, progress: Progress) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the network, or find it trained."""
+    from natsel.io import open_model
+
+    saved, _ = trained_network(
+        where, splits, OPTIONS, RECIPE, seed=0, device="cpu", progress=progress
+    )
+    return open_model(saved).model, read_object(where / RECORD)
 
 
 def _right(
@@ -191,15 +211,15 @@ def _timed(
     return rows
 
 
-def _larger(side: int, repeats: int, progress: Progress) -> dict[str, Any]:
+def _larger(side: int, repeats: int, progress: Progress) -> list[dict[str, Any]]:
     """Time a random network with more tokens; what it says means nothing."""
     progress(f"tokens: {side * side} patches", 0, 1)
     options = {"dim": 192, "depth": 12, "heads": 3, "patch": 4}
-    model = build("vit", in_shape=(3, 4 * side, 4 * side), num_classes=10, seed=0, **options)
-    assert isinstance(model, ViT)
-    shape = (2, 3, 4 * side, 4 * side)
-    batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return {"tokens": side * side + 1, "rows": _timed(model.eval(), batch, LARGER, repeats)}
+    shape = (3, 4 * side, 4 * side)
+    model = build("vit", in_shape=shape, num_classes=10, seed=0, **options).eval()
+    batch = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    rows = _timed(model, batch, LARGER, repeats)
+    return [{**row, "name": f"random, {side**2 + 1} tokens: {row['name']}"} for row in rows]
 
 
 def _against(
