@@ -126,7 +126,7 @@ def peers(
 ) -> None:
     """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.peers_table import bench_peers
 
         with voice.progress() as progress:
@@ -232,7 +232,7 @@ def language(
 ) -> None:
     """A language model pruned by one command each: perplexity, seconds, peak memory."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.language import bench_language
 
         with voice.progress() as progress:
@@ -276,7 +276,7 @@ def depth(
 ) -> None:
     """Blocks and branches out of a language model, by scores and by search: perplexity."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.depth import bench_depth
 
         with voice.progress() as progress:
@@ -383,7 +383,7 @@ def discovery(
 ) -> None:
     """Discovery and extraction beside torch-pruning's building and pruning: processor time."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.discovery import bench_discovery
 
         with voice.progress() as progress:
@@ -419,7 +419,7 @@ def all_(
 ) -> None:
     """All benchmarks, one after the other, with one page."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.all_parts import bench_all
 
         with voice.progress() as progress:
