@@ -132,7 +132,7 @@ def live(
         >>> with natsel.live(vit, "merge", natsel.Sparsity(0.4)) as handle:
         ...     _ = vit(torch.zeros(1, 3, 8, 8))
         >>> handle.num_held, handle.mass().sum(), handle.leaving
-        (11, tensor(17), {0: 3, 1: 3})
+        (10, tensor(17), {0: 4, 1: 3})
     """
     check_whole("seed", seed, 0)
     if are_tokens(model, method):

@@ -150,6 +150,7 @@ def moved(features: Tensor, mass: Tensor | None, move: Move) -> tuple[Tensor, Te
     if move.hosts is None:
         return kept, None if mass is None else mass.gather(1, move.kept)
     dtype = torch.promote_types(features.dtype, torch.float32)
+    total = mass
     if move.shares is None:
         ones = torch.ones_like(move.leaving) if mass is None else mass.gather(1, move.leaving)
         own = torch.ones_like(move.kept) if mass is None else mass.gather(1, move.kept)
@@ -157,7 +158,7 @@ def moved(features: Tensor, mass: Tensor | None, move: Move) -> tuple[Tensor, Te
         given = ones.to(dtype) / total.gather(1, move.hosts).to(dtype)
         left = own.to(dtype) / total.to(dtype)
     else:
-        (given, left), total = move.shares, mass
+        given, left = move.shares
     guests = rows_of(features, move.leaving).to(dtype).mul_(given[..., None].to(dtype))
     sums = kept.to(dtype).mul_(left[..., None].to(dtype))  # both are copies already
     where = _flat(move.hosts, sums.shape[1])
