@@ -67,7 +67,8 @@ def prove(
     if not isinstance(inputs, Tensor) or inputs.dim() != 2:
         refuse("inputs", inputs, "token ids of shape [batch, tokens]")
     engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
-    bound, allowance = get(method).bound(options), check_allowance(budget)
+    bound = get(method).bound(options)  # type: ignore[arg-type]
+    allowance = check_allowance(budget)
     prompt = inputs.shape[1]
 
     def thinned(tokens: Tensor, *, for_proof: bool) -> tuple[Tensor, Tensor]:

@@ -214,7 +214,7 @@ def _timed(
 def _larger(side: int, repeats: int, progress: Progress) -> list[dict[str, Any]]:
     """Time a random network with more tokens; what it says means nothing."""
     progress(f"tokens: {side * side} patches", 0, 1)
-    options = {"dim": 192, "depth": 12, "heads": 3, "patch": 4}
+    options: dict[str, Any] = {"dim": 192, "depth": 12, "heads": 3, "patch": 4}
     shape = (3, 4 * side, 4 * side)
     model = build("vit", in_shape=shape, num_classes=10, seed=0, **options).eval()
     batch = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))

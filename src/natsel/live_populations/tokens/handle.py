@@ -24,13 +24,13 @@ class LiveTokens:
     """
 
     def __init__(self, session: Session) -> None:
+        self._session: Session = session
         blocks = session.found.blocks
         for module in blocks:
             if module in _at_work:
                 name = _at_work[module]._session.method.name
                 allowed = f"a model whose tokens no other method thins: close() that of {name!r}"
                 refuse("model", session.found.name, allowed)
-        self._session = session
         self._handles = hooked(session, blocks)
         for module in blocks:
             _at_work[module] = self

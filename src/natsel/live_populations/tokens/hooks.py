@@ -91,7 +91,7 @@ def _hooks(
             return changed
         at_sum = partial(rounds.reduced, block) if leaves else None
         watching = Watching(told, stream, bias, at_sum)
-        watching.__enter__()
+        watching.__enter__()  # type: ignore[no-untyped-call]
         running.append((module, watching))
         return changed
 
@@ -99,7 +99,7 @@ def _hooks(
         watching = None
         if running and running[-1][0] is module:
             watching = running.pop()[1]
-            watching.__exit__(None, None, None)
+            watching.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if output is None:
             return None  # forward has failed
         stream = output[0] if isinstance(output, tuple) else output

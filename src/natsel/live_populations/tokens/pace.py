@@ -113,7 +113,7 @@ def spread_over(
 
     if pace == "even":
         for each in range(-(-total // len(blocks)), total + 1):
-            found = tried(lambda place, left, each=each: each)
+            found = tried(_always(each))
             if sum(found.values()) == total:
                 return found
     else:
@@ -126,3 +126,7 @@ def spread_over(
     together = sum(tried(lambda place, left: total).values())
     given = {"blocks": tuple(blocks), "pace": pace}
     refuse_together(given, f"blocks at which {total} of {num_tokens} can leave (not {together})")
+
+
+def _always(number: int) -> Callable[[int, int], int]:
+    return lambda place, left: number

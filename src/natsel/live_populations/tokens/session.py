@@ -177,8 +177,8 @@ class Session:
         shape = tuple(tokens.features.shape[:2])
         for each in (scores,) if hosts is None else (scores, hosts):
             if not isinstance(each, Tensor) or tuple(each.shape) != shape:
-                told = tuple(each.shape) if isinstance(each, Tensor) else each
-                refuse("method", self.method.name, f"scores of shape {shape}, this gave {told}")
+                gave = tuple(each.shape) if isinstance(each, Tensor) else each
+                refuse("method", self.method.name, f"scores of shape {shape}, this gave {gave}")
         free = scores[:, tokens.num_prefix :]
         if bool((free.isnan() | (free == -torch.inf)).any()):
             told = f"method {self.method.name!r} gave NaN or -infinity at block {tokens.block}"
