@@ -399,6 +399,35 @@ def extract(
         voice.result(result)
 
 
+@app.command("tokens", epilog=examples("natsel bench tokens --out tokens --images 1000"))
+def tokens(
+    out: Annotated[Path, typer.Option(help="Folder for the trained network and tokens.json.")],
+    parts: Annotated[
+        str, typer.Option(help="cifar10 (trained) or random (larger, timed alone).")
+    ] = "cifar10,random",
+    images: Annotated[int, typer.Option(help="Test images.")] = 5000,
+    repeats: Annotated[int, typer.Option(help="Batches of each, in turn.")] = 15,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tokens of a vision transformer merged or dropped: images a second, right images."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
+        from natsel_bench.live.tokens import bench_tokens
+
+        with voice.progress() as progress:
+            result = bench_tokens(
+                out,
+                parts=parse_names("parts", parts),
+                images=images,
+                repeats=repeats,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
 @app.command("discovery", epilog=examples("natsel bench discovery --out discovery --quick"))
 def discovery(
     out: Annotated[Path, typer.Option(help="Folder for discovery.json and a file a model.")],

@@ -295,6 +295,50 @@ def _experts(result: Result) -> Words:
     return Words("Perplexity with fewer experts", head, rows_of(result["rows"]), [sentence])
 
 
+def _tokens(result: Result) -> Words:
+    rows, sentences = [], []
+
+    def faster(row: Mapping[str, Any]) -> list[str]:
+        ratio = row["faster"]
+        return [
+            f"{row['images_a_second']:,.0f}",
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        ]
+
+    for row in result["rows"]:
+        paired = row.get("paired")
+        lost = (
+            ""
+            if paired is None
+            else f"{100 * paired['difference']:+.1f} ({100 * paired['low']:+.1f} to "
+            f"{100 * paired['high']:+.1f})"
+        )
+        right = f"{100 * row['accuracy']['mean']:.1f} %" if "accuracy" in row else ""
+        rows.append([row["name"], *faster(row), right, lost])
+    config, trained = result["config"], result["trained"]
+    for pair in result["against"]:
+        sentences.append(
+            f"{pair['one']} against {pair['other']}: {100 * pair['difference']:+.1f} points "
+            f"({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}), p = {pair['p_value']:.2g}"
+        )
+    if trained:
+        sentences.append(
+            f"The network: {config['epochs']} epochs of CIFAR-10, {trained['seconds']:,.0f} s, "
+            f"{100 * trained['test_accuracy']:.1f} % of all test images."
+        )
+    if "cifar10" in config["parts"]:
+        sentences.append(
+            f"{config['images']:,} test images, paired (McNemar, exact); batches of "
+            f"{config['batch']}."
+        )
+    sentences.append(
+        f"Processor time of one thread, in turn with the whole model, {config['repeats']} rounds; "
+        "medians with their 95 % interval."
+    )
+    head = ("what, share that goes", "images/s", "times the whole", "right", "points")
+    return Words("Tokens of a vision transformer", head, rows, sentences)
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -306,4 +350,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "depth": _depth,
     "discovery": _discovery,
     "experts": _experts,
+    "tokens": _tokens,
 }

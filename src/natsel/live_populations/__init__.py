@@ -10,18 +10,23 @@ from natsel.live_populations.experts import EXPERT_METHODS, Choices, ExpertMetho
 from natsel.live_populations.live import live
 from natsel.live_populations.proof import prove
 from natsel.live_populations.registry import METHODS, Method, Scorer, get, register
+from natsel.live_populations.tokens import TOKEN_METHODS, Merges, TokenMethod, Tokens
 
 __all__ = [
     "EXPERT_METHODS",
     "METHODS",
+    "TOKEN_METHODS",
     "Bytes",
     "Call",
     "Choices",
     "Entries",
     "ExpertMethod",
     "Held",
+    "Merges",
     "Method",
     "Scorer",
+    "TokenMethod",
+    "Tokens",
     "get",
     "live",
     "methods",

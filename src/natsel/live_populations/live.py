@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
-from natsel.common.errors import refuse
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
@@ -15,7 +15,11 @@ from natsel.live_populations.experts.attach import attach as attach_experts
 from natsel.live_populations.experts.handle import LiveExperts
 from natsel.live_populations.experts.registry import ExpertMethod, are_experts
 from natsel.live_populations.experts.registry import get as expert_method
+from natsel.live_populations.kinds import CACHE, OF_EXPERTS, TOKENS, are_tokens, only
 from natsel.live_populations.registry import Method, Scorer, get
+from natsel.live_populations.tokens import TokenMethod, TokenScorer
+from natsel.live_populations.tokens.attach import attach as attach_tokens
+from natsel.live_populations.tokens.handle import LiveTokens
 from natsel.selection import Sparsity
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ def live(
 ) -> LiveExperts: ...
 @overload
 def live(
+    model: nn.Module, method: TokenMethod, budget: Sparsity | Held, **options: Any
+) -> LiveTokens: ...
+@overload
+def live(
     model: nn.Module,
     method: Method,
     budget: Sparsity | Held | Bytes | None = None,
@@ -36,13 +44,13 @@ def live(
 @overload
 def live(
     model: nn.Module,
-    method: str | Scorer,
+    method: str | Scorer | TokenScorer,
     budget: Sparsity | Held | Bytes | None = None,
     **options: Any,
 ) -> Any: ...
 def live(
     model: nn.Module,
-    method: str | Method | Scorer | ExpertMethod,
+    method: str | Method | Scorer | TokenMethod | TokenScorer | ExpertMethod,
     budget: Sparsity | Held | Bytes | None = None,
     *,
     sinks: int | None = None,
@@ -53,8 +61,13 @@ def live(
     merge: bool = False,
     decoding: bool = True,
     seed: int = 0,
+    blocks: Sequence[int] | None = None,
+    pace: Literal["even", "share"] = "even",
+    fuse: bool = False,
+    spread: bool | None = None,
+    prefix: int | None = None,
     **options: Any,
-) -> LiveCache | LiveExperts:
+) -> LiveCache | LiveTokens | LiveExperts:
     """Let populations that live for one input compete while a model runs.
 
     Each key/value head of each layer is a community, and each entry of its cache a population: it
@@ -68,18 +81,23 @@ def live(
     who leaves is not computed, and who stays has what the router would have given it had it chosen
     them alone. Of n choices in a call of a layer ``n - budget.count(n)`` stay.
 
-    Use it as a context manager, or call ``close()``: the model is then as it was. The first needs
+    In a vision transformer each image is a community, and its tokens are the populations: of n,
+    ``budget.count(n)`` have left after the last block, and who merges adds its mass. The class
+    token and its like count, and stay.
+
+    Use it as a context manager, or call ``close()``: the model is then as it was. A decoder needs
     a dynamic cache; the input's own cache is changed, nothing of the model.
 
     Args:
-        model: a decoder of the transformers library.
-        method: a name in ``natsel.live_populations.METHODS``, a function from
-            :class:`natsel.live_populations.Entries` to scores ``[batch, heads, entries]``, or
-            ``module:name`` of one; a name in ``natsel.live_populations.EXPERT_METHODS``, or a
-            :class:`natsel.live_populations.ExpertMethod`.
-        budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`, of a head
-            or of a token on average; :class:`natsel.Bytes` of a cache); None only where a method
-            knows extinction.
+        model: a decoder of the transformers library, or a vision transformer: of transformers, of
+            timm, natsel's own, or any with one chain of alike blocks.
+        method: a name in ``natsel.live_populations.METHODS``, ``TOKEN_METHODS`` or
+            ``EXPERT_METHODS``, a function from :class:`natsel.live_populations.Entries` to scores
+            ``[batch, heads, entries]`` or from :class:`natsel.live_populations.Tokens` to scores
+            ``[batch, tokens]``, ``module:name`` of one, or a method as the tables hold it.
+        budget: how much goes (:class:`natsel.Sparsity`) or stays (:class:`natsel.Held`, of a head,
+            of an image, or of a token's experts on average; :class:`natsel.Bytes` of a cache); None
+            only where a method knows extinction.
         sinks: how many of the first entries stay in any case; None for what the method says, as
             far as it fits.
         window: how many of the newest stay in any case, and whose queries vote where a method asks
@@ -96,10 +114,20 @@ def live(
             of being dropped; the logarithm of the mass is added to the logits.
         decoding: whether entries also leave while tokens come one by one.
         seed: of all chance.
+        blocks: at which blocks tokens leave, between attention and perceptron; None for all. -1 is
+            before the first, where tokens have no attention, and stand for their own keys.
+        pace: how many at each: "even" for the same number, "share" for the same share of who is
+            left.
+        fuse: whether the tokens that leave become one, the sum of them by their scores.
+        spread: whether the last block gives features for every place instead of every token, those
+            of the token that stands for it, or zeros; None for where masses add.
+        prefix: how many of the first tokens stand for no place and stay, the first of them the
+            class token; None for what the model says.
         options: what the method takes besides.
 
     Returns:
-        A handle: what is held, in entries and bytes, and what was evicted.
+        A handle: what is held, in entries and bytes, and what was evicted; of tokens, who lives
+        and for which places.
 
     Raises:
         ValueError: if the model, the method or an option is not allowed; while it runs, if the
@@ -116,17 +144,35 @@ def live(
         ...     _ = model(torch.arange(20)[None])
         >>> handle.held(0), handle.num_bytes / handle.num_bytes_whole
         (tensor([[10]]), 0.5)
+        >>> vit = natsel.models.ViT((3, 8, 8), 10, dim=8, heads=2, depth=2, patch=2)
+        >>> with natsel.live(vit, "merge", natsel.Sparsity(0.4)) as handle:
+        ...     _ = vit(torch.zeros(1, 3, 8, 8))
+        >>> handle.num_held, handle.mass().sum(), handle.leaving
+        (10, tensor(17), {0: 4, 1: 3})
     """
     check_whole("seed", seed, 0)
     if are_experts(method):
-        given: dict[str, object] = {"sinks": sinks, "window": window, "merge": merge or None}
-        given["normalize"] = None if normalize == "mean" else normalize
-        given["decoding"] = None if decoding is True else decoding
-        for name, value in given.items():
-            if value is not None:
-                refuse(name, value, "none: the method is one of experts, not of a cache")
+        refused = {**CACHE, **TOKENS, "merge": False}
+        others = {name: refused[name] for name in refused if name not in OF_EXPERTS}
+        only(locals(), others, "a cache or the tokens of a vision transformer")
         experts, allowed = expert_method(method).bound(options), check_allowance(budget)
         return attach_experts(model, experts, allowed, floor=floor, scope=scope, seed=seed)
+    if are_tokens(model, method):
+        only(locals(), CACHE, "the cache of a decoder")
+        return attach_tokens(
+            model,
+            method,
+            budget,
+            blocks=blocks,
+            pace=pace,
+            merge=merge,
+            fuse=fuse,
+            spread=spread,
+            prefix=prefix,
+            seed=seed,
+            options=options,
+        )
+    only(locals(), TOKENS, "the tokens of a vision transformer")
     found = get(method).bound(options)  # type: ignore[arg-type]
     return attach(  # type: ignore[no-any-return]
         model,

@@ -18,22 +18,19 @@ from natsel.live_populations.cache.attach import attach
 from natsel.live_populations.experts.proof import logits_of
 from natsel.live_populations.experts.registry import ExpertMethod, are_experts
 from natsel.live_populations.experts.registry import get as expert_method
+from natsel.live_populations.kinds import CACHE, OF_EXPERTS, are_tokens
+from natsel.live_populations.proof_verdict import verdict
 from natsel.live_populations.registry import Method, Scorer, get
+from natsel.live_populations.tokens import TokenMethod, TokenScorer
+from natsel.live_populations.tokens.proof import prove as prove_tokens
 from natsel.selection import Sparsity
 
-TOLERANCE = 1e-6
-"""Of the effect of the eviction, as everywhere in natsel."""
-
-OF_EXPERTS: Mapping[str, Any] = {"floor": 1, "scope": None, "seed": 0}
-DEFAULTS: Mapping[str, Any] = {
-    **{"sinks": None, "window": None, "floor": 1, "scope": "head", "normalize": "mean"},
-    **{"merge": False, "decoding": True, "seed": 0},
-}
+DEFAULTS: Mapping[str, Any] = {**CACHE, "merge": False, "seed": 0}
 
 
 def prove(
     model: nn.Module,
-    method: str | Method | Scorer | ExpertMethod,
+    method: str | Method | Scorer | TokenMethod | TokenScorer | ExpertMethod,
     budget: Sparsity | Held | Bytes | None,
     inputs: Tensor,
     *,
@@ -49,22 +46,29 @@ def prove(
     closed before it normalizes and scales as it does. Every operator reads its tensors in float64,
     whatever the model's precision and whatever casts its forward names.
 
+    Of a vision transformer, all tokens go through the model a second time: those that were gone
+    are hidden, and those that had merged go on as so many duplicates of what they merged into.
+
     Args:
-        model: a decoder, which is left as it is.
+        model: a decoder or a vision transformer, which is left as it is.
         method: as of :func:`natsel.live`.
         budget: as of :func:`natsel.live`.
-        inputs: token ids, ``[batch, tokens]``.
+        inputs: token ids, ``[batch, tokens]``, or images.
         attention_mask: 0 where they are padding, ``[batch, tokens]``.
         num_new: how many tokens are added; none by a method of experts.
-        options: as of :func:`natsel.live`, but ``merge``.
+        options: as of :func:`natsel.live`, of a decoder's cache without ``merge``.
 
     Returns:
-        The verdict; ``effect`` is what the eviction changes of the logits.
+        The verdict; ``effect`` is what the eviction changes of the outputs.
 
     Raises:
         ValueError: if an argument is not allowed.
     """
     check_whole("num_new", num_new)
+    if are_tokens(model, method):
+        if attention_mask is not None:
+            refuse("attention_mask", attention_mask, "None for the tokens of a vision transformer")
+        return prove_tokens(model, method, budget, inputs, **options)
     if not isinstance(inputs, Tensor) or inputs.dim() != 2:
         refuse("inputs", inputs, "token ids of shape [batch, tokens]")
     allowance = check_allowance(budget)
@@ -73,7 +77,7 @@ def prove(
         experts = expert_method(method).bound(options)
         with evaluating(model), in_float64(), torch.no_grad():
             found = logits_of(model, experts, allowance, inputs, attention_mask, engine)
-        return _verdict(*found, what="what fewer experts change")
+        return verdict(*([each] for each in found), what="logits")
     engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
     bound = get(method).bound(options)  # type: ignore[arg-type]
     prompt = inputs.shape[1]
@@ -86,27 +90,7 @@ def prove(
         logits, tokens = thinned(inputs, for_proof=False)
         hidden, _ = thinned(tokens, for_proof=True)
         whole, _ = _continued(model, tokens, prompt, attention_mask, num_new)
-    return _verdict(logits, hidden, whole, what="what the eviction changes")
-
-
-def _verdict(logits: Tensor, hidden: Tensor, whole: Tensor, *, what: str) -> Verification:
-    gap = float((logits - hidden).abs().max())
-    effect = float((hidden - whole).abs().max())
-    size = float(hidden.abs().max())
-    error = gap / effect if effect > 0 else gap / max(size, 1.0)
-    finite = bool(logits.isfinite().all() and hidden.isfinite().all())
-    passed = finite and error <= TOLERANCE
-    reason = f"the logits differ by {error:.1e} of {what}"
-    return Verification(
-        max_abs_difference=gap,
-        max_rel_difference=gap / size if size > 0 else 0.0,
-        max_abs_difference_float64=gap,
-        tolerance=TOLERANCE,
-        passed=passed,
-        effect=effect,
-        error=error,
-        reason="" if passed else (reason if finite else "a logit is NaN or infinite"),
-    )
+    return verdict([logits], [hidden], [whole], what="logits")
 
 
 def _continued(

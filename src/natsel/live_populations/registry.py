@@ -51,14 +51,9 @@ class Method:
         """
         if not options:
             return self
-        known = {n: None for n in _options_of(self.score) + _options_of(self.extinct)}
-        for name in options:
-            if name not in known:
-                allowed = ", ".join(known) or "no option"
-                told = f"{allowed} for method {self.name!r}{did_you_mean(name, known)}"
-                refuse(name, options[name], f"an option among {told}")
-        extinct = self.extinct and _bound(self.extinct, options)
-        return Method(**{**vars(self), "score": _bound(self.score, options), "extinct": extinct})
+        check_options(self.name, options, self.score, self.extinct)
+        extinct = self.extinct and bound(self.extinct, options)
+        return Method(**{**vars(self), "score": bound(self.score, options), "extinct": extinct})
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -108,13 +103,35 @@ def get(method: str | Method | Scorer) -> Method:
     return Method(getattr(method, "__name__", type(method).__name__), method)
 
 
+def check_options(
+    method: str, options: Mapping[str, Any], *functions: Callable[..., Any] | None
+) -> None:
+    """Refuse an option of a user's that none of a method's functions takes.
+
+    Args:
+        method: its name.
+        options: by name.
+        functions: whose keyword-only arguments are options.
+
+    Raises:
+        ValueError: if it has no such option.
+    """
+    known = {name: None for function in functions for name in _options_of(function)}
+    for name in options:
+        if name not in known:
+            allowed = ", ".join(known) or "no option"
+            told = f"{allowed} for method {method!r}{did_you_mean(name, known)}"
+            refuse(name, options[name], f"an option among {told}")
+
+
+def bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return a function with those options of a user's that it takes."""
+    known = _options_of(function)
+    return partial(function, **{name: value for name, value in options.items() if name in known})
+
+
 def _options_of(function: Callable[..., Any] | None) -> list[str]:
     if function is None:
         return []
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-def _bound(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    known = _options_of(function)
-    return partial(function, **{name: value for name, value in options.items() if name in known})
