@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from natsel_bench.peers.words import table as peers_table
+from natsel_bench.zoo.page import line
+from natsel_bench.zoo.page import sentences as zoo_sentences
 
 Result = Mapping[str, Any]
 
@@ -280,6 +282,12 @@ def _discovery(result: Result) -> Words:
     return Words("Discovery beside torch-pruning's building and pruning", head, rows, sentences)
 
 
+def _zoo(result: Result) -> Words:
+    rows = [line(row) for row in result["rows"]]
+    head = ("model", "parameters", "ends", "removable", "what stays whole, and why", "s", "peer")
+    return Words("The zoo", head, rows, zoo_sentences(result["summary"]))
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -290,4 +298,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "language": _language,
     "depth": _depth,
     "discovery": _discovery,
+    "zoo": _zoo,
 }
