@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 
@@ -15,7 +17,17 @@ Options = dict[str, Any]
 
 
 def _create(name: str, options: Options) -> nn.Module:
-    model: nn.Module = timm().create_model(name, pretrained=False, num_classes=CLASSES, **options)
+    """Create a model whose class gets ``options`` last: a family's own sizes come before."""
+    library = timm()
+    module = sys.modules[library.models.model_entrypoint(name).__module__]
+    builder = vars(module)["build_model_with_cfg"]
+
+    def smaller(cls: Any, variant: str, pretrained: bool, *args: Any, **given: Any) -> nn.Module:
+        model: nn.Module = builder(cls, variant, pretrained, *args, **{**given, **options})
+        return model
+
+    with patch.object(module, "build_model_with_cfg", smaller):
+        model: nn.Module = library.create_model(name, pretrained=False, num_classes=CLASSES)
     return model
 
 
@@ -64,22 +76,23 @@ _BY_ARGUMENTS: tuple[tuple[str, Options, Sized], ...] = (
     ("xcit_nano_12_p8_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 4}, _32),
     ("convit_tiny", _VIT, _32),
     ("tnt_s_legacy_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2}, _32),
-    ("crossvit_9_240", {}, pictures(240)),
-    ("pit_s_224", {}, pictures(224)),
+    ("crossvit_9_240", {"depth": [[1, 1, 0]] * 2, "embed_dim": [16, 32], "num_heads": [2, 2]},
+     pictures(240)),
+    ("pit_s_224", {"img_size": 64, "base_dims": (8, 8, 8), "depth": (1, 1, 1)}, _64),
     ("samvit_base_patch16", {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4}, _64),
     ("swin_tiny_patch4_window7_224", _SWIN, _64),
     ("swinv2_tiny_window8_256", _SWIN, _64),
     ("swinv2_cr_tiny_224", _SWIN, _64),
     ("convnext_tiny", _STAGES, _SMALL),
     ("convnextv2_tiny", _STAGES, _SMALL),
-    ("inception_next_tiny", {"depths": (1, 1, 1, 1), "embed_dims": (16, 24, 32, 48)}, _SMALL),
+    ("inception_next_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}, _SMALL),
     ("mixer_b16_224", _MIXER, _32),
     ("resmlp_12_224", _MIXER, _32),
     ("gmlp_s16_224", _MIXER, _32),
     ("convmixer_768_32", {"dim": 48, "depth": 2, "patch_size": 4}, _SMALL),
     ("poolformer_s12", _STAGES, _SMALL),
     ("poolformerv2_s12", _STAGES, _SMALL),
-    ("caformer_s18", _STAGES, _SMALL),
+    ("caformer_s18", _STAGES | {"dims": (32, 32, 64, 64)}, _SMALL),
     ("convformer_s18", _STAGES, _SMALL),
     (
         "pvt_v2_b0",
@@ -92,24 +105,23 @@ _BY_ARGUMENTS: tuple[tuple[str, Options, Sized], ...] = (
          "depths": [1, 1, 1, 1], "wss": [2, 2, 2, 2]},
         _64,
     ),
-    ("volo_d1_224", {}, pictures(224)),
+    ("volo_d1_224", {"img_size": 64, "layers": (1, 1, 1, 1), "embed_dims": (24, 48, 48, 48),
+                     "num_heads": (2, 4, 4, 4)}, _64),
     ("davit_tiny", {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4),
-                    "num_groups": (2, 4), "window_size": 4}, _64),
+                    "window_size": 4}, _64),
     ("focalnet_tiny_srf", {"depths": (1, 1, 1, 1), "embed_dim": 16}, _LARGE),
     ("nest_tiny", {"img_size": 32, "embed_dims": (16, 32), "num_heads": (2, 4), "depths": (1, 1),
                    "num_levels": 2}, _32),
     ("gcvit_xxtiny", {"img_size": 64, "embed_dim": 16, "depths": (1, 1, 1, 1),
-                      "num_heads": (2, 2, 4, 4), "window_ratio": (4, 4, 2, 1)}, _64),
-    ("sequencer2d_s", {"layers": [1, 1], "embed_dims": [16, 32], "hidden_sizes": [8, 8],
-                       "mlp_ratios": [3.0, 3.0], "patch_sizes": [7, 2], "transitions": [True, False],
-                       "rnn_layers": None}, _64),
+                      "num_heads": (2, 2, 4, 4), "window_ratio": (8, 8, 16, 32)}, _64),
+    ("sequencer2d_s", {"img_size": 64, "layers": [1, 1, 1, 1], "embed_dims": [16, 32, 32, 32],
+                       "hidden_sizes": [8, 8, 8, 8], "mlp_ratios": [3.0] * 4}, _64),
     ("hiera_tiny_224", {"img_size": (64, 64), "embed_dim": 16, "stages": (1, 1, 2, 1)}, _64),
     ("edgenext_xx_small", {}, _LARGE),
     ("mambaout_femto", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}, _SMALL),
     ("densenet121", {"growth_rate": 8, "block_config": (2, 3, 3, 2)}, _SMALL),
-    ("vgg11_bn", {}, pictures(224)),
     ("hrnet_w18_small", {}, _LARGE),
-    ("dla34", {}, _SMALL),
+    ("dla34", {}, _LARGE),
     ("dpn48b", {"k_sec": (1, 1, 1, 1)}, _SMALL),
     ("coatnet_nano_rw_224", {}, pictures(224)),
     ("starnet_s1", {"depths": [1, 1, 1, 1]}, _SMALL),
