@@ -193,7 +193,7 @@ def test_reasons_are_counted_by_kind():
         {"model": "a/b", "outcome": "exact", "removable": 0.7, "whole": [],
          "discover_s": 1.0, "extract_s": 1.0, "peer": "exact", "peer_s": 0.5},
         {"model": "a/c", "outcome": "refused", "reason": "r",
-         "whole": [{"reason": told, "where": ["d (3)"]}]},
+         "whole": [{"reason": told, "where": ["d (3)"], "places": 1}]},
         {"model": "a/d", "outcome": "not built", "reason": "no"},
     ]  # fmt: skip
     said = summary(rows)

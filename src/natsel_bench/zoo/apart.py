@@ -37,7 +37,13 @@ def processes() -> BaseContext:
 
 
 def run_apart(
-    context: BaseContext, name: str, *, seed: int, limit: float, memory: float, work: Work = run_here
+    context: BaseContext,
+    name: str,
+    *,
+    seed: int,
+    limit: float,
+    memory: float,
+    work: Work = run_here,
 ) -> Row:
     """Try one model in a process of its own, and load what it saved in another one.
 
@@ -113,4 +119,6 @@ def _run(
             enough = "allocate memory" not in str(error)
             said = f"{type(error).__name__}: {first_line(error)[:300]}"
             row = {"outcome": "error" if enough else "memory", "reason": said}
-    write_json(out, row | ({"seconds": time.process_time() - begun} if work is not load_here else {}))
+    write_json(
+        out, row | ({"seconds": time.process_time() - begun} if work is not load_here else {})
+    )

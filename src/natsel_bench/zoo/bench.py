@@ -18,7 +18,7 @@ from natsel.runs import environment, folder
 from natsel_bench.zoo.apart import processes, run_apart
 from natsel_bench.zoo.catalog import CATALOG
 from natsel_bench.zoo.page import page
-from natsel_bench.zoo.summary import summary
+from natsel_bench.zoo.summary import compact, summary
 
 LIBRARIES = ("torchvision", "timm", "transformers", "diffusers", "ultralytics", "torch-pruning")
 MODELS = "models"
@@ -105,15 +105,13 @@ def bench_zoo(
             progress("bench zoo", number, len(names))
             path = target / MODELS / f"{name.replace('/', '--')}.json"
             if not path.is_file():
-                write_json(
-                    path, run_apart(context, name, seed=seed, limit=limit, memory=memory)
-                )
+                write_json(path, run_apart(context, name, seed=seed, limit=limit, memory=memory))
             rows.append(read_object(path))
         progress("bench zoo", len(names), len(names))
         result = {
             **config,
             "summary": summary(rows),
-            "rows": rows,
+            "rows": [compact(row) for row in rows],
             **environment.record(),
         }
         result["versions"] = {**result.get("versions", {}), **_versions()}

@@ -137,9 +137,9 @@ def why(row: Row) -> str:
     """Return what stays whole and why, or why there is no such thing; and what else went wrong."""
     parts = [row["reason"]] if row.get("reason") else []
     told = [w for w in row.get("whole", ()) if w["reason"] != OUTPUT]
-    for found in sorted(told, key=lambda w: -len(w["where"]))[:REASONS]:
+    for found in sorted(told, key=lambda w: -int(w["places"]))[:REASONS]:
         where = ", ".join(found["where"][:PLACES])
-        more = len(found["where"]) - PLACES
+        more = found["places"] - len(found["where"][:PLACES])
         parts.append(f"{where}{f' and {more} more' if more > 0 else ''}: {found['reason']}")
     if len(told) > REASONS:
         parts.append(f"{len(told) - REASONS} more reasons")

@@ -66,6 +66,25 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def compact(row: Row) -> dict[str, Any]:
+    """Return a row without the figures of each selection: how it ends, and the worst of them.
+
+    Example:
+        >>> one = {"outcome": "exact", "relative": 1e-9, "noise": 1e-12, "effect": 0.1, "share": 0.5}
+        >>> compact({"model": "a/b", "selections": {"even": one}})
+        {'model': 'a/b', 'selections': {'even': 'exact'}, 'worst': 1e-09}
+    """  # noqa: E501
+    held = row.get("selections")
+    if held is None:
+        return dict(row)
+    worst = [found["relative"] for found in held.values() if "relative" in found]
+    return {
+        **row,
+        "selections": {which: found["outcome"] for which, found in held.items()},
+        "worst": max(worst, default=None),
+    }
+
+
 def _share(said: Any) -> float:
     found = list(said)
     return sum(found) / len(found) if found else 0.0
@@ -89,7 +108,7 @@ def kinds_of(row: Row) -> list[str]:
     """Return why what stays whole does, without names, numbers and lines: its kind.
 
     Example:
-        >>> kinds_of({"whole": [{"reason": "reduced at a.py:3 `x.sum(1)`", "where": ["b (3)"]}]})
+        >>> kinds_of({"whole": [{"reason": "reduced at a.py:3 `x.sum(1)`", "where": ["b (3)"], "places": 1}]})
         ['reduced at ...']
     """
     return [kind_of(w["reason"]) for w in row.get("whole", ()) if w["reason"] != OUTPUT]

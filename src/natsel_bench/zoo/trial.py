@@ -35,6 +35,8 @@ from natsel_bench.zoo.masked import (
 
 SELECTIONS = ("even", "uneven", "one kept", "one removed")
 NEW_TOKENS = 4
+PLACES = 3
+"""How many places that stay whole are named for each reason."""
 SAVED = "saved"
 RAN = "ran.safetensors"
 
@@ -231,7 +233,10 @@ def _whole(communities: Communities) -> Row:
         "communities": len(communities),
         "kinds": dict(Counter(c.kind for c in communities.values())),
         "populations": communities.num_populations,
-        "whole": [{"reason": why, "where": where} for why, where in reasons.items()],
+        "whole": [
+            {"reason": why, "where": where[:PLACES], "places": len(where)}
+            for why, where in reasons.items()
+        ],
         "barriers": list(communities.barriers),
     }
 

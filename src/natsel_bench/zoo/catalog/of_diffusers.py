@@ -116,7 +116,12 @@ _MODELS: tuple[tuple[str, dict[str, Any], Sized], ...] = (
         _COARSE | {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
         _latent(),
     ),
-    ("ControlNetModel", _COARSE | {"conditioning_embedding_out_channels": (8, 8, 16, 16)}, _control),
+    (
+        "ControlNetModel",
+        {key: value for key, value in _COARSE.items() if key != "sample_size"}
+        | {"conditioning_embedding_out_channels": (8, 8, 16, 16)},
+        _control,
+    ),
     ("AutoencoderKL", _VAE, pictures(32, 48)),
     ("VQModel", _VAE | {"num_vq_embeddings": 16}, pictures(32, 48)),
     (

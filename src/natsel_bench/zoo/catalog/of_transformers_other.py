@@ -126,7 +126,8 @@ _VISION: tuple[tuple[tuple[str, str, Options], Sized], ...] = (
       {"image_size": 64, "hidden_sizes": [16, 32, 48], "num_attention_heads": [2, 4, 4],
        "depths": [1, 1, 1], "key_dim": [4, 4, 4]}), pictures(64)),
     (("DPTForDepthEstimation", "DPTConfig",
-      _VIT | {"backbone_out_indices": [0, 1, 0, 1], "neck_hidden_sizes": [8, 16, 16, 16],
+      _VIT | {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3],
+              "neck_hidden_sizes": [8, 16, 16, 16],
               "fusion_hidden_size": 16, "is_hybrid": False}), pictures(32)),
     (("DetrForObjectDetection", "DetrConfig", _DETR), pictures(64, 96)),
     (("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", _DETR), pictures(64, 96)),
@@ -142,7 +143,7 @@ _VISION: tuple[tuple[tuple[str, str, Options], Sized], ...] = (
       {"image_size": 16, "patch_size": 1, "embed_dim": 16, "depths": [2], "num_heads": [2],
        "window_size": 4}), pictures(16, 24)),
     (("EfficientNetForImageClassification", "EfficientNetConfig",
-      {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 64}), pictures(64, 96)),
+      {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}), pictures(64, 96)),
 )  # fmt: skip
 
 

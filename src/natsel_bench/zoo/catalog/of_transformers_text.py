@@ -170,7 +170,7 @@ _DECODERS: Family = (
     ("OlmoForCausalLM", "OlmoConfig", GROUPED),
     ("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
     ("OlmoeForCausalLM", "OlmoeConfig", GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}),
-    ("StableLmForCausalLM", "StableLmConfig", GROUPED),
+    ("StableLmForCausalLM", "StableLmConfig", GROUPED | {"hidden_size": 64, "head_dim": 16}),
     ("Starcoder2ForCausalLM", "Starcoder2Config", GROUPED),
     ("CohereForCausalLM", "CohereConfig", GROUPED),
     ("GraniteForCausalLM", "GraniteConfig", GROUPED),
