@@ -108,7 +108,7 @@ def kinds_of(row: Row) -> list[str]:
     """Return why what stays whole does, without names, numbers and lines: its kind.
 
     Example:
-        >>> kinds_of({"whole": [{"reason": "reduced at a.py:3 `x.sum(1)`", "where": ["b (3)"], "places": 1}]})
+        >>> kinds_of({"whole": [{"reason": "reduced at a.py:3 `x.sum(1)`", "where": ["b (3)"]}]})
         ['reduced at ...']
     """
     return [kind_of(w["reason"]) for w in row.get("whole", ()) if w["reason"] != OUTPUT]

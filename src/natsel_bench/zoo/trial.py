@@ -82,13 +82,18 @@ def _nearly(model: nn.Module, seed: int) -> None:
 def _fresh(model: nn.Module, entry: Entry) -> Inputs:
     for batch, step in ((3, 1), (3, 0), (2, 0)):
         inputs = entry.inputs(batch, step)
-        try:
-            with torch.no_grad():
-                call(model, inputs)
-        except Exception:  # noqa: BLE001 - the model does not run on this shape
-            continue
-        return inputs
+        if _runs(model, inputs):
+            return inputs
     return entry.inputs(2, 0)
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        with torch.no_grad():
+            call(model, inputs)
+    except Exception:  # noqa: BLE001 - however it fails, it does not run on this shape
+        return False
+    return True
 
 
 def run_here(name: str, seed: int, folder: Path) -> Row:
