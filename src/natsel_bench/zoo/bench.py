@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,27 @@ def bench_zoo(
                 write_json(path, run_apart(context, name, seed=seed, limit=limit, memory=memory))
             rows.append(read_object(path))
         progress("bench zoo", len(names), len(names))
-        result = {
-            **config,
-            "summary": summary(rows),
-            "rows": [compact(row) for row in rows],
-            **environment.record(),
-        }
-        result["versions"] = {**result.get("versions", {}), **_versions()}
+        result = result_of(config, rows)
         write_json(target / "zoo.json", result)
         write_atomic(target / "zoo.md", page(result).encode())
     return result
+
+
+def result_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what ``zoo.json`` holds.
+
+    Args:
+        config: of the run.
+        rows: one a model, as its process wrote it.
+    """
+    made = environment.record()
+    return {
+        **config,
+        "summary": summary(rows),
+        "rows": [compact(row) for row in rows],
+        **made,
+        "versions": {**made["versions"], **_versions()},
+    }
 
 
 def _versions() -> dict[str, str]:

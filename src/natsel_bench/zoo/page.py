@@ -14,7 +14,7 @@ from natsel.common.files import write_atomic
 from natsel.common.json_data import read_json
 from natsel.communities.community import OUTPUT
 from natsel_bench.pictures import table
-from natsel_bench.zoo.summary import OUTCOMES, natsel_s
+from natsel_bench.zoo.summary import OUTCOMES, afterwards, natsel_s
 
 Row = Mapping[str, Any]
 
@@ -86,6 +86,8 @@ def sentences(said: Mapping[str, Any]) -> list[str]:
     found = [
         f"{outcomes.get('exact', 0)} of {said['judged']} models that can be judged are exact "
         f"({said['exact']:.1%}), {outcomes.get('wrong', 0)} silently wrong.",
+        f"{said['all_the_way']} of them were also saved, loaded by another process, trained a step "
+        "and, where they generate, gave the masked model's tokens with their cache.",
         f"More than half of the parameters is removable in {said['more_than_half']:.1%} of them.",
     ]
     if said["median_removable"] is not None:
@@ -143,11 +145,7 @@ def why(row: Row) -> str:
         parts.append(f"{where}{f' and {more} more' if more > 0 else ''}: {found['reason']}")
     if len(told) > REASONS:
         parts.append(f"{len(told) - REASONS} more reasons")
-    parts += [
-        f"{what}: {said}"
-        for what in ("load", "train", "generate")
-        if (said := row.get(what)) not in (None, "ok", "alone", "with the class")
-    ]
+    parts += afterwards(row)
     return "; ".join(parts)
 
 

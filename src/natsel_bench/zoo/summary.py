@@ -36,7 +36,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         ``outcomes`` by count, ``judged`` (how many could be), shares ``exact`` and
-        ``more_than_half`` of these, ``wrong``, the median share that is removable, the median
+        ``more_than_half`` of these, ``all_the_way`` (exact, and nothing went wrong with saving,
+        training or generating), the median share that is removable, the median
         ratio of time to torch-pruning's, the slowest models, and ``reasons`` by how many models
         have one.
 
@@ -58,12 +59,35 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "outcomes": dict(Counter(r["outcome"] for r in rows)),
         "exact": _share(r["outcome"] == "exact" for r in judged),
         "more_than_half": _share(share > 0.5 for share in shares),
+        "all_the_way": sum(r["outcome"] == "exact" and not afterwards(r) for r in rows),
         "median_removable": statistics.median(shares) if shares else None,
         "median_ratio": statistics.median(ratios) if ratios else None,
         "peer_outcomes": dict(peers.most_common()),
         "slowest": [[r["model"], natsel_s(r)] for r in times[:10] if natsel_s(r) is not None],
         "reasons": reasons.most_common(),
     }
+
+
+FINE = (None, "ok", "alone", "with the class")
+
+
+def afterwards(row: Row) -> list[str]:
+    """Return what went wrong beside the comparison: with saving, training, generating, the price.
+
+    Example:
+        >>> afterwards({"load": "alone", "train": "its gradients are not finite"})
+        ['train: its gradients are not finite']
+    """
+    found = [
+        f"{what}: {row[what]}"
+        for what in ("load", "train", "generate")
+        if row.get(what) not in FINE
+    ]
+    if row.get("mispriced"):
+        found.append(f"priced wrongly: {', '.join(row['mispriced'])}")
+    if not row.get("unchanged", True):
+        found.append("the given model was changed")
+    return found
 
 
 def compact(row: Row) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
     row["unchanged"] = all(
         torch.equal(a, b) for a, b in zip(dense.parameters(), model.parameters(), strict=True)
     )
+    row["mispriced"] = [which for which, s in row["selections"].items() if s.get("price")]
     row |= _outcome(row)
     return row | _peer(dense, inputs)
 
@@ -169,8 +170,8 @@ def _selection(
     if which == "one kept":
         row["removable"] = share
     found: Row = {"share": share}
-    if communities.price(survivors).parameters != _count(small):
-        found["price"] = communities.price(survivors).parameters - _count(small)
+    if apart := communities.price(survivors).parameters - _count(small):
+        found["price"] = apart
     try:
         return found | _judged(dense, small, communities, survivors, *compared), small
     except Exception as error:  # noqa: BLE001 - a small model that does not run is a wrong one
