@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from natsel.common.extras import MissingExtraError, require
 
-_DEFINED: list[torch.library.Library] = []
+_DEFINED: list[Any] = []
 _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -30,7 +31,8 @@ def torchvision() -> ModuleType:
             raise
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    make: Any = torch.library.Library
+    library = make("torchvision", "FRAGMENT")
     for schema in _OPERATORS:
         library.define(schema)
     _DEFINED.append(library)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from natsel_bench.zoo.catalog.entry import Entry, pictures
+from natsel.common.calls import Inputs
+from natsel_bench.zoo.catalog.entry import Entry, Sized, pictures
 from natsel_bench.zoo.catalog.libraries import torchvision
 
 CLASSES = 10
@@ -33,7 +35,7 @@ def _resnet(block: str, **options: Any) -> nn.Module:
 def _narrow_classifier(name: str) -> nn.Module:
     """The large Linears of a network's classifier get 64 neurons: the rest is what it was."""
     model = _by_name(name)
-    classifier = model.classifier
+    classifier: Any = model.classifier
     width: int | None = None
     for index, layer in enumerate(classifier):
         if isinstance(layer, nn.Linear):
@@ -114,10 +116,6 @@ def _segmenter(name: str, aux: bool = False) -> nn.Module:
     return model
 
 
-def _segmenter_by_name(name: str) -> nn.Module:
-    return _whole("segmentation", name)
-
-
 def _whole(part: str, name: str) -> nn.Module:
     model: nn.Module = getattr(getattr(_models(), part), name)(
         weights=None, weights_backbone=None, num_classes=CLASSES
@@ -133,16 +131,14 @@ def _video() -> nn.Module:
     return model
 
 
-def _clip(batch: int, step: int) -> Any:
-    import torch
-
+def _clip(batch: int, step: int) -> Inputs:
     return (torch.randn(batch, 3, 6 if step else 4, 32, 32),)
 
 
 _SMALL = pictures(40, 72)
 _LARGE = pictures(64, 96)
 _NO_AUX = {"aux_logits": False, "init_weights": False}
-_BUILT: tuple[tuple[str, Callable[[], nn.Module], Any], ...] = (
+_BUILT: tuple[tuple[str, Callable[[], nn.Module], Sized], ...] = (
     ("resnet18", partial(_resnet, "BasicBlock"), _SMALL),
     ("resnet50", partial(_resnet, "Bottleneck"), _SMALL),
     ("resnext50_32x4d", partial(_resnet, "Bottleneck", groups=8, width_per_group=4), _SMALL),
@@ -172,7 +168,7 @@ _BUILT: tuple[tuple[str, Callable[[], nn.Module], Any], ...] = (
     ("fcn_resnet50", partial(_segmenter, "fcn"), _SMALL),
     (
         "lraspp_mobilenet_v3_large",
-        partial(_segmenter_by_name, "lraspp_mobilenet_v3_large"),
+        partial(_whole, "segmentation", "lraspp_mobilenet_v3_large"),
         _SMALL,
     ),
     ("r3d_18", _video, _clip),
