@@ -331,7 +331,7 @@ def _peer(dense: nn.Module, inputs: Inputs) -> Row:
         tool.prepare()
         tool.pruner(model, inputs).step()
     except Exception as error:  # noqa: BLE001 - how a peer fails is what is recorded
-        return {"peer": "error", "peer_s": None, "peer_reason": _said(error)}
+        return {"peer": "error", "peer_s": None, "peer_reason": _words(error)}
     seconds = time.process_time() - start
     outcome, reason = _peer_outcome(dense, model.eval(), inputs)
     return {"peer": outcome, "peer_s": seconds, "peer_reason": reason}
@@ -348,7 +348,7 @@ def _peer_outcome(dense: nn.Module, small: nn.Module, inputs: Inputs) -> tuple[s
     try:
         ours = outputs(in_float64(small), inputs)
     except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-        return "broken", _said(error)
+        return "broken", _words(error)
     if (norm := without_reference(dense, small)) is not None:
         return "no reference", norm
     try:
@@ -358,7 +358,7 @@ def _peer_outcome(dense: nn.Module, small: nn.Module, inputs: Inputs) -> tuple[s
     except ValueError as error:
         return "changed outputs", str(error)
     except Exception as error:  # noqa: BLE001 - there is nothing to compare with
-        return "no reference", _said(error)
+        return "no reference", _words(error)
     return ("exact" if is_exact(found) else "different"), ""
 
 
@@ -369,7 +369,14 @@ def _try(what: Callable[[], str]) -> str:
         return _said(error)
 
 
-def _said(error: BaseException) -> str:
+def _said(error: Exception) -> str:
+    """Return what an error says; where memory does not suffice, that ends the row."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        raise MemoryError from error
+    return _words(error)
+
+
+def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)[:300]}"
 
 
