@@ -125,6 +125,37 @@ def test_a_language_model_generates_with_its_cache(tmp_path, monkeypatch):
     assert row["fresh"] == [[3, 11]]
 
 
+class ByName(nn.Module):
+    """Calls a linear map with names, as beit does, and asks for float32 on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = nn.functional.linear(input=x, weight=self.up.weight, bias=self.up.bias)
+        return self.down(
+            hidden.float().softmax(-1, dtype=torch.float32).to(x.dtype) + hidden.relu()
+        )
+
+
+class Rounding(ByName):
+    def forward(self, x):
+        return self.down(super().forward(x)[:, :1].float() + self.up(x).relu())
+
+
+def test_the_judge_computes_in_float64_also_where_code_asks_for_less():
+    dense = distinct_(Rounding())
+    x = (torch.randn(4, 6),)
+    exact = outputs(in_float64(dense), x)[0]
+    with torch.no_grad():
+        double = dense.double()
+        first = double.up(x[0].double())
+        inner = double.down(first.softmax(-1) + first.relu())[:, :1]
+        right = double.down(inner + first.relu())
+    assert float((exact - right).abs().max()) < 1e-14
+
+
 class Noisy(nn.Module):
     def __init__(self):
         super().__init__()

@@ -53,8 +53,10 @@ class _Whole(TorchFunctionMode):
             args = tuple(_wide(a) for a in args)
             named = {key: _wide(value) for key, value in named.items()}
         out = func(*args, **named)
-        if func is F.linear and id(args[1]) in self.closed:
-            return out.masked_fill(self.closed[id(args[1])], -math.inf)
+        if func is F.linear and self.closed:
+            weight = args[1] if len(args) > 1 else named["weight"]
+            if id(weight) in self.closed:
+                return out.masked_fill(self.closed[id(weight)], -math.inf)
         return out
 
 
