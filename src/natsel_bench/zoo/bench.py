@@ -94,7 +94,7 @@ def bench_zoo(
         if not value > 0:
             refuse(argument, value, "a number > 0")
     target = Path(out)
-    config = {"bench": "zoo", "only": list(only), "part": part, "seed": seed}
+    config: dict[str, Any] = {"bench": "zoo", "only": list(only), "part": part, "seed": seed}
     config |= {"limit": limit, "memory": memory}
     with folder.claim(target, config, resume):
         folder.take(target, config)

@@ -139,9 +139,9 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
         )
         if which == "even" and small is not None:
             row |= _saved(small, fresh, folder)
-            row["train"] = _try(lambda small=small: _train(copy.deepcopy(small), fresh))
+            row["train"] = _try(_train, copy.deepcopy(small), fresh)
             if entry.generates:
-                row["generate"] = _try(lambda small=small: _generate(dense, small, fresh))
+                row["generate"] = _try(_generate, dense, small, fresh)
     row["unchanged"] = all(
         torch.equal(a, b) for a, b in zip(dense.parameters(), model.parameters(), strict=True)
     )
@@ -296,7 +296,8 @@ def _train(small: nn.Module, inputs: Inputs) -> str:
     learning = [p for p in small.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-3)
     found = [x for x in outputs_of(call(small, inputs)) if x.is_floating_point()]
-    torch.stack([x.float().square().mean() for x in found if x.requires_grad]).sum().backward()
+    losses = [x.float().square().mean() for x in found if x.requires_grad]
+    torch.autograd.backward(losses)
     reached = [p.grad for p in learning if p.grad is not None]
     if not reached or not all(bool(g.isfinite().all()) for g in reached):
         return "its gradients are not finite" if reached else "no gradient reaches a weight"
@@ -313,7 +314,11 @@ def _generate(dense: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     if closed:
         twin, closed = in_float64(small), {}  # a closed router has no weights to run on
     prompt = tensors_of_inputs(inputs)[0]
-    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    options: dict[str, Any] = {
+        "max_new_tokens": NEW_TOKENS,
+        "min_new_tokens": NEW_TOKENS,
+        "do_sample": False,
+    }
     options |= {"pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
     with torch.no_grad(), doubled():
         theirs = twin.generate(prompt, use_cache=False, **options)  # type: ignore[operator]
@@ -362,9 +367,9 @@ def _peer_outcome(dense: nn.Module, small: nn.Module, inputs: Inputs) -> tuple[s
     return ("exact" if is_exact(found) else "different"), ""
 
 
-def _try(what: Callable[[], str]) -> str:
+def _try(what: Callable[..., str], *args: Any) -> str:
     try:
-        return what()
+        return what(*args)
     except Exception as error:  # noqa: BLE001 - what goes wrong is what the row says
         return _said(error)
 
