@@ -16,25 +16,23 @@ from torch import Tensor, nn
 
 import natsel
 from natsel.common.calls import Inputs, call, outputs_of, tensors_of_inputs, with_tensors
-from natsel.common.errors import first_line
 from natsel.communities import Communities
-from natsel_bench.peers.reference import distinct_, without_reference
-from natsel_bench.peers.torch_pruning import TorchPruning
+from natsel_bench.peers.reference import distinct_
+from natsel_bench.zoo.beside import peer, words
 from natsel_bench.zoo.catalog import CATALOG
 from natsel_bench.zoo.catalog.entry import Entry
 from natsel_bench.zoo.masked import (
     as_selected,
     difference,
-    doubled,
     gone_from,
     in_float64,
     is_exact,
     masked,
     outputs,
 )
+from natsel_bench.zoo.uses import generate, train
 
 SELECTIONS = ("even", "uneven", "one kept", "one removed")
-NEW_TOKENS = 4
 PLACES = 3
 """How many places that stay whole are named for each reason."""
 SAVED = "saved"
@@ -126,11 +124,11 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
     except ValueError as error:
         exported = "cannot be exported" in str(error)
         outcome = "not exported" if exported else "refused"
-        return row | {"outcome": outcome, "reason": str(error), **_peer(dense, inputs)}
+        return row | {"outcome": outcome, "reason": str(error), **peer(dense, inputs)}
     row["discover_s"] = time.process_time() - start
     row |= _whole(communities)
     if not communities:
-        return row | {"outcome": "refused", "reason": "", **_peer(dense, inputs)}
+        return row | {"outcome": "refused", "reason": "", **peer(dense, inputs)}
     row["selections"] = {}
     before = outputs(in_float64(dense), fresh)
     for which in SELECTIONS:
@@ -139,15 +137,15 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
         )
         if which == "even" and small is not None:
             row |= _saved(small, fresh, folder)
-            row["train"] = _try(_train, copy.deepcopy(small), fresh)
+            row["train"] = _try(train, copy.deepcopy(small), fresh)
             if entry.generates:
-                row["generate"] = _try(_generate, dense, small, fresh)
+                row["generate"] = _try(generate, dense, small, fresh)
     row["unchanged"] = all(
         torch.equal(a, b) for a, b in zip(dense.parameters(), model.parameters(), strict=True)
     )
     row["mispriced"] = [which for which, s in row["selections"].items() if s.get("price")]
     row |= _outcome(row)
-    return row | _peer(dense, inputs)
+    return row | peer(dense, inputs)
 
 
 def _selection(
@@ -291,82 +289,6 @@ def load_here(name: str, seed: int, folder: Path) -> Row:
     return {"load": how if same else "it computes something else"}
 
 
-def _train(small: nn.Module, inputs: Inputs) -> str:
-    small.train()
-    learning = [p for p in small.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=1e-3)
-    found = [x for x in outputs_of(call(small, inputs)) if x.is_floating_point()]
-    losses = [x.float().square().mean() for x in found if x.requires_grad]
-    torch.autograd.backward(losses)
-    reached = [p.grad for p in learning if p.grad is not None]
-    if not reached or not all(bool(g.isfinite().all()) for g in reached):
-        return "its gradients are not finite" if reached else "no gradient reaches a weight"
-    optimizer.step()
-    small.eval()
-    with torch.no_grad():
-        call(small, inputs)
-    return "ok"
-
-
-def _generate(dense: nn.Module, small: nn.Module, inputs: Inputs) -> str:
-    """Compare tokens by cache, of the small and of the masked model."""
-    twin, closed = masked(dense, gone_from(dense, small))
-    if closed:
-        twin, closed = in_float64(small), {}  # a closed router has no weights to run on
-    prompt = tensors_of_inputs(inputs)[0]
-    options: dict[str, Any] = {
-        "max_new_tokens": NEW_TOKENS,
-        "min_new_tokens": NEW_TOKENS,
-        "do_sample": False,
-    }
-    options |= {"pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
-    with torch.no_grad(), doubled():
-        theirs = twin.generate(prompt, use_cache=False, **options)  # type: ignore[operator]
-        mine = in_float64(small)
-        ours = mine.generate(prompt, use_cache=True, **options)  # type: ignore[operator]
-    return "ok" if torch.equal(ours, theirs) else "other tokens"
-
-
-def _peer(dense: nn.Module, inputs: Inputs) -> Row:
-    """Let torch-pruning remove half of everything: how long it takes, and how that ends."""
-    tool = TorchPruning()
-    model = copy.deepcopy(dense)
-    start = time.process_time()
-    try:
-        tool.prepare()
-        tool.pruner(model, inputs).step()
-    except Exception as error:  # noqa: BLE001 - how a peer fails is what is recorded
-        return {"peer": "error", "peer_s": None, "peer_reason": _words(error)}
-    seconds = time.process_time() - start
-    outcome, reason = _peer_outcome(dense, model.eval(), inputs)
-    return {"peer": outcome, "peer_s": seconds, "peer_reason": reason}
-
-
-def _peer_outcome(dense: nn.Module, small: nn.Module, inputs: Inputs) -> tuple[str, str]:
-    """Say how a peer's model ends, in the words of ``natsel bench peers``."""
-    try:
-        gone = gone_from(dense, small)
-    except KeyError as error:
-        return "no reference", f"parameter {error} has another name"
-    if not gone:
-        return "nothing", ""
-    try:
-        ours = outputs(in_float64(small), inputs)
-    except Exception as error:  # noqa: BLE001 - a broken forward is what is looked for
-        return "broken", _words(error)
-    if (norm := without_reference(dense, small)) is not None:
-        return "no reference", norm
-    try:
-        twin, closed = masked(dense, gone)
-        theirs = outputs(twin, inputs, closed=closed)
-        found = difference(ours, theirs, outputs(in_float64(dense), inputs))
-    except ValueError as error:
-        return "changed outputs", str(error)
-    except Exception as error:  # noqa: BLE001 - there is nothing to compare with
-        return "no reference", _words(error)
-    return ("exact" if is_exact(found) else "different"), ""
-
-
 def _try(what: Callable[..., str], *args: Any) -> str:
     try:
         return what(*args)
@@ -378,11 +300,7 @@ def _said(error: Exception) -> str:
     """Return what an error says; where memory does not suffice, that ends the row."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         raise MemoryError from error
-    return _words(error)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)[:300]}"
+    return words(error)
 
 
 def _count(model: nn.Module) -> int:
