@@ -124,6 +124,7 @@ def result_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> d
     made = environment.record()
     return {
         **config,
+        "catalogue": len(CATALOG),
         "summary": summary(rows),
         "rows": [compact(row) for row in rows],
         **made,

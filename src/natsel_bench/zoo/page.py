@@ -42,9 +42,10 @@ def page(result: Mapping[str, Any]) -> str:
         "\n\n".join(
             [
                 "# The zoo",
-                f"{said['models']} models that people download, of five libraries: each of its own "
-                "class, small, of random weights. From each natsel removes half of every "
-                "community, an uneven share, all but one, and all but all: four small models. "
+                f"{said['models']} of the {result['catalogue']} models of the catalogue, which are "
+                "what people download of five libraries: each of its own class, small, of random "
+                "weights. From each natsel removes half of every community, an uneven share of "
+                "each, all populations but one, and one alone: four small models. "
                 "What they compute is compared in float64, on inputs of another batch and, where "
                 "the model allows it, another size, with the dense model that has zeros in place "
                 "of what is gone; the reference uses nothing of natsel's proof. One is saved, "
