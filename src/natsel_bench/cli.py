@@ -405,7 +405,7 @@ def zoo(
 ) -> None:
     """Small models of what people download: removed, compared, saved, loaded, trained."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.zoo.catalog.libraries import prepare
 
         prepare()
