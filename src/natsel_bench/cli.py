@@ -456,6 +456,50 @@ def discovery(
 
 
 @app.command(
+    "zoo",
+    epilog=examples(
+        "natsel bench zoo --out zoo",
+        "natsel bench zoo --only 'timm/*,torchvision/resnet*' --out zoo-vision",
+        "natsel bench zoo --part 2/5 --seed 7 --out fifth",
+    ),
+)
+def zoo(
+    out: Annotated[Path, typer.Option(help="Folder for zoo.json, zoo.md and a file a model.")],
+    only: Annotated[str | None, typer.Option(help="Patterns of names, such as timm/*.")] = None,
+    part: Annotated[str | None, typer.Option(help="K/N: one of N parts, by the seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, inputs, selections and parts.")] = 0,
+    limit: Annotated[float, typer.Option(help="Processor seconds for a model.")] = 120.0,
+    memory: Annotated[float, typer.Option(help="Gigabytes for a model.")] = 8.0,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Small models of what people download: removed, compared, saved, loaded, trained."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=out, voice=voice):
+        from natsel_bench.zoo.catalog.libraries import prepare
+
+        prepare()
+        from natsel_bench.zoo.bench import bench_zoo
+
+        with voice.progress() as progress:
+            result = bench_zoo(
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                part=part,
+                seed=seed,
+                limit=limit,
+                memory=memory,
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.words.print(f"Page: {out / 'zoo.md'}")
+        voice.result(result)
+
+
+@app.command(
     "all",
     epilog=examples(
         "natsel bench all --quick --out bench", "natsel bench all --only step,select --out bench"

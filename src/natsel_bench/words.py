@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from natsel_bench.experts_words import rows_of
 from natsel_bench.peers.words import table as peers_table
+from natsel_bench.zoo.page import line
+from natsel_bench.zoo.page import sentences as zoo_sentences
 
 Result = Mapping[str, Any]
 
@@ -339,6 +341,12 @@ def _tokens(result: Result) -> Words:
     return Words("Tokens of a vision transformer", head, rows, sentences)
 
 
+def _zoo(result: Result) -> Words:
+    rows = [line(row) for row in result["rows"]]
+    head = ("model", "parameters", "ends", "removable", "what stays whole, and why", "s", "peer")
+    return Words("The zoo", head, rows, zoo_sentences(result["summary"]))
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -351,4 +359,5 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "discovery": _discovery,
     "experts": _experts,
     "tokens": _tokens,
+    "zoo": _zoo,
 }

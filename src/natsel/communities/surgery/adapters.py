@@ -174,3 +174,10 @@ def _heads_of_the_configuration(module: Any) -> None:
     heads = module.o_proj.weight.shape[1] // module.head_dim
     if heads != module.config.num_attention_heads:
         module.config = OwnNumbers(module.config, num_attention_heads=heads)
+
+
+@adapter("timm.models.mambaout.GatedConvBlock")
+def _gated_convolution(module: Any) -> None:
+    """Half of what it makes gates the other half, of which the last part is convolved."""
+    width, convolved = module.fc2.weight.shape[1], module.conv.weight.shape[0]
+    module.split_indices = (width, width - convolved, convolved)
