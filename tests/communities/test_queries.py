@@ -13,6 +13,7 @@ from exactness import Net, assert_exact, found, offered, owned, reasons
 from torch import Tensor, nn
 
 import natsel
+from natsel.extraction.aligning import align
 
 SIZES = {
     **{"vocab_size": 32, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 2},
@@ -71,7 +72,11 @@ def test_heads_of_multi_query_attention_go_one_by_one(fused: bool) -> None:
     communities = found(Multi(fused=fused), torch.randn(2, 5, 4))
     assert offered(communities) == {"q": ("query head", 3)}, reasons(communities)
     pairs = [[0, 1], [2, 3], [4, 5]]
-    assert owned(communities, "q") == {"q.weight:0": pairs, "q.bias:0": pairs, "out.weight:1": pairs}
+    assert owned(communities, "q") == {
+        "q.weight:0": pairs,
+        "q.bias:0": pairs,
+        "out.weight:1": pairs,
+    }
     assert "it stays for those that are left" in reasons(communities)
     assert_exact(communities)
 
@@ -182,3 +187,23 @@ def test_compensation_takes_query_heads() -> None:
         return float((small(_tokens(8)).logits - dense).square().mean())
 
     assert error(compensate=data) < 0.9 * error()
+
+
+def test_align_lets_each_group_lose_its_own_least() -> None:
+    """The least of the first group is its second head, of the second group its first."""
+    model = _model("Llama", num_hidden_layers=1)
+    attention = model.model.layers[0].self_attn
+    for head in (1, 3):
+        attention.o_proj.weight.data[:, 4 * head : 4 * head + 4] *= 1e-6
+    communities = natsel.discover(model, _tokens(), query_heads=True).only("query head")
+    aligned = align(model, communities, [(_tokens(4),)])
+    assert not aligned.skipped
+    mine, wanted = aligned.model(**_padded()).logits, model(**_padded()).logits
+    torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+    (name,) = communities
+    assert aligned.scores[name].argmin() == 2
+    assert float(aligned.scores[name][2]) < 1e-6
+    kept = {name: torch.tensor([True, True, False])}
+    found = natsel.discover(aligned.model, _tokens(), query_heads=True)
+    small = natsel.extract(aligned.model, kept, communities=found)
+    assert float((small(_tokens()).logits - model(_tokens()).logits).detach().abs().max()) < 1e-6

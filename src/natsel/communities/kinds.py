@@ -67,6 +67,8 @@ VALUE = Kind("value dimension", marked=True, rounded=False, named="holder")
 """A dimension of the values, and of what attention puts out, at one place of all heads."""
 DIMENSION = Kind("dimension", rounded=False, named="holder")
 """Both at once, where a module has one number for the two."""
+WITHIN = frozenset((KEY.name, VALUE.name, DIMENSION.name))
+"""Names of the kinds that are inside heads."""
 EXPERT = Kind(
     "expert",
     marked=True,

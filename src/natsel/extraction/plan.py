@@ -74,6 +74,12 @@ class Plan:
     branches: dict[str, Any] | None = None
     schema: int = SCHEMA
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the communities that were selected in."""
+        lines = Prediction.from_dict(self.prediction).lines if self.prediction else ()
+        return frozenset(line.kind for line in lines)
+
     @classmethod
     def describe(
         cls, model: nn.Module, small: nn.Module, survivors: Survivors, communities: Communities

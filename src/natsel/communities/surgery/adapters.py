@@ -168,7 +168,9 @@ def _query_heads(module: Any) -> None:
     """
     heads = getattr(module, "num_key_value_groups", None)
     queries, keys = getattr(module, "q_proj", None), getattr(module, "k_proj", None)
-    if type(heads) is not int or not (isinstance(queries, nn.Linear) and isinstance(keys, nn.Linear)):
+    if type(heads) is not int or not (
+        isinstance(queries, nn.Linear) and isinstance(keys, nn.Linear)
+    ):
         return
     # Of the dense module, for its layers are adapted after it: queries may be made with gates.
     per_group = queries.out_features // keys.out_features // heads

@@ -270,8 +270,9 @@ def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
     nodes = node.args[1]
     assert isinstance(nodes, list | tuple)
     written = [constant_of(run.program, n) for n in nodes]
-    if all((c is None) == (n is None) for c, n in zip(written, nodes, strict=True)):
-        # Places that the code names: each keeps its own labels.
+    named = all((c is None) == (n is None) for c, n in zip(written, nodes, strict=True))
+    if named and not bool(run.space.is_loose(x).any()):
+        # Places that the code names: each keeps its own labels. Those of a table stay together.
         return torch.ops.aten.index.Tensor(x, written)
     values = [n.meta["val"] for n in nodes if isinstance(n, fx.Node)]
     if any(v.dtype in (torch.bool, torch.uint8) for v in values):
