@@ -261,7 +261,7 @@ def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any)
 
 @rule("aten.index.Tensor")
 def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
-    """The same with tensors of indices, such as a table of relative positions, or ``x[..., [-1]]``."""
+    """The same with tensors of indices: a table of relative positions, or ``x[..., [-1]]``."""
     x = run.lift(x)
     reason = f"it is indexed by data{place(node)}"
     for labels in indices:
