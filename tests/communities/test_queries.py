@@ -89,7 +89,8 @@ def test_places_of_groups_go_together_and_groups_where_they_are_asked_for() -> N
     places = natsel.discover(model, _tokens(), query_heads=True)
     assert (places[name].kind, places[name].size) == ("query head", 3), reasons(places)
     first = {s.tensor.split(".")[-2]: s.index[0].tolist() for s in places[name].slices}
-    assert first == dict.fromkeys(("q_proj", "o_proj"), [0, 1, 2, 3, 12, 13, 14, 15])
+    both = [0, 1, 2, 3, 12, 13, 14, 15]
+    assert first == {"q_proj": both, "o_proj": both}
 
 
 @pytest.mark.parametrize(
