@@ -14,6 +14,7 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
 from natsel.communities.branches.branch import Shortening
+from natsel.communities.numbers import number
 from natsel.communities.programs.program import literals_of
 from natsel.communities.surgery.surgery import shortened_by
 from natsel.extraction.absorbed import Compensation
@@ -93,9 +94,9 @@ class Plan:
             for bound in community.rebindings:
                 path = shortening.renamed(bound.module)
                 module = dict(small.named_modules()).get(path) if path is not None else None
-                if module is not None and hasattr(module, bound.attribute):
-                    value = getattr(module, bound.attribute)
-                    attributes[f"{path}.{bound.attribute}"] = int(value)
+                value = None if module is None else number(module, bound.attribute)
+                if value is not None:
+                    attributes[f"{path}.{bound.attribute}"] = value
         attributes |= literals_of(small)
         return cls(
             model=f"{type(small).__module__}.{type(small).__qualname__}",
