@@ -24,9 +24,12 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
+from natsel.common.files import write_atomic
 from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
+PICTURE = "search.svg"
+"""How a search went, in the folder of what it found."""
 _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 NOT_BESIDE_WEIGHTS = (
@@ -271,6 +274,11 @@ def prune(
             voice.words.print(note, markup=False)
         if not blockwise:
             _say_memory(voice, result)
+        if result.get("levels") is not None:
+            from natsel.report.search import search_picture
+
+            write_atomic(out / PICTURE, search_picture(result["levels"]).encode())
+            voice.words.print(f"Picture of the search: {out / PICTURE}", markup=False)
         voice.words.print(f"Saved: {out}", markup=False)
         voice.result(result)
 
