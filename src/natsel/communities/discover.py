@@ -34,7 +34,7 @@ from natsel.communities.computed import computed, explained
 from natsel.communities.dimensions import find_dimensions, macs_between
 from natsel.communities.gates.gates import suspended
 from natsel.communities.gathering import shapes_alone, structural_copy
-from natsel.communities.kinds import HEAD
+from natsel.communities.kinds import HEAD, QUERY
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
@@ -64,6 +64,7 @@ def discover(
     lora: bool = False,
     branches: bool | Literal["blocks"] = False,
     dims: bool = False,
+    query_heads: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -93,6 +94,10 @@ def discover(
             of kind "key dimension" (queries and keys together), "value dimension", or "dimension"
             (all of them, where a module has one number for their width). A dimension goes from all
             heads of a layer; rotary ones go in pairs.
+        query_heads: where several query heads share a head of keys and values, offer query heads,
+            as communities of kind "query head", instead of whole groups. Each group keeps as many:
+            the query heads at one place of all groups are one population. Where all of a layer
+            share one head of keys and values (multi-query attention) they are offered always.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -121,6 +126,7 @@ def discover(
             lora=lora,
             branches=branches,
             dims=dims,
+            query_heads=query_heads,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
@@ -145,7 +151,8 @@ def discover(
             )
         with untouched(model):
             program = _export(model, inputs)
-        run = Propagation(program, canonical_names(model), residual=residual)
+        names = canonical_names(model)
+        run = Propagation(program, names, residual=residual, query_heads=query_heads)
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
@@ -154,7 +161,7 @@ def discover(
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
         if dims:
-            communities = [c for c in communities if c.kind != HEAD.name]
+            communities = [c for c in communities if c.kind not in (HEAD.name, QUERY.name)]
             few = spread(first_samples(inputs, 2), program) if proof else inputs
             within, unproven, inside = find_dimensions(model, program, few, proof=proof)
             communities, refused = [*communities, *within], refused + unproven

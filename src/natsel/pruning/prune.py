@@ -69,6 +69,8 @@ def prune(
     exclude: Patterns = None,
     residual: bool = False,
     branches: bool | Literal["blocks"] = False,
+    dims: bool = False,
+    query_heads: bool = False,
     verify: bool = True,
     measure: bool = False,
     generator: torch.Generator | None = None,
@@ -115,6 +117,8 @@ def prune(
         residual: also offer widths that a normalisation runs over.
         branches: also offer branches of residual streams, or with "blocks" whole blocks; needs
             data. See :func:`natsel.discover`.
+        dims: offer dimensions inside heads instead of heads.
+        query_heads: offer query heads instead of whole groups that share keys and values.
         verify: compare the small model with the masked one.
         measure: time both models.
         generator: of "adaptive": shuffles the split and drives its searches; seed 0 by default.
@@ -172,7 +176,12 @@ def prune(
         refuse_together(given, "bias with data and compensation, which fills it")
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(
-        with_biases(model)[0] if bias else model, inputs, residual=residual, branches=branches
+        with_biases(model)[0] if bias else model,
+        inputs,
+        residual=residual,
+        branches=branches,
+        dims=dims,
+        query_heads=query_heads,
     )
     communities.require("model", type(model).__name__)
     before = losses(model, kept.batches) if kept is not None else None

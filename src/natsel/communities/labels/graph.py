@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from natsel.communities.labels.derived import Derived
 
@@ -96,6 +97,17 @@ def made_of(graph: fx.Graph, placeholders: Iterable[str]) -> set[fx.Node]:
         if inside and node.op != "output":
             found.add(node)
     return found
+
+
+def constant_of(program: ExportedProgram, node: Any) -> Tensor | None:
+    """Return the numbers that code writes, such as those of ``x[:, [0, -1]]``; else None."""
+    while isinstance(node, fx.Node) and operator_name(node) in WRITTEN:
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or node.op != "placeholder":
+        return None
+    name = program.graph_signature.inputs_to_lifted_tensor_constants.get(node.name)
+    held = program.constants.get(name) if name is not None else None
+    return held.detach().cpu() if isinstance(held, Tensor) and not held.is_meta else None
 
 
 def module_of(node: fx.Node) -> str:
@@ -207,6 +219,12 @@ def weights_computed(
                     found |= _computing(source, names, taught)
     return found
 
+
+WRITTEN = (
+    *("aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.to.dtype"),
+    *("aten.detach.default", "aten.alias.default", "aten.clone.default"),
+)
+"""Operators between numbers that code writes and what they are used for."""
 
 SEEN_AS_HELD = (
     *("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default"),
