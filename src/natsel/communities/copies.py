@@ -81,8 +81,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         items.extend(_copy(item, memo) for item in value)
         return items
     if kind is set and not value:
-        memo[id(value)] = found = set[Any]()
-        return found
+        return memo.setdefault(id(value), set())
     if isinstance(value, Tensor) and not value.is_leaf:
         # What a hook computed from parameters last time: torch copies leaves only.
         memo[id(value)] = found = value.detach().clone()
@@ -95,7 +94,8 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     new = memo[id(module)] = kind.__new__(kind)
     state = module.__reduce_ex__(4)[2]
     assert isinstance(state, dict)
-    new.__setstate__({name: _copy(value, memo) for name, value in state.items()})
+    held = {name: _copy(value, memo) for name, value in state.items()}
+    new.__setstate__(held)  # type: ignore[no-untyped-call]
     return new
 
 

@@ -19,9 +19,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch._C import DispatchKey
 from torch._dispatch.python import enable_python_dispatcher
-from torch._export.utils import _compiling_state_context
 from torch._ops import _pop_mode_from_pre_dispatch, _set_mode_pre_dispatch
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
@@ -146,10 +144,13 @@ class _Recorder:
                 torch_modules.register_module_forward_hook(self._leave),
             ):
                 stack.callback(handle.remove)
-            stack.enter_context(_compiling_state_context())  # code asks whether it is traced
+            # Code asks whether it is traced.
+            for flag in ("_is_compiling_flag", "_is_exporting_flag"):
+                stack.callback(setattr, torch.compiler, flag, getattr(torch.compiler, flag, False))
+                setattr(torch.compiler, flag, True)
             stack.enter_context(_Values())
             stack.enter_context(enable_python_dispatcher())
-            _set_mode_pre_dispatch(mode)
+            _set_mode_pre_dispatch(mode)  # type: ignore[no-untyped-call]
             stack.callback(_pop_mode_from_pre_dispatch)
             yield
 
@@ -193,7 +194,7 @@ class _Recorder:
     def _told(self, value: Any) -> Any:
         """Return arguments with nodes in place of tensors."""
         if isinstance(value, Tensor):
-            node = self._nodes.get(value)
+            node = self._nodes.get(value)  # type: ignore[no-untyped-call]
             if node is None:
                 if id(value) not in self._constants or type(value) is not Tensor:
                     raise Unrecorded("a tensor of unknown origin")
@@ -228,7 +229,7 @@ class _Recorder:
         self._stack = self._stacks.pop()
 
 
-class _Operators(ProxyTorchDispatchMode):
+class _Operators(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hears of every operator where torch lets a tracer hear of it, before it is taken apart."""
 
     def __init__(self, recorder: _Recorder) -> None:
@@ -265,9 +266,11 @@ def _depends_on_values(func: Any, name: str, args: tuple[Any, ...]) -> bool:
 
 
 def _shape_alone(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
-    ) if tensor.layout == torch.strided else tensor.to("meta")
+    return (
+        torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if tensor.layout == torch.strided
+        else tensor.to("meta")
+    )
 
 
 def _trace(frame: FrameType | None) -> str:
