@@ -79,7 +79,7 @@ def scale(
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """A step under fully_shard in two processes: what evolution adds to its time and traffic."""
+    """Two processes: what evolution adds to a step under fully_shard, and that it is as in one."""
     voice = Voice(quiet, as_json, verbose)
     with clear_errors(voice=voice):
         from natsel_bench.scale import SHAPES, bench_scale
@@ -89,6 +89,8 @@ def scale(
             result = bench_scale(networks=names, repeats=repeats, quick=quick, progress=progress)
         for row in (*result["rows"], *result["paper"]):
             voice.words.print(_scale_words(row), markup=False)
+        for row in result["alike"]:
+            voice.words.print(_alike_words(row), markup=False)
         voice.result(result)
 
 
@@ -102,6 +104,18 @@ def _scale_words(row: dict[str, Any]) -> str:
         f"{row['plain_ms']:.0f} -> {row['evolving_ms']:.0f} ms, x {row['ratio']:.3f} "
         f"({row['quartile_low']:.3f} to {row['quartile_high']:.3f}), processor time x "
         f"{row['processor_ratio']:.3f}"
+    )
+
+
+def _alike_words(row: dict[str, Any]) -> str:
+    survivors = "the same survivors" if row["same_survivors"] else "OTHER SURVIVORS"
+    apart = ", ".join(
+        f"{part} {row[part + '_difference']:.1e}" for part in ("masses", "taylor", "wanda", "small")
+    )
+    return (
+        f"{row['way']} in {row['processes']} processes against one ({row['network']}, "
+        f"{row['steps']} steps): {survivors}, {row['removed']} of {row['populations']} removed; "
+        f"largest relative differences: {apart}"
     )
 
 
@@ -126,7 +140,7 @@ def peers(
 ) -> None:
     """natsel beside torch-pruning and torch-kirigami: does it work, is it exact, how long."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.peers_table import bench_peers
 
         with voice.progress() as progress:
@@ -232,7 +246,7 @@ def language(
 ) -> None:
     """A language model pruned by one command each: perplexity, seconds, peak memory."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.language import bench_language
 
         with voice.progress() as progress:
@@ -276,7 +290,7 @@ def depth(
 ) -> None:
     """Blocks and branches out of a language model, by scores and by search: perplexity."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.depth import bench_depth
 
         with voice.progress() as progress:
@@ -354,7 +368,7 @@ def discovery(
 ) -> None:
     """Discovery and extraction beside torch-pruning's building and pruning: processor time."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.discovery import bench_discovery
 
         with voice.progress() as progress:
@@ -390,7 +404,7 @@ def all_(
 ) -> None:
     """All benchmarks, one after the other, with one page."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.all_parts import bench_all
 
         with voice.progress() as progress:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import socket
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +25,8 @@ from natsel.communities import discover
 from natsel.evolution import Evolution
 from natsel.models import build
 from natsel.runs import environment
-
-WORLD = 2
+from natsel_bench.in_processes import WORLD, in_processes
+from natsel_bench.scale_alike import alike
 
 
 class Shape(NamedTuple):
@@ -113,7 +110,8 @@ def bench_scale(
         progress: called as it goes.
 
     Returns:
-        One row for each network; what large models come to on paper; hardware and versions.
+        One row for each network; whether two processes come to what one does; what large models
+        come to on paper; hardware and versions.
 
     Raises:
         ValueError: if an argument is not allowed.
@@ -126,7 +124,8 @@ def bench_scale(
         progress("scale", number, len(networks))
         rows.append(_measured(name, 2 if quick else repeats))
     progress("scale", len(networks), len(networks))
-    return {"rows": rows, "paper": on_paper(), **environment.record()}
+    same = alike()
+    return {"rows": rows, "alike": same, "paper": on_paper(), **environment.record()}
 
 
 def on_paper(num_ranks: int = 64) -> list[dict[str, Any]]:
@@ -154,29 +153,15 @@ def on_paper(num_ranks: int = 64) -> list[dict[str, Any]]:
 
 
 def _measured(name: str, repeats: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        context = multiprocessing.get_context("spawn")
-        workers = [
-            context.Process(target=_work, args=(rank, port, name, repeats, folder))
-            for rank in range(WORLD)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        if any(worker.exitcode for worker in workers):
-            raise RuntimeError(f"a process of the benchmark of {name} failed")
-        found: dict[str, Any] = json.loads((Path(folder) / "row.json").read_text())
+    return in_processes(_work, name, repeats, read=_row)
+
+
+def _row(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "row.json").read_text())
     return found
 
 
-def _work(rank: int, port: int, name: str, repeats: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
+def _work(rank: int, folder: str, name: str, repeats: int) -> None:
     pair = [_Training(name, rank, evolves=evolves) for evolves in (False, True)]
     trained = pair[1]
     for each in pair:
@@ -211,8 +196,6 @@ def _work(rank: int, port: int, name: str, repeats: int, folder: str) -> None:
             "repeats": repeats,
         }
         write_json(Path(folder) / "row.json", row)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 class _Training:

@@ -8,19 +8,10 @@ from html import escape
 from itertools import groupby
 from typing import NamedTuple
 
-STYLE = """<style>
-text { font: 12px system-ui, sans-serif; fill: #565d59; }
-.name { fill: #1c1f1d; } .group { fill: #1c1f1d; font-weight: 600; }
-.grid { stroke: #e3e2db; } .mark { stroke: #8a918c; stroke-dasharray: 4 3; }
-.bar { stroke: #0b7a66; stroke-opacity: 0.35; stroke-width: 7; stroke-linecap: round; }
-.dot { fill: #0b7a66; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #a9b0aa; } .name, .group { fill: #e9ebe6; } .grid { stroke: #363c38; }
-  .bar { stroke: #4fd1b4; } .dot { fill: #4fd1b4; }
-}
-</style>"""
+from natsel.report.svg import WIDTH, framed
+
 COLOURS = ("#0b7a66", "#5b55b5", "#c2571a", "#b8327e", "#a9820b")
-WIDTH, LEFT, RIGHT, TOP, ROW = 760, 210, 60, 40, 19
+LEFT, RIGHT, TOP, ROW = 210, 60, 40, 19
 
 
 class Dot(NamedTuple):
@@ -86,7 +77,7 @@ def dots(rows: Sequence[Dot], *, title: str, marked: float, least: float | None 
         )
     x = across(marked)
     axis.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-    return _whole(bottom + 8, [*axis, *drawn])
+    return framed(bottom + 8, [*axis, *drawn])
 
 
 def lines(rows: Sequence[Line], *, across: str, up: str) -> str:
@@ -144,14 +135,7 @@ def lines(rows: Sequence[Line], *, across: str, up: str) -> str:
             f'<text class="name" x="{WIDTH - right + 16}" y="{end + 4:.1f}">{escape(row.name)}'
             "</text></g>"
         )
-    return _whole(height, drawn)
-
-
-def _whole(height: float, parts: Sequence[str]) -> str:
-    size = f'viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
-    return "\n".join(
-        [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', STYLE, *parts, "</svg>", ""]
-    )
+    return framed(height, drawn)
 
 
 def _step(span: float) -> float:

@@ -82,7 +82,7 @@ def evolution(
 ) -> None:
     """Pruning as Evolution (arXiv 2601.10765): every dynamic, two protocols, four baselines."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_papers.reproduce_evolution import evolution_config, reproduce_evolution
 
         if (written := written_of(context)) is not None:
@@ -146,7 +146,7 @@ def plateau(
 ) -> None:
     """Selection Plateau (arXiv 2605.09345): feature classes, sparsities, kappa, every claim."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_papers.reproduce_plateau import plateau_config, reproduce_plateau
 
         if (written := written_of(context)) is not None:

@@ -78,7 +78,7 @@ def spectrum(
 ) -> None:
     """Measure what escapes the plateau of a model, at which complexity and sparsity."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel.features import NINE
         from natsel_papers.plateau_grid import PlateauGrid
         from natsel_papers.spectrum import run_spectrum

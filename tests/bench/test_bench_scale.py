@@ -2,7 +2,7 @@
 
 import pytest
 
-from natsel_bench.cli import _scale_words
+from natsel_bench.cli import _alike_words, _scale_words
 from natsel_bench.scale import WORLD, bench_scale, on_paper
 
 
@@ -24,7 +24,17 @@ def test_an_unknown_network_is_named():
 
 @pytest.mark.slow
 def test_a_row_is_measured_in_processes():
-    (row,) = bench_scale(networks=("vit",), quick=True)["rows"]
+    found = bench_scale(networks=("vit",), quick=True)
+    assert [row["way"] for row in found["alike"]] == ["DistributedDataParallel", "fully_shard"]
+    for row in found["alike"]:
+        assert row["same_survivors"]
+        assert row["removed"] > 0
+        assert row["masses_difference"] <= 1e-12
+        assert max(row["taylor_difference"], row["wanda_difference"]) <= 1e-6  # they are float32
+        # Adam makes more of the order in which gradients are added up.
+        assert row["small_difference"] <= 1e-11
+        assert "the same survivors" in _alike_words(row)
+    (row,) = found["rows"]
     assert row["processes"] == WORLD
     assert row["calls_per_step"] == 1
     assert row["bytes_per_step"] == 4 * row["populations"]

@@ -60,7 +60,8 @@ def test_in_the_middle_of_the_work(tmp_path, fast):
     done = interrupted(
         "sklearn.datasets", "evolve", "--out", tmp_path / "run", *fast, "--no-report", "--json"
     )
-    told = "natsel: stopped; the run goes on with --resume\n"
+    more = "; the run goes on with --resume" if (tmp_path / "run").exists() else ""
+    told = f"natsel: stopped{more}\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
     assert os.listdir(tmp_path) in ([], ["run"], ["cache"])
     assert not list(tmp_path.rglob(".*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -35,6 +36,8 @@ def test_a_search_decides_and_is_told(natsel, tmp_path, model, kinds):
     assert found["parameters"][1] <= 0.6 * found["parameters"][0]
     assert found["config"]["search"] == 6
     assert json.loads((out / "result.json").read_text())["levels"] == levels
+    picture = ElementTree.parse(out / "search.svg")
+    assert picture.getroot().tag.endswith("svg")
 
 
 @pytest.mark.parametrize(

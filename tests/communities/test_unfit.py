@@ -167,6 +167,53 @@ def test_fully_shard(process):
     model(VEC).sum().backward()
 
 
+def test_compensation_of_what_is_sharded(process):
+    model = mlp()
+    communities = natsel.discover(model, VEC)
+    survivors = natsel.select(natsel.score(communities, "magnitude"), natsel.Sparsity(0.5))
+    small = natsel.extract(model, survivors)
+    fully_shard(model, mesh=process)
+    with pytest.raises(ValueError, match=r"model='\w+' .*compensate before fully_shard"):
+        natsel.compensate(model, small, survivors, [(torch.randn(4, 4),)])
+
+
+def test_of_blocks_that_are_alike_one_is_gathered(process, monkeypatch):
+    torch.manual_seed(0)
+
+    def block(width):
+        return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 6))
+
+    model = nn.Sequential(nn.Linear(6, 6), *(block(n) for n in (8, 8, 5, 8, 8)), nn.Linear(6, 2))
+    sizes = [sum(p.numel() for p in part.parameters()) for part in model]
+    expected = natsel.discover(model, torch.zeros(2, 6))
+    for part in model:
+        fully_shard(part, mesh=process)
+    fully_shard(model, mesh=process)
+    gathered = []
+
+    def whole(tensor):
+        gathered.append(tensor.numel())
+        return tensor.full_tensor().clone()
+
+    monkeypatch.setattr("natsel.communities.gathering.whole", whole)
+    found = natsel.discover(model, torch.zeros(2, 6))
+    assert repr(found) == repr(expected)
+    assert [c.size for c in found.values()] == [c.size for c in expected.values()]
+    # All that was ever gathered, so more than what was there at once.
+    assert sum(gathered) == sizes[0] + sizes[1] + sizes[3] + sizes[-1] < sum(sizes)
+
+
+def test_fully_shard_whose_processes_are_gone(tmp_path):
+    store = f"file://{tmp_path}/group"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    model = fully_shard(mlp())
+    dist.destroy_process_group()
+    with pytest.raises(ValueError, match="and no process group is initialised") as error:
+        natsel.discover(model, VEC)
+    assert "torchrun" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_fully_shard_of_what_is_spread_by_tensor_parallelism(process):
     model = parallelize_module(mlp(), process, {"0": ColwiseParallel()})
     fully_shard(model[2], mesh=process)

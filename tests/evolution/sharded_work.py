@@ -24,6 +24,7 @@ from natsel.evolution import PartedError, Stateful
 
 WORLD = 2
 EXAMPLE = torch.zeros(2, 20, dtype=torch.float64)
+SPOILT = (2, 5)
 OPTIONS = {"rate": 0.5, "capacity": 0.5, "patience": 3}
 
 
@@ -48,25 +49,25 @@ def network():
     return Net().double()
 
 
-def sharded(net):
+def sharded(net, mesh=None):
     for block in net.blocks:
-        fully_shard(block)
-    return fully_shard(net)
+        fully_shard(block, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
 
 
-def batch(step, rank):
-    """Return the samples of one process, or of both: as many steps, the same global batch."""
+def batch(step, rank, world=WORLD):
+    """Return the samples of one process, or of all: as many steps, the same global batch."""
     parts = []
-    for each in range(WORLD) if rank is None else [rank]:
+    for each in range(world) if rank is None else [rank]:
         generator = torch.Generator().manual_seed(1000 * each + step)
         parts.append(torch.randn(16, 20, generator=generator, dtype=torch.float64))
     x = torch.cat(parts)
     return x, (x[:, 0] > 0).long()
 
 
-def train(net, optimizer, rank, steps):
+def train(net, optimizer, rank, steps, world=WORLD):
     for step in steps:
-        x, y = batch(step, rank)
+        x, y = batch(step, rank, world)
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
@@ -160,13 +161,39 @@ def refusals(rank):
         net, _, optimizer = begin(rank, "sharded before", seed=rank, dynamics="wright-fisher")
         train(net, optimizer, rank, range(2))
 
+    def with_own_communities():
+        net = network()
+        communities = natsel.discover(net, EXAMPLE)
+        sharded(net)
+        some = communities.without(list(communities)[:rank])
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        natsel.Evolution(some, optimizer=optimizer, **OPTIONS)
+        train(net, optimizer, rank, range(1))
+
     net, evolution, _ = begin(rank, "sharded before")
     others = {n: torch.arange(c.size) != rank for n, c in evolution.communities.items()}
     options = {"communities": evolution.communities}
     return {
         "seed": message_of(PartedError, with_own_seed),
+        "communities": message_of(PartedError, with_own_communities),
         "survivors": message_of(ValueError, lambda: natsel.extract(net, others, **options)),
     }
+
+
+def overflowed(rank):
+    """Train with a scaled loss that is infinite in two steps, in the second process alone."""
+    net, evolution, optimizer = begin(rank, "never" if rank is None else "sharded before")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(8):
+        if rank is None and step in SPOILT:
+            continue
+        x, y = batch(step, rank)
+        optimizer.zero_grad()
+        loss = scaler.scale(F.cross_entropy(net(x), y))
+        (loss * torch.inf if rank == 1 and step in SPOILT else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return {"masses": evolution.masses, "steps": evolution.num_steps}
 
 
 def traffic(rank):
@@ -192,6 +219,7 @@ def work(rank, port, folder):
     found["stopped"] = stopped(rank, folder)
     found["resumed"] = resumed(rank, "sharded after", folder)
     found["refusals"] = refusals(rank)
+    found["overflowed"] = overflowed(rank)
     found["traffic"] = traffic(rank)
     save_tree(Path(folder) / f"{rank}.safetensors", found)
     dist.destroy_process_group()

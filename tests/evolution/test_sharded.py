@@ -15,6 +15,7 @@ from sharded_work import (
     evolved,
     extracted,
     network,
+    overflowed,
     resumed,
     work,
 )
@@ -92,9 +93,19 @@ def test_one_process_goes_on_where_two_stopped(processes, folder):
 def test_processes_that_do_not_agree_are_told_in_one_line(processes):
     for found in processes:
         assert found["refusals"]["seed"].startswith("process 1 has another seed than process 0")
+        said = found["refusals"]["communities"]
+        assert said.startswith("process 1 has other communities than process 0: call natsel.dis")
         said = found["refusals"]["survivors"]
         assert "others in process 1 than in process 0" in said
         assert "\n" not in said
+
+
+def test_a_step_that_overflows_in_one_process_evolves_nothing_in_any(processes):
+    expected = overflowed(None)
+    assert expected["steps"] == 6
+    for found in processes:
+        assert found["overflowed"]["steps"] == 6
+        same(found["overflowed"]["masses"], expected["masses"])
 
 
 def test_a_step_sends_one_number_per_population(processes):

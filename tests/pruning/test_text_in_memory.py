@@ -61,6 +61,20 @@ def test_wrong_data(given, told):
     assert told in str(error.value)
 
 
+def test_a_token_that_the_model_does_not_have_is_named():
+    ids = torch.full((1, 8), 10**6)
+    with pytest.raises(ValueError, match="input_ids=1000000 is not allowed: expected a token of"):
+        natsel.evaluate(llama(), [{"input_ids": ids, "labels": ids}])
+    ids = torch.full((1, 8), -1)
+    with pytest.raises(ValueError, match="input_ids=-1 is not allowed"):
+        natsel.prune(llama(), EXAMPLE, natsel.Parameters(0.9), data=[{"input_ids": ids}])
+
+
+def test_data_to_evaluate_on_are_called_what_the_caller_called_them():
+    with pytest.raises(ValueError, match="data='batches without whole-number labels'"):
+        natsel.evaluate(llama(), [{"input_ids": torch.zeros(1, 4).long()}])
+
+
 def test_the_data_themselves_are_not_held_out():
     held = [{"input_ids": torch.arange(16)[None], "labels": torch.arange(16)[None]}]
     for other in (held, list(held)):

@@ -104,6 +104,34 @@ def test_it_says_what_came_of_it(folders, tmp_path):
     assert "won back: " in done.stdout
 
 
+def test_what_is_stopped_before_its_first_step_leaves_nothing_to_go_on_with(
+    folders, tmp_path, monkeypatch
+):
+    import natsel.recovery.loop as loop
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_step", stopped)
+    done = run(folders, tmp_path / "out", "--tokens", "600")
+    assert done.exit_code == 130
+    assert "natsel: stopped\n" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_empty_folder(folders, tmp_path, monkeypatch):
+    import natsel.recovery.state as state
+
+    def full(path, _):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(state, "save_tree", full)
+    done = run(folders, tmp_path / "out", "--tokens", "600")
+    assert done.exit_code == 1
+    assert "No space left" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bits(folders, tmp_path, monkeypatch):
     import natsel.recovery.loop as loop
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
@@ -159,7 +160,7 @@ class _LateBars(Bars):
 
 
 @contextmanager
-def clear_errors(*, resumable: bool = False, voice: Voice | None = None) -> Iterator[None]:
+def clear_errors(*, resumable: Path | None = None, voice: Voice | None = None) -> Iterator[None]:
     """Turn what went wrong into one line on standard error and an exit code.
 
     Exit 2 if the input is wrong (an argument, a file, a missing extra), 1 if the work failed: a
@@ -167,7 +168,7 @@ def clear_errors(*, resumable: bool = False, voice: Voice | None = None) -> Iter
     nobody has thought of is told in one line, too; with ``NATSEL_TRACEBACK`` set, in full.
 
     Args:
-        resumable: a command that was stopped can go on.
+        resumable: the folder from which a command that was stopped goes on, if anything is kept.
         voice: tells what the library logs meanwhile; None for nothing of it.
     """
     try:
@@ -184,7 +185,8 @@ def clear_errors(*, resumable: bool = False, voice: Voice | None = None) -> Iter
             _end(RuntimeError(of_output(error)), FAILED)
         _end(error, FAILED)
     except KeyboardInterrupt:
-        more = "; the run goes on with --resume" if resumable else ""
+        kept = resumable is not None and resumable.is_dir() and any(resumable.iterdir())
+        more = "; the run goes on with --resume" if kept else ""
         print(f"natsel: stopped{more}", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
     except (LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:

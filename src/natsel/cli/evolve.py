@@ -104,7 +104,7 @@ def evolve(
 ) -> None:
     """Train a network while its populations evolve; remove what went extinct; show the cost."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel.models import MODELS
         from natsel.runs.evolve import RunConfig
         from natsel.runs.evolve import evolve as run_evolve

@@ -24,9 +24,12 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
+from natsel.common.files import write_atomic
 from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
+PICTURE = "search.svg"
+"""How a search went, in the folder of what it found."""
 _NAMES = {"uncompensated": "small without compensation"}
 DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME or module:name."
 NOT_BESIDE_WEIGHTS = (
@@ -263,6 +266,11 @@ def prune(
             voice.words.print(note, markup=False)
         if not blockwise:
             _say_memory(voice, result)
+        if result.get("levels") is not None:
+            from natsel.report.search import search_picture
+
+            write_atomic(out / PICTURE, search_picture(result["levels"]).encode())
+            voice.words.print(f"Picture of the search: {out / PICTURE}", markup=False)
         voice.words.print(f"Saved: {out}", markup=False)
         voice.result(result)
 
@@ -319,7 +327,7 @@ def _check_alone(context: typer.Context, given: dict[str, Any], names: tuple[str
     """Refuse options that say nothing beside another."""
     others = {name: context.params[name] for name in names if is_given(context, name)}
     if others:
-        refuse_together({**given, **others}, "--weights without them: it is a budget itself")
+        refuse_together({**given, **others}, "--weights without them: no population is removed")
 
 
 def _prune_weights(voice: Voice, out: Path, **options: Any) -> None:

@@ -71,7 +71,7 @@ def recover(
 ) -> None:
     """Let a small model learn from the dense one what pruning cost it, and save it."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel.runs.recover import RecoverConfig
         from natsel.runs.recover import recover as run
 

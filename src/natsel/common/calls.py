@@ -128,9 +128,27 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Run a model on positional or named inputs; hooks know what of them is padding."""
-    with padded(model, inputs):
-        return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    """Run a model on positional or named inputs; hooks know what of them is padding.
+
+    Raises:
+        ValueError: if an input holds a token that the model does not have.
+    """
+    try:
+        with padded(model, inputs):
+            return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    except IndexError:
+        _check_tokens(model, inputs)
+        raise
+
+
+def _check_tokens(model: nn.Module, inputs: Inputs) -> None:
+    """Refuse tokens that a model of the transformers library does not have."""
+    embed = getattr(model, "get_input_embeddings", lambda: None)()
+    size = getattr(embed, "num_embeddings", None)
+    tokens = inputs.get("input_ids") if isinstance(inputs, dict) else inputs[0]
+    if isinstance(size, int) and isinstance(tokens, Tensor) and not tokens.is_floating_point():
+        for wrong in tokens[(tokens < 0) | (tokens >= size)][:1].tolist():
+            refuse("input_ids", wrong, f"a token of the model, 0 to {size - 1}")
 
 
 def outputs_of(value: object) -> list[Tensor]:

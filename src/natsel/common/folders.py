@@ -69,13 +69,20 @@ def replace_together(
             raise
 
 
-def check_replaceable(folder: Path, names: Iterable[str], held: Mapping[str, Sealed]) -> None:
+def check_replaceable(
+    folder: Path,
+    names: Iterable[str],
+    held: Mapping[str, Sealed],
+    *,
+    argument: str = "folder",
+) -> None:
     """Make sure that files of some names may be written; nothing is changed.
 
     Args:
         folder: where.
         names: of the files.
         held: what the manifest that is there lists.
+        argument: what the caller calls the folder.
 
     Raises:
         ValueError: if there is another file of such a name than the one that the manifest lists.
@@ -84,10 +91,10 @@ def check_replaceable(folder: Path, names: Iterable[str], held: Mapping[str, Sea
         if not os.path.lexists(folder / name):
             continue
         if name not in held:
-            refuse("folder", str(folder), f"a folder whose {name} was saved by natsel")
+            refuse(argument, str(folder), f"a folder whose {name} was saved by natsel")
         if not (_is(folder / name, held[name]) or _is_half_saved(folder, name, held[name])):
             allowed = f"a folder whose {name} is the one that was saved there: move it away"
-            refuse("folder", str(folder), allowed)
+            refuse(argument, str(folder), allowed)
 
 
 def _replace(

@@ -33,7 +33,7 @@ from natsel.communities.community import Communities, Refusal, left_whole
 from natsel.communities.computed import computed, explained
 from natsel.communities.dimensions import find_dimensions, macs_between
 from natsel.communities.gates.gates import suspended
-from natsel.communities.gathering import gathered_copy, shapes_alone
+from natsel.communities.gathering import shapes_alone, structural_copy
 from natsel.communities.kinds import HEAD
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
@@ -79,8 +79,9 @@ def discover(
             network inside is taken.
         example_inputs: a tuple of tensors that the model runs on, or a mapping from the names of
             its arguments to tensors; one tensor is taken as a tuple.
-            Of a model under ``fully_shard`` every process gathers a copy for as long as this takes;
-            with ``proof=False`` none does, and shapes are looked at alone.
+            Of a model under ``fully_shard`` every process gathers, for as long as this takes, what
+            is there once and of blocks that are alike the first one; with ``proof=False`` nothing,
+            and shapes are looked at alone.
         proof: remove some populations of each community and compare, before offering them.
         residual: also offer widths that a normalisation runs over, such as the residual width of a
             transformer, as communities of kind "channel". Removing from them is not masking: what
@@ -197,9 +198,9 @@ def discover(
 
 
 def _whole_of(model: nn.Module, inputs: Inputs, *, proof: bool) -> tuple[nn.Module, Inputs]:
-    """Return a plain copy of a model that is spread, and what it runs on: on meta without proof."""
+    """Return a plain twin of a model that is spread, and what it runs on: on meta without proof."""
     if proof:
-        return gathered_copy(model), inputs
+        return structural_copy(model), inputs
     on_meta: Inputs = tree_map(lambda x: x.to("meta"), inputs)
     return shapes_alone(model).to("meta"), on_meta
 

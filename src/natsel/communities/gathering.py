@@ -1,4 +1,8 @@
-"""A plain copy of a model that is spread over processes, gathered one parameter at a time."""
+"""A plain copy of a model that is spread over processes, gathered one parameter at a time.
+
+What is proven of a structure does not depend on values. For that, blocks that are alike are
+gathered once: in the copy all of them hold the numbers of the first one.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,67 @@ def gathered_copy(model: nn.Module, *, keep: bool = True) -> nn.Module:
         else:
             instead[id(parameter)] = empty_like(parameter)
     return _plain(model, instead)
+
+
+@torch.no_grad()
+def structural_copy(model: nn.Module) -> nn.Module:
+    """Return a plain copy of a model in which blocks that are alike hold the same numbers.
+
+    Every process that holds a share has to ask for it. None ever holds more than one of the blocks
+    that are alike, beside what is there once.
+
+    Args:
+        model: spread over processes, gated or not.
+    """
+    settle(model)
+    product, first = acting(model), first_alike(model)
+    named = dict(model.named_parameters())
+    instead: dict[int, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, parameter in named.items():
+        home = first.get(name, name)
+        if home not in values:
+            value = product(named[home], whole(named[home]).detach())
+            values[home] = value if is_spread(named[home]) else value.clone()
+        instead[id(parameter)] = nn.Parameter(values[home], parameter.requires_grad)
+    return _plain(model, instead)
+
+
+def first_alike(model: nn.Module) -> dict[str, str]:
+    """Return, by the names of parameters in repeated blocks, the names in the first such block.
+
+    Blocks of a list are alike if their modules have the same classes and settings, and their
+    tensors the same shapes and types.
+
+    Example:
+        >>> model = nn.ModuleList(nn.Sequential(nn.Linear(2, 2, bias=False)) for _ in range(3))
+        >>> first_alike(model)
+        {'1.0.weight': '0.0.weight', '2.0.weight': '0.0.weight'}
+    """
+    found: dict[str, str] = {}
+    named = {name for name, _ in model.named_parameters()}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        head = f"{path}." if path else ""
+        firsts: dict[object, str] = {}
+        for key, block in module.named_children():
+            if not any(block.children()):
+                continue  # a layer alone is not worth it
+            home = firsts.setdefault(_likeness(block), key)
+            for name, _ in block.named_parameters() if home != key else ():
+                mine, theirs = f"{head}{key}.{name}", f"{head}{home}.{name}"
+                if mine in named and theirs in named:
+                    # Lists inside of lists come after those around them.
+                    found.setdefault(mine, found.get(theirs, theirs))
+    return found
+
+
+def _likeness(block: nn.Module) -> object:
+    kinds = tuple((path, type(m).__qualname__, m.extra_repr()) for path, m in block.named_modules())
+    tensors = (*block.named_parameters(), *block.named_buffers())
+    shapes = tuple((name, t.shape, t.dtype, t.requires_grad) for name, t in tensors)
+    return kinds, shapes
 
 
 def _plain(model: nn.Module, instead: dict[int, Tensor]) -> nn.Module:

@@ -44,6 +44,7 @@ class Attachment:
 
     def __init__(self, optimizer: object, model: nn.Module, evolving: Evolving) -> None:
         inner = check_holds(optimizer, model)
+        self._model = model
         self._parameters = {id(p) for p in model.parameters()}
         self._evolving = evolving
         self._is_open = False
@@ -56,8 +57,11 @@ class Attachment:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not _holds(optimizer, self._parameters):
-            self.end()
-            return None
+            # Whoever shards the model gives it other parameters, and the optimizer those.
+            self._parameters = {id(p) for p in self._model.parameters()}
+            if not _holds(optimizer, self._parameters):
+                self.end()
+                return None
         # An optimizer that unscales by itself is called at an overflow too, and does nothing then.
         overflow = getattr(optimizer, "found_inf", None)
         if isinstance(overflow, Tensor) and bool(overflow.any()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -85,3 +86,26 @@ class Replicas:
 
     def _given(self) -> Any:
         return None if isinstance(self._group, str) else self._group
+
+
+def check_alike(sizes: Mapping[str, int], group: Any) -> None:
+    """Make sure that processes that hold shares of a model have the same communities of it.
+
+    Args:
+        sizes: of the communities of this process, by name.
+        group: the processes.
+
+    Raises:
+        PartedError: naming the process that has others.
+
+    Example:
+        >>> check_alike({"0": 8}, None)
+    """
+    told = zlib.crc32(repr(list(sizes.items())).encode())
+    rows = gathered(torch.tensor([told], device=device_of(group)), group)
+    for rank, row in enumerate(rows):
+        if int(row) != int(rows[0]):
+            raise PartedError(
+                f"process {rank} has other communities than process 0: call natsel.discover with "
+                "the same options in every process, and let the same kinds evolve"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Resumable(Readings):
             "trajectory": self.trajectory.state_dict(),
             "skipped": self._skips.total,
             "weights": self._raw_weights(),
+            "share": self._share(),
         }
 
     def _raw_weights(self) -> dict[str, Tensor]:
@@ -56,6 +57,17 @@ class Resumable(Readings):
         settle(self.communities.model)
         parameters = dict(self.communities.model.named_parameters())
         return {g.tensor: parameters[g.tensor].detach().clone() for g in self._gates}
+
+    def _share(self) -> list[int] | None:
+        """Return which share of a spread model this process holds, and of how many.
+
+        None of a plain one.
+        """
+        for parameter in self.communities.model.parameters():
+            if is_spread(parameter):
+                mesh = cast(Any, parameter).device_mesh
+                return [mesh.get_coordinate()[-1], mesh.size(mesh.ndim - 1)]
+        return None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where the run that saved ``state`` was.
@@ -69,8 +81,16 @@ class Resumable(Readings):
         self._check_open()
         settle(self.communities.model)
         mine = self.state_dict()
-        if missing := sorted(mine.keys() - state.keys()):
+        if missing := sorted(mine.keys() - state.keys() - {"share"}):
             refuse("state", f"one without {', '.join(missing)}", "the result of state_dict()")
+        if state.get("share") not in (None, mine["share"]):
+            refuse(
+                "state",
+                f"of share {state['share']}",
+                f"that of this process, {mine['share']}: save "
+                "natsel.evolution.Stateful(evolution) by torch.distributed.checkpoint, which keeps "
+                "the shares of all",
+            )
         for name in ("dynamics", "fitness", "sizes"):
             if state[name] != mine[name]:
                 refuse(f"state[{name!r}]", state[name], repr(mine[name]))

@@ -16,7 +16,7 @@ from natsel.common.sharding.wrapping import Spread, spread_of
 from natsel.communities import Communities
 from natsel.dynamics import competition
 from natsel.evolution.populations import Group, Populations
-from natsel.evolution.replicas import Replicas
+from natsel.evolution.replicas import Replicas, check_alike
 from natsel.fitness import Fitness
 from natsel.fitness.parts import PartsReader, Watch
 from natsel.fitness.taylor import OF_MASS_GRADIENT
@@ -35,6 +35,7 @@ class Signals:
     def __init__(self, communities: Communities, fitness: Fitness, replicas: Replicas) -> None:
         self._replicas = replicas
         self._model = communities.model
+        self._communities = {name: c.size for name, c in communities.items()}
         self._fitness = fitness
         self._reader = PartsReader(communities)
         self._spread: Spread | None = None
@@ -122,6 +123,8 @@ class Signals:
                 self._spread.settle()
             return
         self._spread = spread_of(self._model)
+        if self._spread is not None:
+            check_alike(self._communities, self._spread.group)
 
     @property
     def _group(self) -> Any:

@@ -44,6 +44,7 @@ class Stateful:
         """Return the raw weights by name, spread as they are, and everything else as bytes."""
         state = self._evolution.state_dict()
         weights: dict[str, Tensor] = state.pop("weights")
+        state["share"] = None  # those of all processes are kept
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
             save_tree(path, state)

@@ -16,6 +16,7 @@ from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.sharding.batches import everybodys
 from natsel.common.sharding.reducing import check_group
+from natsel.common.sharding.wrapping import fsdp_modules
 from natsel.common.wrappers import on_own_forward, unwrapped
 from natsel.communities import Communities
 from natsel.communities.gates.gates import folded
@@ -119,6 +120,10 @@ def compensate(
     if ridge is not None and not ridge > 0:
         refuse("ridge", ridge, "a number > 0, or None to choose it by held-out samples")
     checked, known = communities_of(survivors, communities)
+    for argument, each in (("model", model), ("small", small)):
+        if fsdp_modules(each):
+            allowed = "one that each process has all of: compensate before fully_shard, or after"
+            refuse(argument, type(each).__name__, f"{allowed} natsel.load of what was saved")
     base, small = folded(unwrapped(model)), unwrapped(small)
     check_model(base, known)
     check_group(group)

@@ -171,13 +171,17 @@ def is_saved(folder: Path) -> bool:
     return (folder / PLAN_FILE).is_file()
 
 
-def check_room(folder: Path) -> None:
+def check_room(folder: Path, argument: str = "folder") -> None:
     """Make sure that a model may be saved into a folder, before the work that makes it.
+
+    Args:
+        folder: where.
+        argument: what the caller calls it.
 
     Raises:
         ValueError: if it holds a model that natsel did not save, or not this way.
     """
-    check_replaceable(folder, [MODEL_FILE], _held(folder))
+    check_replaceable(folder, [MODEL_FILE], _held(folder), argument=argument)
 
 
 def _read_plan(folder: Path) -> bytes:

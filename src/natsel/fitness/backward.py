@@ -61,7 +61,7 @@ class Whole:
         self, batch: Any, inputs: Inputs, labels: Any
     ) -> Iterator[tuple[Sequence[int], Gradients]]:
         """Yield all communities at once."""
-        loss = _loss(self._criterion, call(self._model, inputs), labels)
+        loss = loss_of(self._criterion, call(self._model, inputs), labels)
         found = torch.autograd.grad(loss, self._weights, allow_unused=True)
         yield self._positions, _by_id(self._weights, found)
 
@@ -129,11 +129,11 @@ class ByBlocks:
         last = last.detach().requires_grad_()
         if self._head is None or not isinstance(labels, Tensor):
             output = finish(self._model, self._chain, inputs, last)
-            return torch.autograd.grad(_loss(cross_entropy, output, labels), last)[0]
+            return torch.autograd.grad(loss_of(cross_entropy, output, labels), last)[0]
         with _handing_on(self._head):
             entering = logits_of(finish(self._model, self._chain, inputs, last))
         if labels.dim() < 2 or entering.shape[:-1] != labels.shape or labels.is_floating_point():
-            loss = _loss(cross_entropy, self._head(entering), labels)
+            loss = loss_of(cross_entropy, self._head(entering), labels)
             return torch.autograd.grad(loss, last)[0]
         back = through_head(self._head, entering.detach(), labels)
         return torch.autograd.grad(entering, last, back)[0]
@@ -211,7 +211,7 @@ def through_head(head: nn.Linear, entering: Tensor, labels: Tensor) -> Tensor:
         part = slice(start, start + size)
         x = rows[part].requires_grad_()
         with torch.enable_grad():
-            loss = _loss(_summed, head(x), wanted[part]) / count
+            loss = loss_of(_summed, head(x), wanted[part]) / count
         found[part] = torch.autograd.grad(loss, x)[0]
     return found.view_as(entering)
 
@@ -220,7 +220,12 @@ def _summed(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def _loss(criterion: Criterion, output: Any, labels: Any) -> Tensor:
+def loss_of(criterion: Criterion, output: Any, labels: Any) -> Tensor:
+    """Return the loss of what a model returned.
+
+    Raises:
+        ValueError: if it does not take the labels.
+    """
     try:
         return criterion(output, labels)
     except IndexError as error:

@@ -24,6 +24,8 @@ from natsel.fitness.running import Last, Products, Running
 WeightKey = tuple[str, int]
 Gradient = Callable[[nn.Parameter], Tensor | None]
 """From a parameter to its gradient; None where it is frozen."""
+Weight = Callable[[nn.Parameter], Tensor]
+"""From a parameter to all of it."""
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """A Linear with its weight transposed."""
 
@@ -79,6 +81,7 @@ class PartsReader:
         statistics: Mapping[WeightKey, Tensor] | None = None,
         *,
         by_sums: bool = False,
+        weight: Weight | None = None,
     ) -> Parts:
         """Return the numbers of one community now.
 
@@ -90,13 +93,14 @@ class PartsReader:
                 are left out then: what the others read is the same populations.
             by_sums: of tensors that are spread over processes, read the share of this one alone,
                 for signals that add up element by element; else they are gathered.
+            weight: from a parameter to all of it, where somebody has gathered that already.
         """
         consumers, producers = self._slices[position]
         if statistics is not None:
             consumers = [place for place in consumers if place.watched]
         return Parts(
-            tuple(p.part(gradient, statistics, by_sums) for p in consumers),
-            tuple(p.part(gradient, None, by_sums) for p in producers),
+            tuple(p.part(gradient, statistics, by_sums, weight) for p in consumers),
+            tuple(p.part(gradient, None, by_sums, weight) for p in producers),
             mass,
         )
 
@@ -145,7 +149,11 @@ class _Reads(Protocol):
     def contract(self, given: Gradient, group: Any = None) -> Tensor: ...
 
     def part(
-        self, gradient: Gradient, statistics: Mapping[WeightKey, Tensor] | None, by_sums: bool
+        self,
+        gradient: Gradient,
+        statistics: Mapping[WeightKey, Tensor] | None,
+        by_sums: bool,
+        weight: Weight | None,
     ) -> Part: ...
 
 
@@ -209,6 +217,7 @@ class _Place:
         gradient: Gradient,
         statistics: Mapping[WeightKey, Tensor] | None,
         by_sums: bool = False,
+        weight: Weight | None = None,
     ) -> Part:
         activation = None
         if statistics is not None:
@@ -216,13 +225,13 @@ class _Place:
             if activation is None:
                 activation = local(self.parameter).new_zeros(self.parameter.shape[self.axis])
         parameter, shard = self.parameter, None
-        weight: Tensor = parameter
+        value = parameter if weight is None else weight(parameter)
         change = gradient(parameter)
-        if is_spread(parameter):
-            shard, read = (Shard.of(parameter), local) if by_sums else (None, whole)
-            weight, change = read(weight), None if change is None else read(change)
+        if is_spread(value):
+            shard, read = (Shard.of(value), local) if by_sums else (None, whole)
+            value, change = read(value), None if change is None else read(change)
         return Part(
-            weight,
+            value,
             change,
             self.axis,
             self.index,

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from natsel.blockwise import Held, feed, walk
-from natsel.common.batches import Data, inputs_for, read_batch
+from natsel.common.batches import Batch, Data, inputs_for, read_batch
 from natsel.common.calls import LABELLED, call, has_labels
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
-from natsel.common.sharding.local import is_spread
-from natsel.common.sharding.wrapping import settle
+from natsel.common.sharding.reducing import device_of
+from natsel.common.sharding.wrapping import settle, spread_of
 from natsel.communities import Communities
 from natsel.communities.gates.gating import gated_slices
 from natsel.communities.tensors import tensors_of
 from natsel.fitness.backward import Criterion, backward_of
-from natsel.fitness.in_blocks import Blocks, blocks_of
+from natsel.fitness.in_blocks import Blocks, blocks_of, examples
+from natsel.fitness.of_shares import OfShares, in_step
 from natsel.fitness.parts import PartsReader, Watch, readers_of
 from natsel.fitness.pooling import added_up
 from natsel.fitness.registry import Fitness
@@ -33,10 +34,6 @@ from natsel.fitness.registry import Fitness
 PRODUCTS = "products"
 Values = list[Tensor]
 """One tensor per community, in order."""
-SPREAD = (
-    "a scorer without gradients (magnitude, wanda) for a model that is spread over processes; "
-    "score by gradients before fully_shard, or let it evolve, which reads those of training"
-)
 
 
 def without_data(
@@ -76,32 +73,55 @@ def by_gradient(
         group: processes that read other batches each, over all of which it is averaged.
 
     Raises:
-        ValueError: if the model is spread over processes, or no batch has a label that counts.
+        ValueError: if no batch has a label that counts.
     """
-    settle(communities.model)
-    if any(map(is_spread, reader.weights())):
-        refuse("scorer", fitnesses[0].name, SPREAD)
     sums: list[Values] = []
     count, num_batches = 0, 0
-    with evaluating(communities.model), _differentiable(reader.weights()), torch.enable_grad():
-        backward = backward_of(communities, reader, criterion)
+    model, spread = communities.model, spread_of(communities.model)
+    found: list[dict[int, Tensor]] = []
+
+    def take(
+        positions: Sequence[int],
+        gradients: Mapping[int, Tensor],
+        weights: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        device = next(iter(gradients.values())).device
+        weight = None if weights is None else partial(_look_up, weights)
+        with torch.no_grad():
+            for i in positions:
+                look_up = partial(_look_up, gradients)
+                parts = reader.read(i, masses[i].to(device), look_up, weight=weight)
+                for fitness, values in zip(fitnesses, found, strict=True):
+                    values[i] = fitness.signal(parts)
+                del parts
+
+    def labelled() -> Iterator[tuple[Any, Batch, Any]]:
+        nonlocal num_batches
         for batch in data:
             held = read_batch(batch)
-            labels = held.targets(communities.model)
+            labels = held.targets(model)
             num_batches += 1
-            if not has_labels(labels, criterion):
+            if has_labels(labels, criterion):
+                yield batch, held, labels
+
+    with evaluating(model), _differentiable(reader.weights()), torch.enable_grad():
+        shares = None if spread is None else OfShares(communities, reader, criterion, spread)
+        backward = backward_of(communities, reader, criterion) if spread is None else None
+        group_in_step = None if spread is None else spread.group
+        for given in in_step(labelled(), group_in_step, device_of(group_in_step)):
+            found = [{} for _ in fitnesses]
+            if given is None:
+                assert shares is not None
+                shares.idle()
                 continue
-            found: list[dict[int, Tensor]] = [{} for _ in fitnesses]
-            for positions, gradients in backward(batch, held.given(communities.model), labels):
-                device = next(iter(gradients.values())).device
-                with torch.no_grad():
-                    for i in positions:
-                        look_up = partial(_look_up, gradients)
-                        parts = reader.read(i, masses[i].to(device), look_up)
-                        for fitness, values in zip(fitnesses, found, strict=True):
-                            values[i] = fitness.signal(parts)
-                        del parts
-                del gradients
+            batch, held, labels = given
+            if shares is not None:
+                shares(held.given(model), labels, take)
+            else:
+                assert backward is not None
+                for positions, gradients in backward(batch, held.given(model), labels):
+                    take(positions, gradients)
+                    del gradients
             ordered = [[values[i] for i in range(len(masses))] for values in found]
             sums = [_added(*pair) for pair in zip(sums, ordered, strict=True)] if sums else ordered
             count += 1
@@ -144,7 +164,9 @@ def by_activation(
         assert fitness.statistic is not None
         asked.setdefault(fitness.statistic, []).append(i)
     # In several processes, statistics are added up when all of the model has run.
-    blocks = _one_by_one(communities, data) if PRODUCTS in asked and group is None else None
+    spread = spread_of(communities.model)
+    alone = group is None and spread is None
+    blocks = _one_by_one(communities, data) if PRODUCTS in asked and alone else None
     watches: dict[str, Watch] = {}
     count = 0
     try:
@@ -154,7 +176,14 @@ def by_activation(
         if blocks is not None:
             return _in_blocks(communities, fitnesses, reader, masses, data, asked, watches, blocks)
         with evaluating(communities.model), torch.no_grad():
-            for batch in data:
+            together = None if spread is None else spread.group
+            for batch in in_step(data, together, device_of(together)):
+                if batch is None:
+                    # It runs for the others alone.
+                    for watch in watches.values():
+                        watch.close()
+                    call(communities.model, examples(communities))
+                    continue
                 call(communities.model, inputs_for(communities.model, batch))
                 count += 1
         if not count and group is None:
@@ -167,6 +196,7 @@ def by_activation(
             found |= zip(places, _of_statistics(watch, wanted, reader, masses, group), strict=True)
         return [found[i] for i in range(len(fitnesses))]
     finally:
+        settle(communities.model)
         for watch in watches.values():
             watch.close()
 

@@ -62,6 +62,8 @@ def added_up(
 ) -> tuple[list[list[Tensor]], int]:
     """Return sums over the batches of several processes, and how many batches there were.
 
+    They are float64 in every process, also in one that had no batch: all say the same.
+
     Args:
         sums: by signal and community; empty where this process had no batch that counts.
         num_signals: how many signals there are.
@@ -73,7 +75,7 @@ def added_up(
     flat = torch.cat([value.double().reshape(-1) for values in mine for value in values])
     total = summed(torch.cat([flat, flat.new_tensor([float(count)])]), group)
     parts = iter(torch.split(total[:-1], [len(v) for values in mine for v in values]))
-    found = [[next(parts).to(value.dtype) for value in values] for values in mine]
+    found = [[next(parts) for _ in values] for values in mine]
     return found, int(total[-1])
 
 

@@ -16,6 +16,7 @@ from natsel.common.errors import NonFiniteError, refuse
 from natsel.common.finite import of_weights
 from natsel.common.sharding.batches import everybodys
 from natsel.common.sharding.reducing import any_of, check_group, device_of
+from natsel.common.sharding.wrapping import spread_of
 from natsel.communities import Communities
 from natsel.communities.gates.gates import masses_of
 from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
@@ -68,7 +69,8 @@ def score(
             beside the output that predicts it; by default cross-entropy of the logits in it.
         group: processes that hold the same model and samples of their own each: "default" for all
             of ``torch.distributed``, or a process group. Each of them gets the scores over the
-            samples of all. None reads those of this process alone.
+            samples of all. None reads those of this process alone; of a model under ``fully_shard``
+            those of all that hold its shares, who have to call this together.
 
     Returns:
         ``{community: float tensor [size]}``. A scorer that watches activations leaves out a
@@ -89,6 +91,7 @@ def score(
         >>> natsel.score(communities, "magnitude-in")["0"]
         tensor([5., 1., 0.])
     """
+    group = _over(communities, group)
     if isinstance(scorer, Mapping):
         return _each_kind(communities, scorer, data, criterion, group)
     if scorer == AUTO:
@@ -136,8 +139,18 @@ def score_all(
     names = [scorer if isinstance(scorer, str) else get(scorer).name for scorer in scorers]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         refuse("scorers", f"{twice[0]!r} twice", "each name once")
+    group = _over(communities, group)
     found = _scored(communities, scorers, data, criterion, group, stacklevel=3)
     return dict(zip(names, found, strict=True))
+
+
+def _over(communities: Communities, group: Any) -> Any:
+    """Return the processes whose samples are read: of a model that is spread never one alone."""
+    check_group(group)
+    if group is not None or not isinstance(communities, Communities):
+        return group
+    spread = spread_of(communities.model)
+    return None if spread is None else spread.everybody()
 
 
 def _by_kind(
@@ -210,7 +223,6 @@ def _scored(
     if not isinstance(communities, Communities):
         refuse("communities", communities, "what natsel.discover(model, example_inputs) returns")
     communities.require()
-    check_group(group)
     asked = []
     for scorer in scorers:
         asked.append(spoken_of(communities, scorer, stacklevel=stacklevel + 1))

@@ -71,22 +71,29 @@ class Levels:
     def plain(self) -> dict[str, Any]:
         """Return it as plain data."""
         return {
-            "kept": self.kept,
-            "fitness": self.fitness,
-            "found": self.values[0],
-            "uniform": self.values[1],
-            "test": {"name": "changes of sign, paired over windows", **self.test._asdict()},
+            **plain_search(self),
             "rivals": {name: test._asdict() for name, test in self.rivals.items()},
             "levels": {name: [int(m.sum()), m.numel()] for name, m in self.survivors.items()},
             "out": _out(self.survivors),
-            "history": [asdict(generation) for generation in self.history],
             "cost": self.cost,
-            "evaluations": self.evaluations,
-            "runs": self.runs,
-            "tokens": self.tokens,
-            "needed": self.needed,
-            "sentence": self.sentence,
         }
+
+
+def plain_search(found: Any) -> dict[str, Any]:
+    """Return what every search over whole networks says of itself, as plain data.
+
+    Args:
+        found: a :class:`Levels`, or what has its attributes but for who survives.
+    """
+    return {
+        "kept": found.kept,
+        "fitness": found.fitness,
+        "found": found.values[0],
+        "uniform": found.values[1],
+        "test": {"name": "changes of sign, paired over windows", **found.test._asdict()},
+        "history": [asdict(generation) for generation in found.history],
+        **{n: getattr(found, n) for n in ("evaluations", "runs", "tokens", "needed", "sentence")},
+    }
 
 
 def _out(survivors: Survivors) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from natsel.levels.drawing import Drawing
 from natsel.levels.evolve import compared
 from natsel.levels.folder import Folder
 from natsel.levels.judge import Judge, Measure, check_finite
-from natsel.levels.result import LEVEL, sentence_of, windows_needed
+from natsel.levels.result import LEVEL, plain_search, sentence_of, windows_needed
 from natsel.levels.searching import GREEDY, Generation, Search
 from natsel.levels.slopes import begun
 from natsel.levels.space import Individual, sites
@@ -77,20 +77,8 @@ class Shares:
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {
-            "kept": self.kept,
-            "fitness": self.fitness,
-            "found": self.values[0],
-            "uniform": self.values[1],
-            "test": {"name": "changes of sign, paired over windows", **self.test._asdict()},
-            "shares": {name: budget.value for name, budget in self.budgets.items()},
-            "history": [asdict(generation) for generation in self.history],
-            "evaluations": self.evaluations,
-            "runs": self.runs,
-            "tokens": self.tokens,
-            "needed": self.needed,
-            "sentence": self.sentence,
-        }
+        shares = {name: budget.value for name, budget in self.budgets.items()}
+        return {**plain_search(self), "shares": shares}
 
 
 def search_shares(

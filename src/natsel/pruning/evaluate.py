@@ -60,6 +60,6 @@ def evaluate(
         options: dict[str, Any] = {"held_out": True, "length": length, "samples": samples}
         data = read_text(model, data, tokenizer, **options).batches
     batches = reread(data)
-    chosen = measure if measure is not None else measure_for(model, batches)
+    chosen = measure if measure is not None else measure_for(model, batches, argument="data")
     before = losses(against, batches) if against is not None else None
     return quality_of(losses(model, batches), before, measure=chosen)

@@ -22,6 +22,7 @@ from natsel.common.calls import (
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.padding import padded
+from natsel.common.sharding.wrapping import fsdp_modules
 
 ROOM = 2**28
 """Bytes that the logits of the samples that run together may take."""
@@ -110,9 +111,15 @@ def counted_alone(found: Losses) -> Losses:
 
 
 def run_model(model: nn.Module, inputs: Inputs, replaced: dict[str, Tensor] | None) -> Any:
-    """Run a model on inputs, with parameters in place of its own."""
+    """Run a model on inputs, with parameters in place of its own.
+
+    Raises:
+        ValueError: if it is under ``fully_shard``, which puts the model's own in their place.
+    """
     if not replaced:
         return call(model, inputs)
+    if fsdp_modules(model):
+        refuse("model", type(model).__name__, "one that is not spread over processes")
     args, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     with padded(model, inputs):
         return functional_call(model, replaced, args, named)

@@ -9,7 +9,7 @@ from natsel.common.errors import refuse
 from natsel.quality.quality import Measure
 
 
-def measure_for(model: nn.Module, data: Data) -> Measure:
+def measure_for(model: nn.Module, data: Data, *, argument: str = "held_out") -> Measure:
     """Return how a model is judged: by its first batch.
 
     A causal language model with a label for each token by its perplexity; one label for each sample
@@ -18,6 +18,7 @@ def measure_for(model: nn.Module, data: Data) -> Measure:
     Args:
         model: that runs on them.
         data: can be read more than once.
+        argument: what the caller calls them.
 
     Raises:
         ValueError: if there is no batch, or it has no labels.
@@ -30,8 +31,8 @@ def measure_for(model: nn.Module, data: Data) -> Measure:
     for batch in data:
         labels = read_batch(batch).labels
         if not isinstance(labels, Tensor) or labels.is_floating_point():
-            refuse("held_out", "batches without whole-number labels", "labels in every batch")
+            refuse(argument, "batches without whole-number labels", "labels in every batch")
         if labels.dim() < 2:
             return "accuracy"
         return "perplexity" if is_causal(model) else "loss"
-    refuse("held_out", "empty", "at least one batch")
+    refuse(argument, "empty", "at least one batch")

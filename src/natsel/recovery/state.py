@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from natsel.common.errors import first_line
 from natsel.common.files import load_tree, save_tree
+from natsel.common.folders import make_folder, remove_empty
 
 
 @dataclass(eq=False)
@@ -58,8 +59,12 @@ def write(path: Path, run: Mapping[str, Any], state: State) -> None:
         "tensors": state.tensors(),
         "optimizer": state.optimizer.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tree(path, tree)
+    made = make_folder(path.parent, "checkpoint")
+    try:
+        save_tree(path, tree)
+    except BaseException:
+        remove_empty(made)  # a folder without a checkpoint would pass for a run that was stopped
+        raise
 
 
 def read(path: Path, run: Mapping[str, Any], state: State) -> None:

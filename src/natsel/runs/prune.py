@@ -499,7 +499,7 @@ def _check_samples(calibration: Reading) -> None:
 
 def _check_out(folder: Path) -> None:
     """Make sure that nothing but an earlier small model is written over."""
-    check_room(folder)
+    check_room(folder, "out")
     earlier = folder / RESULT
     if os.path.lexists(earlier):
         found = read_json(earlier) if earlier.is_file() else None

@@ -270,7 +270,7 @@ def _check_out(folder: Path, config: RecoverConfig, resume: bool) -> dict[str, A
         refuse(
             "out", str(folder), "a new folder, or one of natsel recover: it holds something else"
         )
-    check_room(folder)
+    check_room(folder, "out")
     if stopped:
         if not resume:
             refuse("out", str(folder), "a new folder, or --resume to go on with what was stopped")

@@ -48,7 +48,7 @@ def live(
 ) -> None:
     """Thin the cache of a language model: recall, perplexity, memory, time, with intervals."""
     voice = Voice(quiet, as_json, verbose)
-    with clear_errors(resumable=True, voice=voice):
+    with clear_errors(resumable=out, voice=voice):
         from natsel_bench.live.run import bench_live
         from natsel_bench.live.told import sentences, tables
 

@@ -191,10 +191,10 @@ def _opened(
 ) -> tuple[Any, dict[str, list[Document]]]:
     from natsel.io import open_model
 
-    content = _content(text)
     network = open_model(model).model.eval()
     if not hasattr(network, "generate"):
         refuse("model", model, "a language model of the transformers library")
+    content = _content(text)
     read = reader(found_tokenizer(tokenizer, (model,), network))
     hay = read(content[len(content) // 2 :])
     shape = {"count": count, "length": length, "seed": seed}

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from natsel.common.errors import refuse
 from natsel.common.sharding.local import Shard, is_spread
+from natsel.common.sharding.reducing import ALL
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ class Spread:
         for module in self.modules:
             module.reshard()
 
+    def everybody(self) -> Any:
+        """Return all processes that hold shares of the model, replicas among them.
+
+        Raises:
+            ValueError: if they are some of those of ``torch.distributed``, and have replicas.
+        """
+        if self.replicas is None:
+            return self.group
+        if self.mesh.size() != dist.get_world_size():
+            refuse("group", None, "the process group of all that hold this model")
+        return ALL
+
 
 def fsdp_modules(model: nn.Module) -> dict[str, Any]:
     """Return the modules that ``fully_shard`` was called on, by path."""
@@ -50,6 +64,24 @@ def settle(model: nn.Module) -> None:
     """Let every parameter be its share: after a pass without backward some are still whole."""
     for module in fsdp_modules(model).values():
         module.reshard()
+
+
+def gathered_parameters(spread: Spread) -> dict[int, nn.Parameter]:
+    """Return what stands for each parameter while it is whole, by the ``id`` of its share.
+
+    It is the same object each time: forward reads it, and its gradient is that of this process.
+
+    Args:
+        spread: of a model under ``fully_shard``; every process that holds shares has to ask.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for module in spread.modules:
+        for group in module._get_fsdp_state()._fsdp_param_groups:
+            if not all(hasattr(p, "_unsharded_param") for p in group.fsdp_params):
+                module.unshard()
+                module.reshard()
+            found |= {id(p.sharded_param): p.unsharded_param for p in group.fsdp_params}
+    return found
 
 
 def spread_of(model: nn.Module) -> Spread | None:

@@ -5,7 +5,8 @@ Blocks before the one that a branch is in compute what they did: they are not ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from natsel.common.calls import LABELLED, cross_entropy, has_labels
 from natsel.common.errors import refuse
 from natsel.common.modes import evaluating
 from natsel.common.padding import padded
+from natsel.common.sharding.local import local
+from natsel.common.sharding.wrapping import Spread, spread_of
 from natsel.communities import Communities
 from natsel.communities.branches.branch import Branch
 from natsel.communities.tensors import tensors_of
@@ -41,11 +44,17 @@ def loss(communities: Communities, data: Data, criterion: Criterion) -> dict[str
         refuse("data", "empty", "at least one batch")
     branches = [b for community in communities.values() for b in community.branches]
     whole = _mean([_sums(model, batch, criterion, ()) for batch in batches])
-    found = _along_a_chain(model, batches, branches, criterion)
+    spread = spread_of(model)
+    found = {} if spread is not None else _along_a_chain(model, batches, branches, criterion)
     for branch in branches:
-        if branch.name not in found:
+        if branch.name in found:
+            continue
+        if spread is None:
             sums = [_sums(model, batch, criterion, branch.gates) for batch in batches]
-            found[branch.name] = _mean(sums)
+        else:
+            with _zeroed(model, branch.gates, spread):
+                sums = [_sums(model, batch, criterion, ()) for batch in batches]
+        found[branch.name] = _mean(sums)
     return {
         name: torch.tensor([found[b.name] - whole for b in community.branches]).double()
         for name, community in communities.items()
@@ -94,6 +103,22 @@ def _sums(model: nn.Module, batch: Any, criterion: Criterion, closed: Sequence[s
     args, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     with evaluating(model), torch.no_grad(), padded(model, inputs):
         return float(criterion(functional_call(model, replaced, args, named), labels)), 1
+
+
+@contextmanager
+def _zeroed(model: nn.Module, names: Sequence[str], spread: Spread) -> Iterator[None]:
+    """Let shares of tensors be 0 for a while: what forward reads is gathered from them alone."""
+    spread.settle()
+    tensors = tensors_of(model)
+    before = [(local(tensors[name]), local(tensors[name]).clone()) for name in names]
+    try:
+        for share, _ in before:
+            share.zero_()
+        yield
+    finally:
+        spread.settle()
+        for share, value in before:
+            share.copy_(value)
 
 
 def _mean(sums: Sequence[Sums]) -> float:

@@ -20,6 +20,7 @@ from natsel.communities.tensors import owner
 from natsel.fitness.registry import Part
 
 Gradient = Callable[[nn.Parameter], Tensor | None]
+Weight = Callable[[nn.Parameter], Tensor]
 
 
 class WholeBranches:
@@ -46,12 +47,13 @@ class WholeBranches:
         """The parameters that are there now."""
         return [_found(*place) for places in self._owners for place in places]
 
-    def contract(self, given: Gradient, group: Any = None) -> Tensor:
+    def contract(self, given: Gradient, group: Any = None, weight: Weight | None = None) -> Tensor:
         """Return m dL/dm of each branch: ``[size]``.
 
         Args:
             given: from a parameter to its gradient.
             group: the processes over which it is added up; this one gives what it contributes.
+            weight: from a parameter to all of it, if gradients are whole and weights are spread.
         """
         sums = []
         for places in self._owners:
@@ -64,7 +66,7 @@ class WholeBranches:
                         f"{place[2]} requires no gradient: a frozen gate tells nothing of its "
                         "branch; let it require one, or score by loss or cosine"
                     )
-                share = partial_dot(parameter, gradient)
+                share = partial_dot(weight(parameter) if weight else parameter, gradient)
                 # What every process has all of counts once.
                 counts = is_spread(parameter) or not rank_in(group)
                 found.append(share if counts else torch.zeros_like(share))
@@ -72,12 +74,16 @@ class WholeBranches:
         return torch.stack(sums)
 
     def part(
-        self, gradient: Gradient, statistics: Mapping[Any, Tensor] | None, by_sums: bool = False
+        self,
+        gradient: Gradient,
+        statistics: Mapping[Any, Tensor] | None,
+        by_sums: bool = False,
+        weight: Weight | None = None,
     ) -> Part:
         """Return one weight of 1 for each branch, with m dL/dm as its gradient."""
-        shards = (Shard.of(parameter) for parameter in self.parameters)
+        shards = (Shard.of(parameter) for parameter in self.parameters if weight is None)
         group = next((shard.group for shard in shards if shard is not None), None)
-        found = summed(self.contract(gradient, group), group)
+        found = summed(self.contract(gradient, group, weight), group)
         index = torch.arange(len(found), device=found.device)[:, None]
         return Part(torch.ones_like(found), found, 0, index, True, None, self._name)
 

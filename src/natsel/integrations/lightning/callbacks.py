@@ -73,8 +73,13 @@ class EvolutionCallback(Evolving, Callback):  # type: ignore[misc]
         if kept is not None:
             self._take_up(kept, loaded, trainer.ckpt_path)
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """See whether this step is made."""
+        self._step_is_due()
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
         """Log masses, pressure and survivors as the module logs its own."""
+        self._step_is_over()
         pl_module.log_dict(self.readings(), on_step=True, on_epoch=False)
 
     def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:

@@ -19,6 +19,7 @@ from natsel.dynamics import get as get_dynamic
 from natsel.evolution import Ecology, Evolution
 from natsel.evolution.attachment import check_holds
 from natsel.evolution.ecology import check_constants
+from natsel.evolution.loop import Steps
 from natsel.extraction import extract
 from natsel.fitness import Fitness, Parts
 from natsel.fitness import get as get_fitness
@@ -81,6 +82,7 @@ class Evolving:
         self._log_communities = log_communities
         self._evolution: Evolution | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._before: int | None = None
 
     @property
     def evolution(self) -> Evolution:
@@ -152,6 +154,20 @@ class Evolving:
 
     def _is_open(self) -> bool:
         return self._evolution is not None and not self._evolution.is_closed
+
+    def _step_is_due(self) -> None:
+        """Take notice that the optimizer is about to step, or a scaler to skip that."""
+        if self._is_open():
+            self._before = self._num_told()
+
+    def _step_is_over(self) -> None:
+        """Count a step that was skipped and of which nobody told: the optimizer was not called."""
+        if self._before is not None and self._is_open() and self._num_told() == self._before:
+            Steps(self.evolution).skip()
+        self._before = None
+
+    def _num_told(self) -> int:
+        return self.evolution.num_steps + self.evolution.num_skipped
 
     def _begin(
         self, model: nn.Module, optimizer: Any, inputs_of: Callable[[nn.Module], Given]

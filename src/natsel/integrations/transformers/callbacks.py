@@ -82,6 +82,14 @@ class EvolutionCallback(Evolving, TrainerCallback):  # type: ignore[misc]
         if kept is not None:
             self._take_up(kept, loaded, folder)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See whether this step is made."""
+        self._step_is_due()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count it if a scaler skipped it."""
+        self._step_is_over()
+
     def on_log(
         self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **_: Any
     ) -> None:
