@@ -41,6 +41,7 @@ from natsel.communities.pricing import pricing_of
 from natsel.communities.programs.in_place import writes, written_anew
 from natsel.communities.programs.program import Program
 from natsel.communities.programs.quiet import without_words
+from natsel.communities.programs.recording import recorded
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tables import without_tables
@@ -139,8 +140,11 @@ def discover(
         without_tables(model),
         untouched(model),
     ):
+        # What was written down while the model ran on these very inputs has shown that it does.
+        program = _written_down(model, inputs)
+        has_run = program is not None and first_samples(inputs, 1) is inputs
         try:
-            if not _is_shapes_alone(model):
+            if not has_run and not _is_shapes_alone(model):
                 with torch.no_grad(), untouched(model):
                     call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
@@ -149,8 +153,9 @@ def discover(
                 shapes_of(inputs),
                 f"shapes the model runs on ({first_line(error)})",
             )
-        with untouched(model):
-            program = _export(model, inputs)
+        if program is None:
+            with untouched(model):
+                program = _export(model, inputs)
         names = canonical_names(model)
         run = Propagation(program, names, residual=residual, query_heads=query_heads)
         communities, refused = collect(run)
@@ -210,6 +215,20 @@ def _whole_of(model: nn.Module, inputs: Inputs, *, proof: bool) -> tuple[nn.Modu
 def _is_shapes_alone(model: nn.Module) -> bool:
     """Say whether a model holds no values; what its code asks of them can only be traced."""
     return any(p.is_meta for p in model.parameters())
+
+
+def _written_down(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:
+    """Return the graph of a run, where that tells what the model computes and writes nothing."""
+    if isinstance(model, Program):
+        return None
+    try:
+        with without_words(), untouched(model):
+            program = recorded(model, first_samples(inputs, 1))
+    except Exception as error:  # noqa: BLE001 - whatever it is, export says it in its own words
+        _LOG.debug("exported, for a run does not tell all: %s", first_line(error))
+        return None
+    written_anew(program)
+    return None if any(writes(node) for node in program.graph.nodes) else program
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

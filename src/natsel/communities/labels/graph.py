@@ -126,7 +126,7 @@ def _place_in(trace: str) -> str:
     """The same, of a stack trace: the layers of a model and the passes over it share theirs."""
     lines = [line.strip() for line in trace.splitlines()]
     frames = [i for i, line in enumerate(lines) if line.startswith('File "')]
-    own = [i for i in frames if not _is_library(lines[i].split('"')[1])]
+    own = [i for i in frames if not is_library(lines[i].split('"')[1])]
     if not frames:
         return ""
     index = (own or frames)[-1]
@@ -151,10 +151,11 @@ def _is_machinery(file: str) -> bool:
     folders = Path(file).parents
     python = PYTHON_FOLDER in folders and "site-packages" not in Path(file).parts
     ours = OWN_FOLDER / "common" in folders or TORCH_FOLDER.parent / "sympy" in folders
-    return file.startswith("<") or python or ours or _is_library(file)
+    return file.startswith("<") or python or ours or is_library(file)
 
 
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
+    """Tell whether a file is torch's, or of this package: no code of a model."""
     path = Path(file)
     return TORCH_FOLDER in path.parents or OWN_FOLDER / "communities" in path.parents
 
