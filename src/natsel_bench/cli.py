@@ -266,6 +266,49 @@ def language(
 
 
 @app.command(
+    "experts",
+    epilog=examples(
+        "natsel bench experts --text input.txt --out bench",
+        "natsel bench experts --text a.txt --only reap,random --seeds 1 --out b",
+    ),
+)
+def experts(
+    text: Annotated[Path, typer.Option(help="A text: its end evaluates, its middle trains.")],
+    out: Annotated[Path, typer.Option(help="Folder for the models and experts.json.")],
+    seeds: Annotated[int, typer.Option(help="Models to train, minutes each.")] = 3,
+    length: Annotated[int, typer.Option(help="Bytes in a window.")] = 128,
+    samples: Annotated[int, typer.Option(help="Windows to calibrate, and to evaluate.")] = 64,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 800,
+    share: Annotated[float, typer.Option(help="Of the experts that goes for good.")] = 0.5,
+    only: Annotated[str | None, typer.Option(help="Rows, such as reap,random.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Small Mixtrals without half of their experts, and with fewer for a token: perplexity."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=out, voice=voice):
+        from natsel_bench.experts import bench_experts
+
+        with voice.progress() as progress:
+            result = bench_experts(
+                text,
+                out,
+                seeds=seeds,
+                length=length,
+                samples=samples,
+                steps=steps,
+                share=share,
+                only=parse_names("only", only) if only is not None else (),
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
+@app.command(
     "depth",
     epilog=examples(
         "natsel bench depth ./smollm2 --text input.txt --out bench",
@@ -356,6 +399,35 @@ def extract(
         voice.result(result)
 
 
+@app.command("tokens", epilog=examples("natsel bench tokens --out tokens --images 1000"))
+def tokens(
+    out: Annotated[Path, typer.Option(help="Folder for the trained network and tokens.json.")],
+    parts: Annotated[
+        str, typer.Option(help="cifar10 (trained) or random (larger, timed alone).")
+    ] = "cifar10,random",
+    images: Annotated[int, typer.Option(help="Test images.")] = 5000,
+    repeats: Annotated[int, typer.Option(help="Batches of each, in turn.")] = 15,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tokens of a vision transformer merged or dropped: images a second, right images."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(voice=voice):
+        from natsel_bench.live.tokens import bench_tokens
+
+        with voice.progress() as progress:
+            result = bench_tokens(
+                out,
+                parts=parse_names("parts", parts),
+                images=images,
+                repeats=repeats,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.result(result)
+
+
 @app.command("discovery", epilog=examples("natsel bench discovery --out discovery --quick"))
 def discovery(
     out: Annotated[Path, typer.Option(help="Folder for discovery.json and a file a model.")],
@@ -380,6 +452,50 @@ def discovery(
                 progress=progress,
             )
         _show(voice, result)
+        voice.result(result)
+
+
+@app.command(
+    "zoo",
+    epilog=examples(
+        "natsel bench zoo --out zoo",
+        "natsel bench zoo --only 'timm/*,torchvision/resnet*' --out zoo-vision",
+        "natsel bench zoo --part 2/5 --seed 7 --out fifth",
+    ),
+)
+def zoo(
+    out: Annotated[Path, typer.Option(help="Folder for zoo.json, zoo.md and a file a model.")],
+    only: Annotated[str | None, typer.Option(help="Patterns of names, such as timm/*.")] = None,
+    part: Annotated[str | None, typer.Option(help="K/N: one of N parts, by the seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, inputs, selections and parts.")] = 0,
+    limit: Annotated[float, typer.Option(help="Processor seconds for a model.")] = 120.0,
+    memory: Annotated[float, typer.Option(help="Gigabytes for a model.")] = 8.0,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was stopped.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Small models of what people download: removed, compared, saved, loaded, trained."""
+    voice = Voice(quiet, as_json, verbose)
+    with clear_errors(resumable=out, voice=voice):
+        from natsel_bench.zoo.catalog.libraries import prepare
+
+        prepare()
+        from natsel_bench.zoo.bench import bench_zoo
+
+        with voice.progress() as progress:
+            result = bench_zoo(
+                out,
+                only=parse_names("only", only) if only is not None else (),
+                part=part,
+                seed=seed,
+                limit=limit,
+                memory=memory,
+                resume=resume,
+                progress=progress,
+            )
+        _show(voice, result)
+        voice.words.print(f"Page: {out / 'zoo.md'}")
         voice.result(result)
 
 

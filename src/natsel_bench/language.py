@@ -67,7 +67,7 @@ def bench_language(
         choose("only", name, ROWS)
     for argument, value in (("length", length), ("samples", samples), ("tokens", tokens)):
         check_whole(argument, value)
-    parts = _cut(Path(text), CHARACTERS * length * samples)
+    parts = cut_text(Path(text), CHARACTERS * length * samples)
     target = Path(out)
     config = {
         "kind": "bench language",
@@ -106,7 +106,7 @@ def bench_language(
         return result
 
 
-def _cut(text: Path, size: int) -> dict[str, str]:
+def cut_text(text: Path, size: int) -> dict[str, str]:
     """Return the beginning, the middle and the end of a text, by the names of their files."""
     try:
         content = text.read_bytes().decode()

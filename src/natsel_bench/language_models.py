@@ -1,6 +1,6 @@
-"""A small language model of a second family, trained in minutes on a text that is at hand.
+"""Small language models of other families, trained in minutes on a text that is at hand.
 
-Nothing should be tuned to one model: what a default gives is measured on this one, too.
+Nothing should be tuned to one model: what a default gives is measured on these, too.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from natsel.common.extras import require
+from natsel.integrations.transformers.library import without_bars
 
 SMALL_GPT2 = "small-gpt2"
+SMALL_MIXTRAL = "small-mixtral"
 WORDS = 256
 """Tokens are the bytes of the text."""
 STEPS = 1200
 """Of training: minutes on a core."""
+BALANCE = 0.02
+"""Weight of the loss that balances the load of experts, as Mixtral was trained with."""
 
 
 def byte_tokens(text: str) -> Tensor:
@@ -72,20 +77,30 @@ def byte_tokenizer() -> Any:
     return library.PreTrainedTokenizerFast(tokenizer_object=found, eos_token=characters[0])
 
 
-def prepared(folder: Path, text: str, *, length: int, steps: int = STEPS) -> Path:
-    """Return a folder with a small GPT-2 and its tokenizer; it is trained unless it is there.
+def prepared(
+    folder: Path,
+    text: str,
+    *,
+    length: int,
+    steps: int = STEPS,
+    seed: int = 0,
+    build: Callable[..., Any] | None = None,
+) -> Path:
+    """Return a folder with a small model and its tokenizer; it is trained unless it is there.
 
     Args:
         folder: of the model; it is there whole or not at all.
         text: to train on.
         length: of its windows: the positions that the model knows.
         steps: of training.
+        seed: of its first weights and of the windows.
+        build: makes the untrained model from ``length`` and ``seed``; by default a small GPT-2.
     """
     if folder.is_dir():
         return folder
-    model = small_gpt2(length=length)
-    train(model, byte_tokens(text), steps=steps, length=length)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+    model = (build or small_gpt2)(length=length, seed=seed)
+    train(model, byte_tokens(text), steps=steps, length=length, seed=seed)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made, without_bars():
         model.save_pretrained(made)
         byte_tokenizer().save_pretrained(made)
         os.replace(made, folder)
@@ -123,6 +138,43 @@ def small_gpt2(
     return GPT2LMHeadModel(config)
 
 
+def small_mixtral(
+    *,
+    layers: int = 2,
+    width: int = 128,
+    inner: int = 64,
+    heads: int = 4,
+    experts: int = 16,
+    chosen: int = 4,
+    length: int = 128,
+    seed: int = 0,
+) -> Any:
+    """Return an untrained Mixtral of the transformers library that reads bytes.
+
+    Its experts are small and many, and it is trained with the loss that balances their load.
+    """
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(seed)
+    config = MixtralConfig(
+        vocab_size=WORDS,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        num_local_experts=experts,
+        num_experts_per_tok=chosen,
+        output_router_logits=True,
+        router_aux_loss_coef=BALANCE,
+        max_position_embeddings=length,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    return MixtralForCausalLM(config)
+
+
 def train(
     model: nn.Module,
     tokens: Tensor,
@@ -136,6 +188,7 @@ def train(
     """Train a causal language model on random windows of some tokens.
 
     AdamW with a cosine from the full rate to nothing, after a warm-up of a twentieth of the steps.
+    Where the model tells how evenly its experts are chosen, that loss is added.
 
     Args:
         model: takes tokens ``[B, T]`` and returns logits.
@@ -162,13 +215,15 @@ def train(
     for _ in range(steps):
         starts = torch.randint(len(tokens) - length, (batch_size,), generator=generator)
         x = torch.stack([tokens[s : s + length + 1] for s in starts.tolist()])
-        logits = model(x[:, :-1]).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+        output = model(x[:, :-1])
+        loss = F.cross_entropy(output.logits.flatten(0, 1), x[:, 1:].flatten())
+        found.append(float(loss.detach()))
+        if (balance := getattr(output, "aux_loss", None)) is not None:
+            loss = loss + BALANCE * balance
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        found.append(float(loss.detach()))
     model.eval()
     return found

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from natsel_bench.experts_words import rows_of
 from natsel_bench.peers.words import table as peers_table
+from natsel_bench.zoo.page import line
+from natsel_bench.zoo.page import sentences as zoo_sentences
 
 Result = Mapping[str, Any]
 
@@ -280,6 +283,70 @@ def _discovery(result: Result) -> Words:
     return Words("Discovery beside torch-pruning's building and pruning", head, rows, sentences)
 
 
+def _experts(result: Result) -> Words:
+    head = ("what", "gone", "perplexity", "of each model", "ratio", "against", "worse, p", "models")
+    config, models = result["config"], result["models"]
+    first = models[0]
+    sentence = (
+        f"{len(models)} models of {first['layers']} layers with {first['of']} experts, "
+        f"{first['k']} for a token, trained for {config['steps']} steps; {config['samples']} "
+        f"windows of {config['length']} bytes to calibrate and as many to evaluate. Ratios to the "
+        "whole model with paired intervals over windows; p, one-sided by changes of sign, that a "
+        "row is no worse than the one it is compared with; in how many models it is worse."
+    )
+    return Words("Perplexity with fewer experts", head, rows_of(result["rows"]), [sentence])
+
+
+def _tokens(result: Result) -> Words:
+    rows, sentences = [], []
+
+    def faster(row: Mapping[str, Any]) -> list[str]:
+        ratio = row["faster"]
+        return [
+            f"{row['images_a_second']:,.0f}",
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        ]
+
+    for row in result["rows"]:
+        paired = row.get("paired")
+        lost = (
+            ""
+            if paired is None
+            else f"{100 * paired['difference']:+.1f} ({100 * paired['low']:+.1f} to "
+            f"{100 * paired['high']:+.1f})"
+        )
+        right = f"{100 * row['accuracy']['mean']:.1f} %" if "accuracy" in row else ""
+        rows.append([row["name"], *faster(row), right, lost])
+    config, trained = result["config"], result["trained"]
+    for pair in result["against"]:
+        sentences.append(
+            f"{pair['one']} against {pair['other']}: {100 * pair['difference']:+.1f} points "
+            f"({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}), p = {pair['p_value']:.2g}"
+        )
+    if trained:
+        sentences.append(
+            f"The network: {config['epochs']} epochs of CIFAR-10, {trained['seconds']:,.0f} s, "
+            f"{100 * trained['test_accuracy']:.1f} % of all test images."
+        )
+    if "cifar10" in config["parts"]:
+        sentences.append(
+            f"{config['images']:,} test images, paired (McNemar, exact); batches of "
+            f"{config['batch']}."
+        )
+    sentences.append(
+        f"Processor time of one thread, in turn with the whole model, {config['repeats']} rounds; "
+        "medians with their 95 % interval."
+    )
+    head = ("what, share that goes", "images/s", "times the whole", "right", "points")
+    return Words("Tokens of a vision transformer", head, rows, sentences)
+
+
+def _zoo(result: Result) -> Words:
+    rows = [line(row) for row in result["rows"]]
+    head = ("model", "parameters", "ends", "removable", "what stays whole, and why", "s", "peer")
+    return Words("The zoo", head, rows, zoo_sentences(result["summary"]))
+
+
 _WORDS: dict[str, Callable[[Result], Words]] = {
     "step": _step,
     "select": _select,
@@ -290,4 +357,7 @@ _WORDS: dict[str, Callable[[Result], Words]] = {
     "language": _language,
     "depth": _depth,
     "discovery": _discovery,
+    "experts": _experts,
+    "tokens": _tokens,
+    "zoo": _zoo,
 }

@@ -21,12 +21,13 @@ def column(attribute):
 def test_the_table():
     within = ["key dimension", "value dimension", "dimension"]
     assert list(KINDS) == [
-        *("neuron", "channel", "head"),
+        *("neuron", "channel", "head", "query head"),
         *within,
         *("expert", "filter", "branch", "weight"),
     ]
     assert [n for n, marked in column("marked").items() if marked] == [
         "head",
+        "query head",
         *within[:2],
         "expert",
         "filter",
@@ -34,6 +35,7 @@ def test_the_table():
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
     assert [n for n, rounded in column("rounded").items() if not rounded] == [
         "head",
+        "query head",
         *within,
         "expert",
         "branch",
@@ -41,6 +43,7 @@ def test_the_table():
     assert [n for n, plain in column("plain").items() if plain] == ["neuron", "filter"]
     assert [n for n, named in column("named").items() if named == "holder"] == [
         "head",
+        "query head",
         *within,
         "expert",
     ]

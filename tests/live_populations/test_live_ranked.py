@@ -48,8 +48,6 @@ def test_what_rises_with_the_rank_keeps_the_very_survivors(model, feature, share
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_lemma_holds_for_every_method_of_caches(model, method):
-    if METHODS[method].kind != "cache":
-        pytest.skip("lives elsewhere")
     assert torch.equal(kept(model, method, 0.6, feature="log"), kept(model, method, 0.6))
 
 
@@ -61,19 +59,21 @@ def test_what_falls_or_turns_keeps_others(model):
 
 def test_a_feature_reads_the_rank_and_the_newest_do_not_count():
     given = entries_of([3.0, 9.0, 1.0, 3.0, 7.0], window=1)
-    found = through(size, "identity")(given)[0, 0]
+    found = through(size, feature="identity")(given)[0, 0]
     assert found[:4].tolist() == pytest.approx([2 / 3, 1, 0, 1 / 3])  # equal: the lower is fitter
     bump = FEATURES["bump"].function(ranks(torch.tensor([3.0, 9.0, 1.0, 3.0])))
-    assert through(size, "bump")(given)[0, 0, :4].tolist() == pytest.approx(bump.tolist())
+    assert through(size, feature="bump")(given)[0, 0, :4].tolist() == pytest.approx(bump.tolist())
     own = Feature("own", lambda u: (u - 0.5).abs(), 1)
-    assert through(size, own)(given)[0, 0, :4].tolist() == pytest.approx([1 / 6, 0.5, 0.5, 1 / 6])
+    assert through(size, feature=own)(given)[0, 0, :4].tolist() == pytest.approx(
+        [1 / 6, 0.5, 0.5, 1 / 6]
+    )
 
 
 def test_a_class_is_its_features_with_equal_weights():
     given = entries_of([float(n) for n in range(9)])
     members = [f.function(torch.linspace(0, 1, 9)).double() for f in CLASSES["NL_sin"].features]
     expected = sum((m - m.mean()) / m.std(correction=0) for m in members) / len(members)
-    assert through(size, "NL_sin")(given)[0, 0].tolist() == pytest.approx(expected.tolist())
+    assert through(size, feature="NL_sin")(given)[0, 0].tolist() == pytest.approx(expected.tolist())
 
 
 def test_options_of_the_method_go_with_it_and_a_wrong_feature_is_named():

@@ -37,6 +37,12 @@ def inspect(
     branches: Annotated[
         bool, typer.Option("--branches", help="Also offer attention and MLP branches.")
     ] = False,
+    dims: Annotated[
+        bool, typer.Option("--dims", help="Offer dimensions inside heads instead of heads.")
+    ] = False,
+    query_heads: Annotated[
+        bool, typer.Option("--query-heads", help="Offer query heads that share keys and values.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the communities of a network, with costs, gates and refusals."""
@@ -48,7 +54,12 @@ def inspect(
         shape = None if in_shape is None else parse_sizes("in-shape", in_shape)
         opened = open_model(model, in_shape=shape, num_classes=num_classes)
         communities = discover(
-            opened.model, opened.example_inputs, residual=residual, branches=branches
+            opened.model,
+            opened.example_inputs,
+            residual=residual,
+            branches=branches,
+            dims=dims,
+            query_heads=query_heads,
         )
         voice.result(as_dict(communities))
         voice.words.print(opened.description, markup=False)

@@ -102,11 +102,15 @@ def _fitnesses() -> Mapping[str, str]:
 
 def _scorers() -> Mapping[str, str]:
     from natsel.features import CLASSES
-    from natsel.fitness import BRANCH_SCORERS
+    from natsel.fitness import BRANCH_SCORERS, EXPERT_SCORERS
 
     of_branches = {
         name: f"{told_of(scorer.score)} Of branches. Reads data."
         for name, scorer in BRANCH_SCORERS.items()
+    }
+    of_experts = {
+        name: f"{told_of(scorer.score)} Of experts. Reads data."
+        for name, scorer in EXPERT_SCORERS.items()
     }
     classes = {
         name: f"Features of the magnitude's rank, complexity {c.kappa}: "
@@ -114,7 +118,7 @@ def _scorers() -> Mapping[str, str]:
         for name, c in CLASSES.items()
     }
     adaptive = {"adaptive": "Chooses among all of them by proof, on validation data. Reads data."}
-    return {**_fitnesses(), **of_branches, **classes, **adaptive}
+    return {**_fitnesses(), **of_branches, **of_experts, **classes, **adaptive}
 
 
 def _features() -> Mapping[str, str]:

@@ -24,7 +24,6 @@ from natsel.cli.configs import (
 )
 from natsel.cli.console import FAILED, Quiet, Verbose, Voice, clear_errors, parse_multiple
 from natsel.common.errors import refuse_together
-from natsel.common.files import write_atomic
 from natsel.common.memory import return_large
 
 BUDGET = "macs=0.5"
@@ -35,7 +34,7 @@ DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME 
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
     *("rotate", "bias", "compensate", "blockwise", "cache"),
-    *("branches", "blocks", "kinds", "rival"),
+    *("branches", "blocks", "kinds", "rival", "dims", "query_heads"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -45,7 +44,7 @@ KEYS = Keys(
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights", "rival"),
         **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
-        **same(truth, "branches", "blocks", "blockwise"),
+        **same(truth, "branches", "blocks", "blockwise", "dims", "query_heads"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude", "kinds"),
@@ -132,6 +131,12 @@ def prune(
     kinds: Annotated[
         list[str] | None, typer.Option(help="Kinds that give, such as neuron,head,branch; all.")
     ] = None,
+    dims: Annotated[
+        bool, typer.Option("--dims", help="Cut dimensions inside heads instead of heads.")
+    ] = False,
+    query_heads: Annotated[
+        bool, typer.Option("--query-heads", help="Keep keys and values that query heads share.")
+    ] = False,
     search: Annotated[
         int | None,
         typer.Option(
@@ -223,6 +228,8 @@ def prune(
             rotate=rotate,
             bias=bias,
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
+            dims=dims,
+            query_heads=query_heads,
             search=search,
             rival=rival,
             branches=branches,
@@ -267,6 +274,7 @@ def prune(
         if not blockwise:
             _say_memory(voice, result)
         if result.get("levels") is not None:
+            from natsel.common.files import write_atomic
             from natsel.report.search import search_picture
 
             write_atomic(out / PICTURE, search_picture(result["levels"]).encode())

@@ -57,7 +57,7 @@ class Rebinding:
 
     Attributes:
         module: path of the module in the model.
-        attribute: its attribute.
+        attribute: its attribute; ``name[place]`` of a list or tuple.
         per_population: what one population contributes to the number.
     """
 

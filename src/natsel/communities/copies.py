@@ -5,10 +5,36 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from natsel.communities.tables import kept_tables
+
+ATOMS = frozenset(
+    (
+        int,
+        float,
+        complex,
+        bool,
+        str,
+        bytes,
+        type(None),
+        type,
+        FunctionType,
+        BuiltinFunctionType,
+        torch.dtype,
+        torch.device,
+        torch.Size,
+        torch.memory_format,
+        torch.layout,
+    )
+)
+"""Types of what cannot change, of which a deep copy is the thing itself."""
+
+COPYING = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
 def copied(model: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
@@ -27,16 +53,54 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
         >>> copied(model, {id(model.weight): model.weight}).weight is model.weight
         True
     """
-    memo: dict[int, object] = dict(instead)
-    # A module holds a dozen empty collections, for hooks mostly: making them anew takes most of
-    # the time that a copy of a deep model takes.
+    memo: dict[int, Any] = dict(instead)
     for module in model.modules():
         for table in kept_tables(module).values():
             memo[id(table)] = {}  # it is computed from parameters, which may be others in the copy
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                # What a hook computed from parameters last time: torch copies leaves only.
-                memo.setdefault(id(value), value.detach().clone())
-            if type(value) in (dict, OrderedDict, set) and not value:
-                memo[id(value)] = type(value)()
-    return copy.deepcopy(model, memo)
+    found: nn.Module = _copy(model, memo)
+    return found
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Do what ``copy.deepcopy`` does, which asks of everything in a module how it is copied."""
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if isinstance(value, nn.Module):
+        return _module(value, memo) if _is_usual(kind) else copy.deepcopy(value, memo)
+    if kind is dict or kind is OrderedDict:
+        table = memo[id(value)] = kind()
+        for key, item in value.items():
+            table[_copy(key, memo)] = _copy(item, memo)
+        return table
+    if kind is list:
+        items = memo[id(value)] = []
+        items.extend(_copy(item, memo) for item in value)
+        return items
+    if kind is set and not value:
+        return memo.setdefault(id(value), set())
+    if isinstance(value, Tensor) and not value.is_leaf:
+        # What a hook computed from parameters last time: torch copies leaves only.
+        memo[id(value)] = found = value.detach().clone()
+        return found
+    return copy.deepcopy(value, memo)
+
+
+def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    kind = type(module)
+    new = memo[id(module)] = kind.__new__(kind)
+    state = module.__reduce_ex__(4)[2]
+    assert isinstance(state, dict)
+    held = {name: _copy(value, memo) for name, value in state.items()}
+    new.__setstate__(held)  # type: ignore[no-untyped-call]
+    return new
+
+
+def _is_usual(kind: type) -> bool:
+    """Tell whether modules of a class are copied as all are: no more than what they hold."""
+    return not hasattr(kind, "__deepcopy__") and all(
+        getattr(kind, name, None) is getattr(nn.Module, name, None) for name in COPYING
+    )

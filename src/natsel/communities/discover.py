@@ -34,13 +34,14 @@ from natsel.communities.computed import computed, explained
 from natsel.communities.dimensions import find_dimensions, macs_between
 from natsel.communities.gates.gates import suspended
 from natsel.communities.gathering import shapes_alone, structural_copy
-from natsel.communities.kinds import HEAD
+from natsel.communities.kinds import HEAD, QUERY
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.low_rank import without_ranks
 from natsel.communities.pricing import pricing_of
 from natsel.communities.programs.in_place import writes, written_anew
 from natsel.communities.programs.program import Program
 from natsel.communities.programs.quiet import without_words
+from natsel.communities.programs.recording import recorded
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tables import without_tables
@@ -64,6 +65,7 @@ def discover(
     lora: bool = False,
     branches: bool | Literal["blocks"] = False,
     dims: bool = False,
+    query_heads: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -93,6 +95,10 @@ def discover(
             of kind "key dimension" (queries and keys together), "value dimension", or "dimension"
             (all of them, where a module has one number for their width). A dimension goes from all
             heads of a layer; rotary ones go in pairs.
+        query_heads: where several query heads share a head of keys and values, offer query heads,
+            as communities of kind "query head", instead of whole groups. Each group keeps as many:
+            the query heads at one place of all groups are one population. Where all of a layer
+            share one head of keys and values (multi-query attention) they are offered always.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -121,6 +127,7 @@ def discover(
             lora=lora,
             branches=branches,
             dims=dims,
+            query_heads=query_heads,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
@@ -133,8 +140,11 @@ def discover(
         without_tables(model),
         untouched(model),
     ):
+        # What was written down while the model ran on these very inputs has shown that it does.
+        program = _written_down(model, inputs)
+        has_run = program is not None and first_samples(inputs, 1) is inputs
         try:
-            if not _is_shapes_alone(model):
+            if not has_run and not _is_shapes_alone(model):
                 with torch.no_grad(), untouched(model):
                     call(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises is the message
@@ -143,9 +153,11 @@ def discover(
                 shapes_of(inputs),
                 f"shapes the model runs on ({first_line(error)})",
             )
-        with untouched(model):
-            program = _export(model, inputs)
-        run = Propagation(program, canonical_names(model), residual=residual)
+        if program is None:
+            with untouched(model):
+                program = _export(model, inputs)
+        names = canonical_names(model)
+        run = Propagation(program, names, residual=residual, query_heads=query_heads)
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
@@ -154,7 +166,7 @@ def discover(
         communities, unreal = without_complex(communities, tensors_of(model))
         refused += unreal
         if dims:
-            communities = [c for c in communities if c.kind != HEAD.name]
+            communities = [c for c in communities if c.kind not in (HEAD.name, QUERY.name)]
             few = spread(first_samples(inputs, 2), program) if proof else inputs
             within, unproven, inside = find_dimensions(model, program, few, proof=proof)
             communities, refused = [*communities, *within], refused + unproven
@@ -203,6 +215,20 @@ def _whole_of(model: nn.Module, inputs: Inputs, *, proof: bool) -> tuple[nn.Modu
 def _is_shapes_alone(model: nn.Module) -> bool:
     """Say whether a model holds no values; what its code asks of them can only be traced."""
     return any(p.is_meta for p in model.parameters())
+
+
+def _written_down(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:
+    """Return the graph of a run, where that tells what the model computes and writes nothing."""
+    if isinstance(model, Program):
+        return None
+    try:
+        with without_words(), untouched(model):
+            program = recorded(model, first_samples(inputs, 1))
+    except Exception as error:  # noqa: BLE001 - whatever it is, export says it in its own words
+        _LOG.debug("exported, for a run does not tell all: %s", first_line(error))
+        return None
+    written_anew(program)
+    return None if any(writes(node) for node in program.graph.nodes) else program
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

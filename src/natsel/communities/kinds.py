@@ -54,6 +54,8 @@ NEURON = Kind("neuron", plain=True)
 CHANNEL = Kind("channel", exact=False, unabsorbed="a normalisation runs over its populations")
 """A place of a residual width."""
 HEAD = Kind("head", marked=True, rounded=False, named="holder")
+QUERY = Kind("query head", marked=True, rounded=False, named="holder")
+"""A head of queries, at one place of all groups that share keys and values; these stay."""
 KEY = Kind(
     "key dimension",
     marked=True,
@@ -65,6 +67,8 @@ VALUE = Kind("value dimension", marked=True, rounded=False, named="holder")
 """A dimension of the values, and of what attention puts out, at one place of all heads."""
 DIMENSION = Kind("dimension", rounded=False, named="holder")
 """Both at once, where a module has one number for the two."""
+WITHIN = frozenset((KEY.name, VALUE.name, DIMENSION.name))
+"""Names of the kinds that are inside heads."""
 EXPERT = Kind(
     "expert",
     marked=True,
@@ -89,7 +93,10 @@ KINDS: Registry[Kind] = Registry(
     "kind",
     {
         kind.name: kind
-        for kind in (NEURON, CHANNEL, HEAD, KEY, VALUE, DIMENSION, EXPERT, FILTER, BRANCH, WEIGHT)
+        for kind in (
+            *(NEURON, CHANNEL, HEAD, QUERY, KEY, VALUE, DIMENSION),
+            *(EXPERT, FILTER, BRANCH, WEIGHT),
+        )
     },
 )
 
@@ -110,6 +117,6 @@ def marked() -> tuple[str, ...]:
 
     Example:
         >>> marked()
-        ('head', 'key dimension', 'value dimension', 'expert', 'filter')
+        ('head', 'query head', 'key dimension', 'value dimension', 'expert', 'filter')
     """
     return tuple(name for name, kind in KINDS.items() if kind.marked)

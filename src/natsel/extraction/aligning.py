@@ -19,10 +19,11 @@ from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.copies import copied
 from natsel.communities.gates.gates import folded
-from natsel.communities.kinds import DIMENSION, KEY, VALUE
+from natsel.communities.kinds import DIMENSION, KEY, QUERY, VALUE
 from natsel.communities.tensors import owner, tensors_of
 from natsel.extraction.entering import inputs_of, run
 from natsel.extraction.moments import Moments
+from natsel.extraction.ordering import ordered, why_not
 
 RIDGE = 1e-6
 """Share of the mean variance that is added to each direction: what never varies stays defined."""
@@ -56,16 +57,20 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
     every head, not the same place of bases that have nothing in common. Rotary dimensions keep
     theirs: a turn would mix frequencies.
 
+    Query heads that share keys and values go from all groups at one place. Those of a group change
+    places, so that the last ones add least to the output: each group loses its own least.
+
     Args:
-        model: that the communities were found in, with ``dims=True``.
+        model: that the communities were found in, with ``dims=True`` or ``query_heads=True``.
         communities: of it; those of other kinds are left alone.
         data: batches as :func:`natsel.score` takes them; labels are not read.
 
     Returns:
-        The model in its new basis, a copy, and a score for each dimension.
+        The model in its new basis, a copy, and a score for each dimension or query head.
 
     Raises:
-        ValueError: if there are no data, or no dimensions among the communities.
+        ValueError: if there are no data, or neither dimensions nor query heads among the
+            communities.
 
     Example:
         >>> import natsel
@@ -77,9 +82,13 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
         >>> torch.allclose(aligned.model(images), vit(images), atol=1e-4)
         True
     """
-    chosen = [c for c in communities.values() if c.kind in (DIMENSION.name, KEY.name, VALUE.name)]
+    kinds = (DIMENSION.name, KEY.name, VALUE.name, QUERY.name)
+    chosen = [c for c in communities.values() if c.kind in kinds]
     if not chosen:
-        refuse("communities", communities, "some with dimensions: discover(..., dims=True)")
+        allowed = (
+            "some with dimensions or query heads: discover(..., dims=True or query_heads=True)"
+        )
+        refuse("communities", communities, allowed)
     batches = reread(data)
     if batches is None:
         refuse("data", None, "batches of calibration data")
@@ -93,6 +102,9 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
             reason = _unfit(turned, community, moments)
             if reason:
                 skipped[community.name] = reason
+                continue
+            if community.kind == QUERY.name:
+                scores[community.name] = ordered(tensors, community, moments)
                 continue
             total = torch.zeros(community.size, dtype=torch.float64)
             for part in (_keys, _values):
@@ -115,10 +127,16 @@ def _unfit(model: nn.Module, community: Community, moments: dict[str, Moments]) 
     held = {p.tensor.rpartition(".")[0] for p in parts}
     if not all(isinstance(model.get_submodule(path), nn.Linear) for path in held):
         return "a map of it is no nn.Linear"
+    if community.kind == QUERY.name:
+        return why_not(community) or _unseen(moments)
     if any(s.tensor.rpartition(".")[0] not in held for s in community.slices):
         return "other tensors, such as rotary frequencies, are in its basis"
     if len(_makers(community)) > 2 or len([s for s in parts if s.role == "out"]) > 1:
         return "it is of several layers"
+    return _unseen(moments)
+
+
+def _unseen(moments: dict[str, Moments]) -> str:
     return "" if all(m.count for m in moments.values()) else "nothing was seen of it"
 
 

@@ -14,6 +14,7 @@ from natsel.common.errors import first_line, refuse
 from natsel.common.json_data import parse_json
 from natsel.communities import Communities
 from natsel.communities.branches.branch import Shortening
+from natsel.communities.numbers import number
 from natsel.communities.programs.program import literals_of
 from natsel.communities.surgery.surgery import shortened_by
 from natsel.extraction.absorbed import Compensation
@@ -74,6 +75,12 @@ class Plan:
     branches: dict[str, Any] | None = None
     schema: int = SCHEMA
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the communities that were selected in."""
+        lines = Prediction.from_dict(self.prediction).lines if self.prediction else ()
+        return frozenset(line.kind for line in lines)
+
     @classmethod
     def describe(
         cls, model: nn.Module, small: nn.Module, survivors: Survivors, communities: Communities
@@ -87,9 +94,9 @@ class Plan:
             for bound in community.rebindings:
                 path = shortening.renamed(bound.module)
                 module = dict(small.named_modules()).get(path) if path is not None else None
-                if module is not None and hasattr(module, bound.attribute):
-                    value = getattr(module, bound.attribute)
-                    attributes[f"{path}.{bound.attribute}"] = int(value)
+                value = None if module is None else number(module, bound.attribute)
+                if value is not None:
+                    attributes[f"{path}.{bound.attribute}"] = value
         attributes |= literals_of(small)
         return cls(
             model=f"{type(small).__module__}.{type(small).__qualname__}",

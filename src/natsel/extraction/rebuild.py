@@ -12,6 +12,7 @@ from natsel.communities.branches.branch import Shortening
 from natsel.communities.branches.removal import shorten
 from natsel.communities.copies import copied
 from natsel.communities.gates.gates import folded
+from natsel.communities.numbers import number, set_number
 from natsel.communities.programs.program import follow_literals
 from natsel.communities.surgery.adapters import adapt
 from natsel.communities.tensors import all_tensors
@@ -93,9 +94,9 @@ def set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
     modules = dict(model.named_modules())
     for path, value in numbers.items():
         name, _, attribute = path.rpartition(".")
-        found = vars(modules[name]).get(attribute) if name in modules else None
-        if type(value) is not int or type(found) is not int:
+        found = number(modules[name], attribute) if name in modules else None
+        if type(value) is not int or found is None:
             refuse("model", type(model).__name__, f"one with a whole number at {path}")
         if not 0 <= value <= found:
             refuse(f"plan {path}", value, f"a number from 0 to {found}, what the model has")
-        setattr(modules[name], attribute, value)
+        set_number(modules[name], attribute, value)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from natsel.common.errors import choose
 from natsel.common.importing import imported, names_own
 from natsel.features.classes import CLASSES, FeatureClass, feature_class
-from natsel.fitness import BRANCH_SCORERS, FITNESS, BranchScorer, Fitness, get
+from natsel.fitness import (
+    BRANCH_SCORERS,
+    EXPERT_SCORERS,
+    FITNESS,
+    BranchScorer,
+    ExpertScorer,
+    Fitness,
+    get,
+)
 from natsel.fitness.auto import AUTO
 
 ADAPTIVE = "adaptive"
@@ -30,7 +38,7 @@ def default_scorer(*, language: bool, has_data: bool) -> str:
     return LANGUAGE if language and has_data else PLAIN
 
 
-def find_scorer(name: str) -> Fitness | FeatureClass | BranchScorer | None:
+def find_scorer(name: str) -> Fitness | FeatureClass | BranchScorer | ExpertScorer | None:
     """Return what a scorer's name stands for.
 
     Args:
@@ -50,10 +58,10 @@ def find_scorer(name: str) -> Fitness | FeatureClass | BranchScorer | None:
     if names_own(name):
         found = imported("scorer", name)
         return found if isinstance(found, FeatureClass) else get(name, argument="scorer")
-    choose("scorer", name, (*FITNESS, *BRANCH_SCORERS, *CLASSES, AUTO, ADAPTIVE))
+    choose("scorer", name, (*FITNESS, *BRANCH_SCORERS, *EXPERT_SCORERS, *CLASSES, AUTO, ADAPTIVE))
     if name in CLASSES:
         return feature_class(name)
-    return BRANCH_SCORERS.get(name) or FITNESS.get(name)
+    return BRANCH_SCORERS.get(name) or EXPERT_SCORERS.get(name) or FITNESS.get(name)
 
 
 def knows_branches(scorer: object) -> bool:
@@ -77,4 +85,4 @@ def reads_data(name: str) -> bool:
     found = find_scorer(name)
     if isinstance(found, Fitness):
         return found.needs_gradient or found.statistic is not None
-    return found is None or isinstance(found, BranchScorer)
+    return found is None or isinstance(found, BranchScorer | ExpertScorer)

@@ -23,6 +23,7 @@ from natsel.fitness.auto import AUTO, SIZES, combined, of_branches, signals_for
 from natsel.fitness.backward import Criterion
 from natsel.fitness.depth.kinds import apart, check_kinds, spoken_of
 from natsel.fitness.depth.registry import BranchScorer
+from natsel.fitness.experts.registry import ExpertScorer
 from natsel.fitness.parts import PartsReader, watchable
 from natsel.fitness.passes import Values, by_activation, by_gradient, without_data
 from natsel.fitness.registry import Fitness, Parts, get
@@ -59,7 +60,8 @@ def score(
             the signal that is best for each kind of population, in units of loss per parameter
             (:mod:`natsel.fitness.auto`); or a mapping from kinds to such, where what is of no kind
             in it is not scored, and stays whole. Branches are scored by "cosine",
-            "relative-norm", "loss", or signals of m dL/dm such as "taylor".
+            "relative-norm", "loss", or signals of m dL/dm such as "taylor"; experts also by
+            "reap", "frequency" and "output-norm", which say nothing of others.
         data: yields ``(inputs, labels)``, or ``(inputs,)`` for scorers without gradients; or
             mappings from names, with ``labels`` among them, as loaders of the transformers library
             yield them. Labels of causal language models are moved by one place (see
@@ -227,7 +229,7 @@ def _scored(
     for scorer in scorers:
         asked.append(spoken_of(communities, scorer, stacklevel=stacklevel + 1))
     names = {tuple(some) for _, some in asked}
-    if len(names) > 1 or any(isinstance(signal, BranchScorer) for signal, _ in asked):
+    if len(names) > 1 or any(not isinstance(signal, Fitness) for signal, _ in asked):
         data = reread(data) if data is not None else None
     found: dict[int, Scores] = {}
     for together in names:
@@ -239,8 +241,8 @@ def _scored(
             values = _by_signals(known, [f for _, f in signals], data, criterion, group)
         found |= {i: v for (i, _), v in zip(signals, values, strict=True)}
         for i in mine:
-            if isinstance(branch_scorer := asked[i][0], BranchScorer):
-                found[i] = _of_streams(known, branch_scorer, everybodys(data, group), criterion)
+            if not isinstance(scorer_of_kind := asked[i][0], Fitness):
+                found[i] = _of_one_kind(known, scorer_of_kind, everybodys(data, group), criterion)
     results = []
     for i, (signal, _) in enumerate(asked):
         results.append(Scores(found[i], communities))
@@ -248,12 +250,18 @@ def _scored(
     return results
 
 
-def _of_streams(
-    communities: Communities, scorer: BranchScorer, data: Data | None, criterion: Criterion
+def _of_one_kind(
+    communities: Communities,
+    scorer: BranchScorer | ExpertScorer,
+    data: Data | None,
+    criterion: Criterion,
 ) -> Scores:
     if data is None or check_data(data) is None:
         refuse("data", None, f"batches of (inputs, labels): scorer {scorer.name!r} reads them")
-    values = scorer.score(communities, data, criterion)
+    if isinstance(scorer, ExpertScorer):
+        values = scorer.score(communities, data)
+    else:
+        values = scorer.score(communities, data, criterion)
     return _checked(communities, communities, scorer.name, [values[name] for name in communities])
 
 

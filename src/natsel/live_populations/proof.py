@@ -1,4 +1,4 @@
-"""That what is held computes what the whole cache computes with the others hidden."""
+"""That who stays computes what all compute with the others hidden."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from natsel.communities.proof.doubled import in_float64
 from natsel.extraction import Verification
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
 from natsel.live_populations.cache.attach import attach
+from natsel.live_populations.experts.proof import logits_of
+from natsel.live_populations.experts.registry import ExpertMethod, are_experts
+from natsel.live_populations.experts.registry import get as expert_method
+from natsel.live_populations.kinds import CACHE, OF_EXPERTS, are_tokens
+from natsel.live_populations.proof_verdict import verdict
 from natsel.live_populations.registry import Method, Scorer, get
+from natsel.live_populations.tokens import TokenMethod, TokenScorer
+from natsel.live_populations.tokens.proof import prove as prove_tokens
 from natsel.selection import Sparsity
 
-TOLERANCE = 1e-6
-"""Of the effect of the eviction, as everywhere in natsel."""
-
-DEFAULTS: Mapping[str, Any] = {
-    **{"sinks": None, "window": None, "floor": 1, "scope": "head", "normalize": "mean"},
-    **{"merge": False, "decoding": True, "seed": 0},
-}
+DEFAULTS: Mapping[str, Any] = {**CACHE, "scope": "head", "merge": False, "seed": 0}
 
 
 def prove(
     model: nn.Module,
-    method: str | Method | Scorer,
+    method: str | Method | Scorer | TokenMethod | TokenScorer | ExpertMethod,
     budget: Sparsity | Held | Bytes | None,
     inputs: Tensor,
     *,
@@ -40,29 +41,46 @@ def prove(
     """Compare a thinned cache with the whole one under a mask of -inf, in float64.
 
     The prompt is read and some tokens are added greedily, once with the entries gone and once with
-    everybody held and the same entries hidden from attention. Every operator reads its tensors in
-    float64, whatever the model's precision and whatever casts its forward names.
+    everybody held and the same entries hidden from attention. Of a method of experts the inputs are
+    read once with fewer, and once with all computed, where what a router found of who left is
+    closed before it normalizes and scales as it does. Every operator reads its tensors in float64,
+    whatever the model's precision and whatever casts its forward names.
+
+    Of a vision transformer, all tokens go through the model a second time: those that were gone
+    are hidden, and those that had merged go on as so many duplicates of what they merged into.
 
     Args:
-        model: a decoder, which is left as it is.
+        model: a decoder or a vision transformer, which is left as it is.
         method: as of :func:`natsel.live`.
         budget: as of :func:`natsel.live`.
-        inputs: token ids, ``[batch, tokens]``.
+        inputs: token ids, ``[batch, tokens]``, or images.
         attention_mask: 0 where they are padding, ``[batch, tokens]``.
-        num_new: how many tokens are added.
-        options: as of :func:`natsel.live`, but ``merge``.
+        num_new: how many tokens are added; none by a method of experts.
+        options: as of :func:`natsel.live`, of a decoder's cache without ``merge``.
 
     Returns:
-        The verdict; ``effect`` is what the eviction changes of the logits.
+        The verdict; ``effect`` is what the eviction changes of the outputs.
 
     Raises:
         ValueError: if an argument is not allowed.
     """
     check_whole("num_new", num_new)
+    if are_tokens(model, method):
+        if attention_mask is not None:
+            refuse("attention_mask", attention_mask, "None for the tokens of a vision transformer")
+        return prove_tokens(model, method, budget, inputs, **options)
     if not isinstance(inputs, Tensor) or inputs.dim() != 2:
         refuse("inputs", inputs, "token ids of shape [batch, tokens]")
+    allowance = check_allowance(budget)
+    if are_experts(method):
+        engine = {name: options.pop(name, default) for name, default in OF_EXPERTS.items()}
+        experts = expert_method(method).bound(options)
+        with evaluating(model), in_float64(), torch.no_grad():
+            found = logits_of(model, experts, allowance, inputs, attention_mask, engine)
+        return verdict(*([each] for each in found), what="logits")
     engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
-    bound, allowance = get(method).bound(options), check_allowance(budget)
+    engine["scope"] = engine["scope"] or "head"
+    bound = get(method).bound(options)  # type: ignore[arg-type]
     prompt = inputs.shape[1]
 
     def thinned(tokens: Tensor, *, for_proof: bool) -> tuple[Tensor, Tensor]:
@@ -73,23 +91,7 @@ def prove(
         logits, tokens = thinned(inputs, for_proof=False)
         hidden, _ = thinned(tokens, for_proof=True)
         whole, _ = _continued(model, tokens, prompt, attention_mask, num_new)
-    gap = float((logits - hidden).abs().max())
-    effect = float((hidden - whole).abs().max())
-    size = float(hidden.abs().max())
-    error = gap / effect if effect > 0 else gap / max(size, 1.0)
-    finite = bool(logits.isfinite().all() and hidden.isfinite().all())
-    passed = finite and error <= TOLERANCE
-    reason = f"the logits differ by {error:.1e} of what the eviction changes"
-    return Verification(
-        max_abs_difference=gap,
-        max_rel_difference=gap / size if size > 0 else 0.0,
-        max_abs_difference_float64=gap,
-        tolerance=TOLERANCE,
-        passed=passed,
-        effect=effect,
-        error=error,
-        reason="" if passed else (reason if finite else "a logit is NaN or infinite"),
-    )
+    return verdict([logits], [hidden], [whole], what="logits")
 
 
 def _continued(

@@ -18,7 +18,7 @@ Curve = Callable[[Tensor], Tensor]
 """From the ranks of a community, ``[n]`` from 0 to 1, to numbers."""
 
 
-def through(score: Callable[..., Tensor], feature: str | Feature) -> Callable[[Entries], Tensor]:
+def through(score: Callable[..., Tensor], *, feature: str | Feature) -> Callable[[Entries], Tensor]:
     r"""Return a scorer that gives each entry a function of its rank: \(\phi(u)\).
 
     \(u\) is the rank of an entry's score in its head, from 0 to 1, among those that are not the
@@ -39,7 +39,7 @@ def through(score: Callable[..., Tensor], feature: str | Feature) -> Callable[[E
     Example:
         >>> entries = Entries(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2),
         ...     torch.arange(3)[None, None], torch.zeros(1, 1, 1, 2), torch.tensor([[2]]), 1, 1.0)
-        >>> through(lambda entries: entries.positions.exp(), "square")(entries)
+        >>> through(lambda entries: entries.positions.exp(), feature="square")(entries)
         tensor([[[0.0000, 0.2500, 1.0000]]], dtype=torch.float64)
     """
     curve = _curve(feature)

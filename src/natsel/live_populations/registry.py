@@ -17,8 +17,6 @@ from natsel.live_populations.ranked import through
 
 Scorer = Callable[[Entries], Tensor]
 """A function from entries to one score each, ``[batch, heads, entries]``; higher is fitter."""
-FEATURE = "feature"
-"""The option of every method of caches by which a function of the rank takes the score's place."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,12 @@ class Method:
         """
         if not options:
             return self
-        known = {n: None for n in _options_of(self.score) + _options_of(self.extinct)}
-        if FEATURE in options and FEATURE not in known and self.kind == "cache":
-            own = {name: value for name, value in options.items() if name != FEATURE}
-            found = self.bound(own)
-            return replace(found, score=through(found.score, options[FEATURE]))
-        for name in options:
-            if name not in known:
-                allowed = ", ".join([*known, *([FEATURE] if self.kind == "cache" else [])])
-                allowed = allowed or "no option"
-                told = f"{allowed} for method {self.name!r}{did_you_mean(name, known)}"
-                refuse(name, options[name], f"an option among {told}")
-        extinct = self.extinct and _bound(self.extinct, options)
-        return Method(**{**vars(self), "score": _bound(self.score, options), "extinct": extinct})
+        check_options(self.name, options, self.score, self.extinct, through)
+        extinct = self.extinct and bound(self.extinct, options)
+        score = bound(self.score, options)
+        if "feature" in options and "feature" not in _options_of(self.score):
+            score = through(score, feature=options["feature"])
+        return replace(self, score=score, extinct=extinct)
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -116,13 +107,35 @@ def get(method: str | Method | Scorer) -> Method:
     return Method(getattr(method, "__name__", type(method).__name__), method)
 
 
+def check_options(
+    method: str, options: Mapping[str, Any], *functions: Callable[..., Any] | None
+) -> None:
+    """Refuse an option of a user's that none of a method's functions takes.
+
+    Args:
+        method: its name.
+        options: by name.
+        functions: whose keyword-only arguments are options.
+
+    Raises:
+        ValueError: if it has no such option.
+    """
+    known = {name: None for function in functions for name in _options_of(function)}
+    for name in options:
+        if name not in known:
+            allowed = ", ".join(known) or "no option"
+            told = f"{allowed} for method {method!r}{did_you_mean(name, known)}"
+            refuse(name, options[name], f"an option among {told}")
+
+
+def bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return a function with those options of a user's that it takes."""
+    known = _options_of(function)
+    return partial(function, **{name: value for name, value in options.items() if name in known})
+
+
 def _options_of(function: Callable[..., Any] | None) -> list[str]:
     if function is None:
         return []
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-def _bound(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    known = _options_of(function)
-    return partial(function, **{name: value for name, value in options.items() if name in known})

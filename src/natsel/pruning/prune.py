@@ -29,7 +29,7 @@ from natsel.extraction.extract import extracted
 from natsel.extraction.verify import communities_of, compare_removal
 from natsel.features import FeatureClass, fuse, matrices
 from natsel.features.scorers import ADAPTIVE, default_scorer, find_scorer, reads_data
-from natsel.fitness import BranchScorer, Fitness, Parts, score
+from natsel.fitness import BranchScorer, ExpertScorer, Fitness, Parts, score
 from natsel.fitness.depth.kinds import check_kinds
 from natsel.fitness.score import Criterion
 from natsel.pruning.pruned import Change, Pruned
@@ -69,6 +69,8 @@ def prune(
     exclude: Patterns = None,
     residual: bool = False,
     branches: bool | Literal["blocks"] = False,
+    dims: bool = False,
+    query_heads: bool = False,
     verify: bool = True,
     measure: bool = False,
     generator: torch.Generator | None = None,
@@ -115,6 +117,8 @@ def prune(
         residual: also offer widths that a normalisation runs over.
         branches: also offer branches of residual streams, or with "blocks" whole blocks; needs
             data. See :func:`natsel.discover`.
+        dims: offer dimensions inside heads instead of heads.
+        query_heads: offer query heads instead of whole groups that share keys and values.
         verify: compare the small model with the masked one.
         measure: time both models.
         generator: of "adaptive": shuffles the split and drives its searches; seed 0 by default.
@@ -172,7 +176,12 @@ def prune(
         refuse_together(given, "bias with data and compensation, which fills it")
     progress("prune: find communities", 0, len(STEPS) + 1)
     communities = discover(
-        with_biases(model)[0] if bias else model, inputs, residual=residual, branches=branches
+        with_biases(model)[0] if bias else model,
+        inputs,
+        residual=residual,
+        branches=branches,
+        dims=dims,
+        query_heads=query_heads,
     )
     communities.require("model", type(model).__name__)
     before = losses(model, kept.batches) if kept is not None else None
@@ -350,11 +359,11 @@ def _check_scorer(scorer: object, has_data: bool) -> None:
     if isinstance(scorer, str):
         reads = reads_data(scorer)
     else:
-        reads = isinstance(scorer, BranchScorer) or (
+        reads = isinstance(scorer, BranchScorer | ExpertScorer) or (
             isinstance(scorer, Fitness) and (scorer.needs_gradient or scorer.statistic is not None)
         )
     if reads and not has_data:
-        name = scorer.name if isinstance(scorer, Fitness | BranchScorer) else scorer
+        name = scorer.name if isinstance(scorer, Fitness | BranchScorer | ExpertScorer) else scorer
         refuse("data", None, f"batches of data: the scorer {name!r} reads some")
 
 

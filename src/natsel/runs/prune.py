@@ -27,7 +27,7 @@ from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import Communities, discover
-from natsel.communities.kinds import BRANCH
+from natsel.communities.kinds import BRANCH, QUERY, WITHIN
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.biases import with_biases
@@ -109,7 +109,10 @@ class PruneConfig:
         rotate: turn the residual width of a language model to its principal axes first, over the
             data (:func:`natsel.rotate`), and offer it.
         bias: put biases of zero where the configuration can say them, for compensation to fill.
-        kinds: of the communities that give; empty for all. "branch" offers branches.
+        kinds: of the communities that give; empty for all. "branch" offers branches, "query head"
+            and the kinds of dimensions what the next two do.
+        dims: offer dimensions inside heads instead of heads.
+        query_heads: offer query heads instead of whole groups that share keys and values.
         rival: "adaptive": what a search keeps is no worse than its plan, either, on windows that
             decide; its race runs hundreds of plans besides.
         search: how many vectors of levels, between communities, are judged by evolution on the
@@ -140,6 +143,8 @@ class PruneConfig:
     rotate: bool = False
     bias: bool = False
     kinds: tuple[str, ...] = ()
+    dims: bool = False
+    query_heads: bool = False
     search: int | None = None
     rival: str | None = None
     branches: bool = False
@@ -196,6 +201,14 @@ class PruneConfig:
             refuse_together({"search": self.search, **given}, "a search without them")
         if self.scorer == ADAPTIVE:
             refuse_together({"search": self.search, "scorer": ADAPTIVE}, "one of them")
+
+    @property
+    def inside(self) -> dict[str, bool]:
+        """What :func:`natsel.discover` is asked for inside of heads and groups of them."""
+        return {
+            "dims": self.dims or not WITHIN.isdisjoint(self.kinds),
+            "query_heads": self.query_heads or QUERY.name in self.kinds,
+        }
 
     @property
     def depth(self) -> bool | Literal["blocks"]:
@@ -364,7 +377,7 @@ def _prune(
     if model is not opened.model:
         budget = of_the_given(budget, given)
     widths = config.residual or config.rotate
-    communities = discover(model, inputs, residual=widths, branches=depth)
+    communities = discover(model, inputs, residual=widths, branches=depth, **config.inside)
     communities.require("model", config.model)
     if config.kinds:
         communities = communities.only(*config.kinds)
@@ -565,7 +578,9 @@ def verify_saved(
         from natsel.runs.prune_weights import verify_sparse  # which prunes as this does
 
         return verify_sparse(opened.description, opened.model, small, str(folder))
-    communities = discover(opened.model, opened.example_inputs)
+    kinds = plan.kinds
+    inside = {"dims": not WITHIN.isdisjoint(kinds), "query_heads": QUERY.name in kinds}
+    communities = discover(opened.model, opened.example_inputs, **inside)
     if missing := set(plan.survivors) - set(communities):
         deep = [name for name in missing if ":b" in name]
         communities = discover(
@@ -573,6 +588,7 @@ def verify_saved(
             opened.example_inputs,
             residual=len(missing) > len(deep),
             branches="blocks" if any(":blocks" in name for name in deep) else bool(deep),
+            **inside,
         )
     masks = {}
     for name, kept in plan.survivors.items():

@@ -98,6 +98,7 @@ def _check(config: PruneConfig) -> None:
         "bias": config.bias,
         "branches": config.branches or config.blocks,
         "uniform": config.uniform,
+        **config.inside,
     }
     if given := {name: value for name, value in whole.items() if value}:
         refuse_together({"blockwise": True, **given}, "without: these need the whole model")

@@ -18,7 +18,7 @@ from natsel.extraction import Compensation, Plan
 from natsel.extraction.prediction import predicted
 from natsel.features import FeatureClass
 from natsel.features.scorers import default_scorer, find_scorer
-from natsel.fitness import BranchScorer, Fitness
+from natsel.fitness import BranchScorer, ExpertScorer, Fitness
 from natsel.fitness.registry import get
 from natsel.integrations.model_card import card as card_text
 from natsel.integrations.transformers.beside import written
@@ -240,6 +240,8 @@ def _scorer(scorer: Any, has_data: bool) -> tuple[Fitness, FeatureClass | None]:
         refuse("scorer", scorer, "one scorer: what chooses among them needs the whole model")
     if isinstance(found, BranchScorer):
         refuse("scorer", scorer, "one of populations in a block: branches need the whole model")
+    if isinstance(found, ExpertScorer):
+        refuse("scorer", scorer, "one of populations in a block: experts' need the whole model")
     if isinstance(found, FeatureClass):
         return get(_STATISTIC), found
     fitness = get(found, argument="scorer")

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from natsel.communities.labels.derived import Derived
 
@@ -98,6 +99,17 @@ def made_of(graph: fx.Graph, placeholders: Iterable[str]) -> set[fx.Node]:
     return found
 
 
+def constant_of(program: ExportedProgram, node: Any) -> Tensor | None:
+    """Return the numbers that code writes, such as those of ``x[:, [0, -1]]``; else None."""
+    while isinstance(node, fx.Node) and operator_name(node) in WRITTEN:
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or node.op != "placeholder":
+        return None
+    name = program.graph_signature.inputs_to_lifted_tensor_constants.get(node.name)
+    held = program.constants.get(name) if name is not None else None
+    return held.detach().cpu() if isinstance(held, Tensor) and not held.is_meta else None
+
+
 def module_of(node: fx.Node) -> str:
     """Return the path of the module whose forward an operator is in; nothing for the model."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -114,7 +126,7 @@ def _place_in(trace: str) -> str:
     """The same, of a stack trace: the layers of a model and the passes over it share theirs."""
     lines = [line.strip() for line in trace.splitlines()]
     frames = [i for i, line in enumerate(lines) if line.startswith('File "')]
-    own = [i for i in frames if not _is_library(lines[i].split('"')[1])]
+    own = [i for i in frames if not is_library(lines[i].split('"')[1])]
     if not frames:
         return ""
     index = (own or frames)[-1]
@@ -139,10 +151,11 @@ def _is_machinery(file: str) -> bool:
     folders = Path(file).parents
     python = PYTHON_FOLDER in folders and "site-packages" not in Path(file).parts
     ours = OWN_FOLDER / "common" in folders or TORCH_FOLDER.parent / "sympy" in folders
-    return file.startswith("<") or python or ours or _is_library(file)
+    return file.startswith("<") or python or ours or is_library(file)
 
 
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
+    """Tell whether a file is torch's, or of this package: no code of a model."""
     path = Path(file)
     return TORCH_FOLDER in path.parents or OWN_FOLDER / "communities" in path.parents
 
@@ -207,6 +220,12 @@ def weights_computed(
                     found |= _computing(source, names, taught)
     return found
 
+
+WRITTEN = (
+    *("aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.to.dtype"),
+    *("aten.detach.default", "aten.alias.default", "aten.clone.default"),
+)
+"""Operators between numbers that code writes and what they are used for."""
 
 SEEN_AS_HELD = (
     *("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default"),

@@ -104,9 +104,11 @@ class Propagation:
         *,
         residual: bool = False,
         dims: bool = False,
+        query_heads: bool = False,
     ) -> None:
         self.program = program
         self.dims = dims
+        self.query_heads = query_heads
         self.residual = residual
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.routes = routed_by(program)

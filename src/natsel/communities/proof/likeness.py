@@ -105,6 +105,8 @@ class _Seen:
 
 
 def _held(module: nn.Module, layer: Collection[int]) -> tuple[Any, ...]:
+    if type(module).__module__.startswith("torch.nn.modules."):
+        layer = ()  # Their numbers are sizes and strides, none says which of many layers it is.
     return tuple(
         (name, _known(value, layer))
         for name, value in sorted(vars(module).items())

@@ -277,10 +277,11 @@ class _Proof:
     # Where they are tried.
 
     def _stage(self, part: Part) -> Stage:
-        """Return the stage of a part; the last one is kept, and that of the whole model."""
+        """Return the stage of a part; of a large model the last one and that of the whole stay."""
         if part.path not in self._stages:
-            whole = self._stages.get("")
-            self._stages = {} if whole is None else {"": whole}
+            if self._made is None:
+                whole = self._stages.get("")
+                self._stages = {} if whole is None else {"": whole}
             local = [part.local(c) for c in self._communities if part in self._parts.around(c)]
             self._stages[part.path] = Stage(part, local, made=self._made)
         return self._stages[part.path]

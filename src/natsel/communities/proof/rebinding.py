@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from natsel.communities.community import Community, Rebinding
+from natsel.communities.numbers import numbers_in
 
 Item = TypeVar("Item")
 
@@ -47,9 +48,7 @@ def candidates(model: nn.Module, community: Community) -> tuple[Rebinding, ...]:
         module = model.get_submodule(path)
         if type(module).__module__.startswith("torch.nn.modules"):
             continue
-        for attribute, value in vars(module).items():
-            if type(value) is not int or attribute.startswith("_"):
-                continue
+        for attribute, value in numbers_in(module):
             width, rest = divmod(value, community.size)
             if not rest and width in widths:
                 found.append(Rebinding(path, attribute, width))

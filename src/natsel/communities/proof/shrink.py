@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, outputs_of, tensors_of_inputs, with_tensors
 
-SIDES = (64, 96, 128)
-"""Sides that are tried, the least first: a network may halve its picture five times."""
+SIDES = (48, 64, 96, 128)
+"""Sides that are tried, the least first: of 48, halved five times, four places are left."""
 
 
 def shrunk(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -142,14 +142,15 @@ def _cell(module: nn.RNNCellBase) -> None:
 
 
 @adapter(nn.Module)
-def _fused_experts(module: Any) -> None:
-    """Let experts of the transformers library, and their routers, follow their number.
+def _of_the_library(module: Any) -> None:
+    """Let attention, experts and their routers of the transformers library follow their number.
 
     Where widths are no whole blocks of 16 bytes, which the fused product of all experts wants,
     they run one by one. Numbers of other libraries' modules are not guessed at.
     """
     if not type(module).__module__.startswith("transformers."):
         return
+    _query_heads(module)
     held = [p for p in module._parameters.values() if p is not None]
     if held and type(getattr(module, "num_experts", None)) is int:
         module.num_experts = held[0].shape[0]
@@ -158,6 +159,31 @@ def _fused_experts(module: Any) -> None:
     stacks = [p for p in held if p.dim() == 3]
     if any(size * p.element_size() % 16 for p in stacks for size in p.shape[1:]):
         module.config._experts_implementation = "eager"
+
+
+def _query_heads(module: Any) -> None:
+    """Let attention of the transformers library follow its number of query heads, also unread.
+
+    Which of the ways to attend reads the number is chosen at each call: by the mask, say.
+    """
+    heads = getattr(module, "num_key_value_groups", None)
+    queries, keys = getattr(module, "q_proj", None), getattr(module, "k_proj", None)
+    if type(heads) is not int or not (
+        isinstance(queries, nn.Linear) and isinstance(keys, nn.Linear)
+    ):
+        return
+    # Of the dense module, for its layers are adapted after it: queries may be made with gates.
+    per_group = queries.out_features // keys.out_features // heads
+    if per_group:
+        module.num_key_value_groups = queries.weight.shape[0] // keys.weight.shape[0] // per_group
+
+
+@adapter("transformers.models.gpt_bigcode.modeling_gpt_bigcode.GPTBigCodeAttention")
+def _one_head_of_keys(module: Any) -> None:
+    if module.multi_query:
+        module.num_heads = module.c_proj.weight.shape[1] // module.head_dim
+        module.embed_dim = module.split_size = module.num_heads * module.head_dim
+        module.num_key_value_groups = module.num_heads
 
 
 @adapter(nn.MultiheadAttention)
@@ -172,5 +198,15 @@ def _attention(module: nn.MultiheadAttention) -> None:
 def _heads_of_the_configuration(module: Any) -> None:
     """Tell attention that asks the configuration of its model how many heads it has."""
     heads = module.o_proj.weight.shape[1] // module.head_dim
+    num_made = module.qkv_proj.weight.shape[0] // module.head_dim
+    module.num_key_value_heads = (num_made - heads) // 2
+    module.num_key_value_groups = heads // module.num_key_value_heads
     if heads != module.config.num_attention_heads:
         module.config = OwnNumbers(module.config, num_attention_heads=heads)
+
+
+@adapter("timm.models.mambaout.GatedConvBlock")
+def _gated_convolution(module: Any) -> None:
+    """Half of what it makes gates the other half, of which the last part is convolved."""
+    width, convolved = module.fc2.weight.shape[1], module.conv.weight.shape[0]
+    module.split_indices = (width, width - convolved, convolved)

@@ -13,6 +13,7 @@ from natsel.communities.branches.branch import Branch, Shortening
 from natsel.communities.branches.removal import shorten, shortening_of
 from natsel.communities.community import Community
 from natsel.communities.copies import copied
+from natsel.communities.numbers import set_number
 from natsel.communities.programs.program import Program
 from natsel.communities.routers import close
 from natsel.communities.surgery.adapters import adapt
@@ -107,7 +108,7 @@ def remove(
             alive = int(survivors[community.name].sum())
             for bound in community.rebindings:
                 module = small.get_submodule(bound.module)
-                setattr(module, bound.attribute, alive * bound.per_population)
+                set_number(module, bound.attribute, alive * bound.per_population)
     shorten(small, shortened_by(model, communities, survivors))
     return small
 

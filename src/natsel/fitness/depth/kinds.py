@@ -1,4 +1,4 @@
-"""Which communities a scorer speaks of: branches, all others, or both."""
+"""Which communities a scorer speaks of: branches, experts, all but branches, or all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from natsel.common.errors import did_you_mean, refuse
 from natsel.communities import Communities
-from natsel.communities.kinds import BRANCH
+from natsel.communities.kinds import BRANCH, EXPERT
 from natsel.fitness.depth.registry import BRANCH_SCORERS, BranchScorer, names_for_branches
+from natsel.fitness.experts.registry import EXPERT_SCORERS, ExpertScorer
 from natsel.fitness.registry import FITNESS, Fitness, Parts, get
 
-Signal = Fitness | BranchScorer
+Signal = Fitness | BranchScorer | ExpertScorer
 
 
 def apart(communities: Communities) -> tuple[Communities | None, Communities | None]:
@@ -44,6 +45,8 @@ def spoken_of(
     Raises:
         ValueError: if there is no such scorer, or it knows none of them.
     """
+    if isinstance(scorer, str) and scorer in EXPERT_SCORERS:
+        return _of_experts(communities, scorer, stacklevel + 1)
     streams, others = apart(communities)
     if isinstance(scorer, str) and scorer in BRANCH_SCORERS:
         if streams is None:
@@ -55,9 +58,10 @@ def spoken_of(
         assert found is not None
         return found, streams
     if isinstance(scorer, str) and streams is not None:
-        hint = did_you_mean(scorer, [*FITNESS, *BRANCH_SCORERS])
+        known = [*FITNESS, *BRANCH_SCORERS, *EXPERT_SCORERS]
         if scorer not in FITNESS and ":" not in scorer:
-            refuse("scorer", scorer, f"one of {', '.join([*FITNESS, *BRANCH_SCORERS])}{hint}")
+            hint = did_you_mean(scorer, known)
+            refuse("scorer", scorer, f"one of {', '.join(known)}{hint}")
     fitness = get(scorer, argument="scorer")
     if streams is None or fitness.branches:
         return fitness, communities
@@ -65,6 +69,22 @@ def spoken_of(
         refuse("scorer", fitness.name, f"for branches one of {', '.join(names_for_branches())}")
     _say(streams, fitness.name, "{'branch': 'loss', ...}", stacklevel)
     return fitness, others
+
+
+def _of_experts(
+    communities: Communities, scorer: str, stacklevel: int
+) -> tuple[ExpertScorer, Communities]:
+    """Return a scorer of experts with the communities of these, and say what is left out."""
+    kinds = {c.kind for c in communities.values()}
+    if EXPERT.name not in kinds:
+        allowed = f"one of {', '.join(FITNESS)}: it scores experts alone, and none were found"
+        refuse("scorer", scorer, allowed)
+    if kinds != {EXPERT.name}:
+        left = communities.only(*(kinds - {EXPERT.name}))
+        _say(left, scorer, f"{{'expert': {scorer!r}, ...}}", stacklevel)
+    found = EXPERT_SCORERS.get(scorer)
+    assert found is not None
+    return found, communities.only(EXPERT.name)
 
 
 def _say(left: Communities, scorer: str, instead: str, stacklevel: int) -> None:

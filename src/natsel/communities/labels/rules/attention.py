@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from natsel.communities.kinds import HEAD
 from natsel.communities.labels.graph import TensorRef, is_weight, operator_name, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.contraction import contract, stacked
 from natsel.communities.labels.rules.dimensions import carried, match
 from natsel.communities.labels.rules.products import meet, product_of_activations
+from natsel.communities.labels.rules.queries import query_heads
 from natsel.communities.labels.rules.shape import CONSTANTS
 from natsel.communities.labels.rules.weights import product_with_weight_first, weight_product
 
@@ -43,13 +45,17 @@ def attention(
     if kwargs.get("enable_gqa"):
         num_heads = query.shape[-3]
         merged = [m.repeat_interleave(num_heads // m.shape[-3], -3) for m in merged]
-    head = meet(run, meet(run, merged[0], merged[1], reason), merged[2], reason)
+    apart = query_heads(run, *merged)
+    head = apart
+    if head is None:
+        head = meet(run, meet(run, merged[0], merged[1], reason), merged[2], reason)
     for constant in _constants_behind(node.args[3] if len(node.args) > 3 else None, head.shape):
         # Layers that add the same table of constants must keep as many heads as it has.
         run.space.unite(head, run.shared.setdefault(constant, head).expand_as(head), reason)
     if mask is not None:
         run.combine(node, head.expand(*query.shape[:-1], key.shape[-2]), mask)
-    run.mark(head, "head")
+    if apart is None:
+        run.mark(head, HEAD.name)
     per_head = query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1])
     run.charge_labels(head, float(per_head))
     return head.expand(shape_of(node))

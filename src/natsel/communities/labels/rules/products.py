@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.kinds import HEAD
 from natsel.communities.labels.graph import place
 from natsel.communities.labels.labels import DATA
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.labels.rules.dimensions import are_matched, carried, match
 from natsel.communities.labels.rules.normalization import note_mixed
+from natsel.communities.labels.rules.queries import query_heads
 
 
 def product_of_activations(
@@ -48,8 +50,12 @@ def product_of_activations(
     # place. In attention that place is the head.
     rows = run.space.unite_along(a, (-2, -1), reason)
     columns = run.space.unite_along(b, (-2, -1), reason)
-    head = meet(run, rows, columns, reason)
-    run.mark(head, "head")
+    head = query_heads(run, rows, columns)
+    if head is None:
+        head = query_heads(run, columns, rows)
+    if head is None:
+        head = meet(run, rows, columns, reason)
+        run.mark(head, HEAD.name)
     run.charge_labels(head, macs / head.numel())
     return head.expand(shape)
 

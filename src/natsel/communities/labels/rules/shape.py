@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import TensorRef, operator_name, place, shape_of
+from natsel.communities.labels.graph import (
+    TensorRef,
+    constant_of,
+    operator_name,
+    place,
+    shape_of,
+)
 from natsel.communities.labels.labels import DATA, NONE
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.normalization import note_mixed
@@ -255,7 +261,7 @@ def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any)
 
 @rule("aten.index.Tensor")
 def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
-    """The same with tensors of indices, such as a table of relative positions."""
+    """The same with tensors of indices: a table of relative positions, or ``x[..., [-1]]``."""
     x = run.lift(x)
     reason = f"it is indexed by data{place(node)}"
     for labels in indices:
@@ -263,6 +269,11 @@ def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
             run.space.fix(run.lift(labels), reason)
     nodes = node.args[1]
     assert isinstance(nodes, list | tuple)
+    written = [constant_of(run.program, n) for n in nodes]
+    named = all((c is None) == (n is None) for c, n in zip(written, nodes, strict=True))
+    if named and not bool(run.space.is_loose(x).any()):
+        # Places that the code names: each keeps its own labels. Those of a table stay together.
+        return torch.ops.aten.index.Tensor(x, written)
     values = [n.meta["val"] for n in nodes if isinstance(n, fx.Node)]
     if any(v.dtype in (torch.bool, torch.uint8) for v in values):
         return run.barrier(node, x)
