@@ -16,9 +16,7 @@ from natsel_bench.live.tasks import Document
 NUM_KEYS = 24
 BEGIN = 0
 UNREAD = -100
-GROWS = 40
-"""Steps after which the lists have one pair more."""
-LEARNT = 0.002
+LEARNT = 0.01
 """Loss at which an answer that is not the likeliest has become rare."""
 VOCABULARY = 1 + 3 * NUM_KEYS
 """A token that begins, then keys, then the first and the second tokens of values."""
@@ -74,20 +72,19 @@ def oracle(cases: Sequence[Document]) -> Method:
     return Method("oracle", score)
 
 
-def recall_model(*, num_pairs: int = 12, most_steps: int = 3000, seed: int = 0) -> Any:
+def recall_model(*, num_steps: int = 800, num_pairs: int = 12, seed: int = 0) -> Any:
     """Return a Llama of two layers that has learnt to recall, the same every time.
 
     Its lists begin with two pairs and grow. That long lists can only be told apart by their keys
     is what teaches it: with lists of two it finds other ways, and stays there.
 
     Args:
+        num_steps: of training, with 64 lists each; 40 seconds on one core.
         num_pairs: of the longest lists.
-        most_steps: of training, with 64 lists each, until all of the longest are recalled; half a
-            minute on one core.
-        seed: of weights and lists.
+        seed: of weights and lists; of 0, 1 and 2 one does not learn in 800 steps.
 
     Raises:
-        RuntimeError: if it has not learnt by then.
+        RuntimeError: if it has not learnt.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -107,21 +104,22 @@ def recall_model(*, num_pairs: int = 12, most_steps: int = 3000, seed: int = 0) 
         )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     draws = torch.Generator().manual_seed(seed)
-    for step in range(most_steps):
+    for step in range(num_steps):
+        rest = (num_steps - step) / num_steps
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50)
-        pairs = min(num_pairs, 2 + step // GROWS)
+            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50, rest / 0.3)
+        pairs = min(num_pairs, 2 + 2 * num_pairs * step // num_steps)
         lists = _lists(64, pairs, draws)
         logits = model(lists[:, :-1]).logits[:, 3 * pairs + 1 :]
         answers = lists[:, 3 * pairs + 2 :].clone()
         answers[:, 2::3] = UNREAD  # which key is asked next, nobody knows
         loss = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=UNREAD)
-        if pairs == num_pairs and loss.item() < LEARNT:
-            return model.eval()
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-    raise RuntimeError(f"not learnt in {most_steps} steps: loss {loss.item():.3f}")
+    if loss.item() > LEARNT:
+        raise RuntimeError(f"not learnt in {num_steps} steps: the loss is {loss.item():.3f}")
+    return model.eval()
 
 
 def _lists(count: int, num_pairs: int, draws: torch.Generator) -> Tensor:
