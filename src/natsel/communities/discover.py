@@ -46,7 +46,7 @@ from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
-from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+from natsel.communities.unfit import check_fit, check_sizes, why_not_exported, without_complex
 from natsel.communities.untouched import untouched
 
 _LOG = logger_of(__name__)
@@ -156,6 +156,7 @@ def discover(
         if program is None:
             with untouched(model):
                 program = _export(model, inputs)
+        check_sizes(model, program)
         names = canonical_names(model)
         run = Propagation(program, names, residual=residual, query_heads=query_heads)
         communities, refused = collect(run)
