@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.recompute import recompute
+from natsel.communities.surgery.states import follow_state
 from natsel.communities.surgery.widths import leave_widths_open
 
 Adapter = Callable[[Any], None]
@@ -203,6 +204,11 @@ def _heads_of_the_configuration(module: Any) -> None:
     module.num_key_value_groups = heads // module.num_key_value_heads
     if heads != module.config.num_attention_heads:
         module.config = OwnNumbers(module.config, num_attention_heads=heads)
+
+
+@adapter("transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention")
+def _time_mixing(module: Any) -> None:
+    follow_state(module)
 
 
 @adapter("timm.models.mambaout.GatedConvBlock")
