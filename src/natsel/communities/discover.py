@@ -25,6 +25,7 @@ from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.common.sharding.wrapping import fsdp_modules, spread_of
 from natsel.common.wrappers import own_forward, unwrapped
+from natsel.communities.bare_norms import with_bare_norms
 from natsel.communities.branches.blocks import as_blocks
 from natsel.communities.branches.find import find_branches
 from natsel.communities.branches.prove import prove_branches
@@ -181,6 +182,7 @@ def discover(
         if proof and communities:
             communities, failed = prove(model, communities, few, program)
             refused = refused + failed
+        communities = with_bare_norms(model, run, communities)
         if found_branches is not None:
             streams, failed = found_branches.communities, found_branches.refused
             if proof:

@@ -141,6 +141,7 @@ class Propagation:
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
+        self.normed: dict[str, list[Tensor]] = defaultdict(list)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -182,6 +183,7 @@ class Propagation:
         self.weight_macs.clear()
         self.label_macs.clear()
         self.marked.clear()
+        self.normed.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.recompute import recompute
+from natsel.communities.surgery.said import numbers_said, repeat_numbers
 from natsel.communities.surgery.states import follow_state
 from natsel.communities.surgery.widths import leave_widths_open
 
@@ -54,6 +55,7 @@ def adapt(model: nn.Module) -> None:
     """Let every module of a model follow the shapes of its tensors, in place."""
     recompute(model)
     modules = list(model.modules())
+    said = numbers_said(model)
     for module in modules:
         leave_widths_open(module)
     for module in modules:
@@ -62,6 +64,7 @@ def adapt(model: nn.Module) -> None:
             if function is not None:
                 function(module)
                 break
+    repeat_numbers(model, said)
 
 
 def _name(kind: type) -> str:
