@@ -212,7 +212,8 @@ class Propagation:
             except (ValueError, AssertionError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
-                reason = f"the rule for {operator_name(node)} fails{place(node)}: {first_line(error)}"
+                failing = f"the rule for {operator_name(node)} fails{place(node)}"
+                reason = f"{failing}: {first_line(error)}"
                 _LOG.debug(reason, exc_info=error)
                 return self.barrier(node, args, kwargs, reason=reason)
         if not tensors_in((args, kwargs)):
