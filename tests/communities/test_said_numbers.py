@@ -135,3 +135,10 @@ def test_instance_norms_say_how_many_channels_they_have(name):
             alive = int(survivors.get(community.name, torch.ones(8)).sum())
             assert small.get_submodule(path).num_features == width * alive
             assert apart(communities, survivors, images) < 1e-9
+
+
+def test_a_program_has_no_instance_norms():
+    images = torch.randn(2, 3, 8, 8)
+    program = natsel.as_program(nn.Sequential(*NORMED["one"][0]).eval(), images)
+    (community,) = natsel.discover(program, images).values()
+    assert (community.size, community.rebindings) == (8, ())

@@ -30,8 +30,9 @@ def with_bare_norms(
     """
     made: dict[str, list[Rebinding]] = {}
     mine = {c.name: roots for c in communities if (roots := _roots(run, c)) is not None}
+    modules = dict(model.named_modules())  # a program has none of those that it was made of
     for path, met in run.normed.items():
-        if not isinstance(model.get_submodule(path), _InstanceNorm):
+        if not isinstance(modules.get(path), _InstanceNorm):
             continue
         entering = [run.space.roots(labels) for labels in met]
         for name, roots in mine.items():
