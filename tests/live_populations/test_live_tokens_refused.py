@@ -29,7 +29,7 @@ SHARE = natsel.Sparsity(0.4)
         ({"fuse": True}, r"fuse=True are not allowed: expected one of merging and fusing"),
         ({"prefix": -1}, r"prefix=-1 .*whole number >= 0"),
         ({"window": 4}, r"window=4 .*None: it is an argument for the cache of a decoder"),
-        ({"scope": "layer"}, r"scope='layer' .*'head': it is an argument for the cache"),
+        ({"scope": "layer"}, r"scope='layer' .*None: it is an argument for the cache"),
         ({"kernel": 5}, r"kernel=5 .*no option for method 'merge'"),
         ({"seed": -1}, r"seed=-1"),
     ],

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from natsel.communities.proof.gap import TOLERANCE
 from natsel.extraction import Verification
-
-TOLERANCE = 1e-6
-"""Of the effect of who left, as everywhere in natsel."""
 
 
 def verdict(

@@ -57,6 +57,7 @@ class Signature:
     inputs_to_parameters: dict[str, str]
     inputs_to_buffers: dict[str, str]
     buffers_to_mutate: dict[str, str]
+    inputs_to_lifted_tensor_constants: dict[str, str]
     user_inputs: tuple[str, ...]
 
 
@@ -119,9 +120,11 @@ class _Recorder:
             for value in vars(module).values()
             if isinstance(value, Tensor)
         }
+        self._written: dict[str, Tensor] = {}
         self._signature = Signature(
             {n: name for n, (name, _) in held.items() if name in parameters},
             {n: name for n, (name, _) in held.items() if name not in parameters},
+            {},
             {},
             tuple(users),
         )
@@ -132,7 +135,7 @@ class _Recorder:
         if not all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves):
             raise Unrecorded("an output of an unknown type")
         self.graph.output(tuple(self._told(leaf) for leaf in leaves))
-        return Recorded(self.graph, self._signature, self._state, {})
+        return Recorded(self.graph, self._signature, self._state, self._written)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -162,7 +165,7 @@ class _Recorder:
         if name in LIFTS:
             # A number in the code becomes a tensor.
             result = func(*args, **kwargs)
-            self._placeholder("constant", result)
+            self._constant(result)
             return result
         arguments = self._told(args), self._told(kwargs)
         with torch._C._DisablePythonDispatcher():
@@ -198,13 +201,20 @@ class _Recorder:
             if node is None:
                 if id(value) not in self._constants or type(value) is not Tensor:
                     raise Unrecorded("a tensor of unknown origin")
-                node = self._placeholder("constant", value)
+                node = self._constant(value)
             return node
         if type(value) in (list, tuple):
             return type(value)([self._told(item) for item in value])
         if type(value) is dict:
             return {name: self._told(item) for name, item in value.items()}
         return value
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        node = self._placeholder("constant", tensor)
+        name = f"{node.name} (written in code)"  # no tensor of the model is called so
+        self._signature.inputs_to_lifted_tensor_constants[node.name] = name
+        self._written[name] = tensor
+        return node
 
     def _placeholder(self, name: str, tensor: Tensor) -> fx.Node:
         if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
