@@ -139,6 +139,6 @@ def test_instance_norms_say_how_many_channels_they_have(name):
 
 def test_a_program_has_no_instance_norms():
     images = torch.randn(2, 3, 8, 8)
-    program = natsel.as_program(nn.Sequential(*NORMED["one"][0]).eval(), images)
+    program = natsel.as_program(nn.Sequential(*NORMED["one"][0]).float().eval(), images)
     (community,) = natsel.discover(program, images).values()
     assert (community.size, community.rebindings) == (8, ())

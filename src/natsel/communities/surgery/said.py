@@ -45,7 +45,7 @@ def numbers_said(model: nn.Module) -> dict[nn.Module, Numbers]:
         >>> list(numbers_said(nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU())).values())
         [Numbers(entering=4, made=8, groups=1)]
     """
-    found = {}
+    found: dict[nn.Module, Numbers] = {}
     for module in model.modules():
         if isinstance(module, nn.Linear):
             found[module] = Numbers(module.in_features, module.out_features, None)
