@@ -13,6 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import natsel
+from natsel.communities.labels.propagation import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 VEC, SEQ = torch.randn(2, 4), torch.randn(2, 5, 4)
@@ -302,3 +303,36 @@ def test_complex_weights_stay_whole_and_the_rest_is_offered():
     refusal = {r.name: r for r in communities.refused}["c"]
     assert "is complex" in refusal.reason
     assert "view_as_real" in refusal.remedy
+
+
+class Keypoints(nn.Module):
+    """Places above a threshold, as SuperPoint returns them."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 3))
+
+    def forward(self, x):
+        scores = self.features(x)[0, 0]
+        places = torch.nonzero(scores > 0)
+        return places, scores[tuple(places.t())]
+
+
+def test_how_many_values_there_are_depends_on_data():
+    with pytest.raises(ValueError, match=r"^model=Keypoints .*aten.nonzero.* at .*remedy") as error:
+        natsel.discover(Keypoints(), torch.randn(1, 1, 8, 8))
+    assert len(str(error.value).splitlines()) == 1
+    found = natsel.discover(Keypoints().features, torch.randn(1, 1, 8, 8))
+    assert [c.size for c in found.values()] == [4]
+
+
+def test_what_a_rule_did_not_foresee_is_left_whole(monkeypatch):
+    def fails(run, node, *args):
+        raise RuntimeError("no such axis\nin a trace")
+
+    monkeypatch.setitem(RULES, "aten.relu.default", fails)
+    found = natsel.discover(nn.Sequential(*mlp()[:3], nn.Tanh(), nn.Linear(6, 3)), VEC)
+    assert [c.name for c in found.values()] == ["2"]
+    (told,) = [r.reason for r in found.refused if r.name == "0"]
+    assert "the rule for aten.relu.default fails" in told
+    assert told.endswith("no such axis")

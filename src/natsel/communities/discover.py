@@ -25,6 +25,7 @@ from natsel.common.memory import give_back
 from natsel.common.modes import evaluating
 from natsel.common.sharding.wrapping import fsdp_modules, spread_of
 from natsel.common.wrappers import own_forward, unwrapped
+from natsel.communities.bare_norms import with_bare_norms
 from natsel.communities.branches.blocks import as_blocks
 from natsel.communities.branches.find import find_branches
 from natsel.communities.branches.prove import prove_branches
@@ -46,7 +47,7 @@ from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
 from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
-from natsel.communities.unfit import check_fit, why_not_exported, without_complex
+from natsel.communities.unfit import check_fit, check_sizes, why_not_exported, without_complex
 from natsel.communities.untouched import untouched
 
 _LOG = logger_of(__name__)
@@ -156,6 +157,7 @@ def discover(
         if program is None:
             with untouched(model):
                 program = _export(model, inputs)
+        check_sizes(model, program)
         names = canonical_names(model)
         run = Propagation(program, names, residual=residual, query_heads=query_heads)
         communities, refused = collect(run)
@@ -178,8 +180,10 @@ def discover(
             pricing = replace(pricing, between={**pricing.between, **each})
         few = spread(first_samples(inputs, 2), program) if proof else inputs
         if proof and communities:
-            communities, failed = prove(model, communities, few, program)
+            with without_words():  # what a small model on trial warns of says nothing of this one
+                communities, failed = prove(model, communities, few, program)
             refused = refused + failed
+        communities = with_bare_norms(model, run, communities)
         if found_branches is not None:
             streams, failed = found_branches.communities, found_branches.refused
             if proof:

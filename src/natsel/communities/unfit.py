@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from natsel.common.calls import Inputs, call, tensors_of_inputs
 from natsel.common.errors import first_line, refuse
 from natsel.communities.community import Community, Refusal
-from natsel.communities.labels.graph import place_of_error
+from natsel.communities.labels.graph import operator_name, place, place_of_error, tensors_in
 
 SHARDED = (
     "the whole model, but this one is sharded: discover, score, select and extract it before that, "
@@ -140,6 +142,26 @@ def why_not_exported(model: nn.Module, inputs: Inputs, error: BaseException) -> 
     if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
         told += " (remedy: avoid Python control flow on tensor values in forward)"
     return told
+
+
+def check_sizes(model: nn.Module, program: ExportedProgram) -> None:
+    """Make sure that the shapes of all that a model computes are known without its data.
+
+    Args:
+        model: for its name.
+        program: of the model.
+
+    Raises:
+        ValueError: if the size of a tensor depends on the values of another one.
+    """
+    for node in program.graph.nodes:
+        made = tensors_in(node.meta.get("val"))
+        if any(free_unbacked_symbols(size) for x in made for size in x.shape):
+            raise ValueError(
+                f"model={type(model).__name__} cannot be followed: how many values "
+                f"{operator_name(node)} gives depends on data{place(node)} "
+                "(remedy: discover the part of the model before it, such as its backbone)"
+            )
 
 
 def _operators(model: nn.Module, inputs: Inputs) -> set[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from natsel.communities.surgery.surgery import cut, kept_indices, reference, sho
 from natsel.communities.tensors import tensors_of
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
+
+STATE = "state"
+"""What models of the transformers library call tensors that they return for the next call."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ def _gap(base: nn.Module, masked: Model, small: Model, inputs: Inputs) -> Gap | 
 def _in_float64(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
     with evaluating(model), in_float64():
-        return outputs_of(call(model, inputs))
+        return _compared(call(model, inputs))
 
 
 def _made(model: Model) -> nn.Module:
@@ -188,7 +192,18 @@ def _made(model: Model) -> nn.Module:
 def _outputs(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
     with evaluating(model):
-        return outputs_of(call(model, inputs))
+        return _compared(call(model, inputs))
+
+
+def _compared(value: Any) -> list[Tensor]:
+    """Return the tensors of an output, but for a state that the library would take again.
+
+    In it populations that are gone have places too, and those that remain have moved.
+    """
+    of_library = any(k.__module__.startswith("transformers.") for k in type(value).__mro__)
+    if of_library and isinstance(value, Mapping) and STATE in value:
+        value = {name: value[name] for name in value if name != STATE}
+    return outputs_of(value)
 
 
 def _louder(inputs: Inputs) -> Inputs:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from natsel.common.errors import choose
+from natsel.common.errors import choose, first_line
+from natsel.common.logs import logger_of
 from natsel.communities.community import OUTPUT
 from natsel.communities.kinds import marked
 from natsel.communities.labels.derived import Derived
@@ -29,6 +30,8 @@ from natsel.communities.labels.graph import (
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.labels.routes import routed_by, scores_behind
 from natsel.communities.labels.unused import leading_to_weights, unused
+
+_LOG = logger_of(__name__)
 
 MAX_LIFTED_ELEMENTS = 1 << 24
 MAX_PASSES = 100
@@ -138,6 +141,7 @@ class Propagation:
         self.macs = 0.0
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
+        self.normed: dict[str, list[Tensor]] = defaultdict(list)
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -179,6 +183,7 @@ class Propagation:
         self.weight_macs.clear()
         self.label_macs.clear()
         self.marked.clear()
+        self.normed.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -199,11 +204,18 @@ class Propagation:
             args, kwargs = _as_data(args), _as_data(kwargs)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        if node in self.deriving and tensors_in((args, kwargs)):
-            return DERIVING[operator_name(node)](self, node, *args, **kwargs)
-        function = RULES.get(operator_name(node))
+        deriving = node in self.deriving and bool(tensors_in((args, kwargs)))
+        function = (DERIVING if deriving else RULES).get(operator_name(node))
         if function is not None:
-            return function(self, node, *args, **kwargs)
+            try:
+                return function(self, node, *args, **kwargs)
+            except (ValueError, AssertionError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
+                failing = f"the rule for {operator_name(node)} fails{place(node)}"
+                reason = f"{failing}: {first_line(error)}"
+                _LOG.debug(reason, exc_info=error)
+                return self.barrier(node, args, kwargs, reason=reason)
         if not tensors_in((args, kwargs)):
             value = node.meta.get("val")
             return self._data(node) if tensors_in(value) else value

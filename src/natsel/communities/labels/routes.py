@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -15,6 +16,9 @@ GROUPED = (
 """Products of the rows of each expert with its own weight: (rows, weights, where groups end)."""
 
 PASSED = ("to.dtype", "alias.default", "clone.default", "_to_copy.default", "detach.default")
+RESHAPED = ("reshape.default", "view.default", "flatten.using_ints", "clamp.default")
+TOP_K = "aten.topk.default"
+SORTS = ("aten.sort.default", "aten.sort.stable")
 SCORES = ("softmax.int", "_softmax.default", "sigmoid.default")
 
 
@@ -37,11 +41,29 @@ def _top_k_behind(value: Any) -> set[fx.Node]:
         if not isinstance(node, fx.Node) or node in seen:
             continue
         seen.add(node)
-        if str(node.target) == "aten.topk.default":
+        if str(node.target) == TOP_K:
             found.add(node)
         else:
             stack.extend(node.all_input_nodes)
     return found
+
+
+def chosen_by(index: Any) -> fx.Node | None:
+    """Return the top-k whose choice an index is, in whatever order and shape; else None."""
+    while isinstance(index, fx.Node):
+        name = str(index.target).removeprefix("aten.")
+        if index.target is operator.getitem:
+            source, place = index.args
+            made = str(source.target) if isinstance(source, fx.Node) else ""
+            if made == TOP_K and place == 1:
+                return source if isinstance(source, fx.Node) else None
+            if made not in SORTS or place != 0:
+                return None
+            index = cast(fx.Node, source)
+        elif name not in PASSED + RESHAPED and str(index.target) not in SORTS:
+            return None
+        index = index.args[0]
+    return None
 
 
 def scores_behind(top_k: fx.Node) -> set[fx.Node]:

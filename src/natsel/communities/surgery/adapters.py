@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.recompute import recompute
+from natsel.communities.surgery.said import numbers_said, repeat_numbers
+from natsel.communities.surgery.states import follow_state
 from natsel.communities.surgery.widths import leave_widths_open
 
 Adapter = Callable[[Any], None]
@@ -53,6 +55,7 @@ def adapt(model: nn.Module) -> None:
     """Let every module of a model follow the shapes of its tensors, in place."""
     recompute(model)
     modules = list(model.modules())
+    said = numbers_said(model)
     for module in modules:
         leave_widths_open(module)
     for module in modules:
@@ -61,6 +64,7 @@ def adapt(model: nn.Module) -> None:
             if function is not None:
                 function(module)
                 break
+    repeat_numbers(model, said)
 
 
 def _name(kind: type) -> str:
@@ -203,6 +207,11 @@ def _heads_of_the_configuration(module: Any) -> None:
     module.num_key_value_groups = heads // module.num_key_value_heads
     if heads != module.config.num_attention_heads:
         module.config = OwnNumbers(module.config, num_attention_heads=heads)
+
+
+@adapter("transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention")
+def _time_mixing(module: Any) -> None:
+    follow_state(module)
 
 
 @adapter("timm.models.mambaout.GatedConvBlock")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import is_weight, place
+from natsel.communities.labels.graph import is_weight, module_of, place
 from natsel.communities.labels.labels import narrowed
 from natsel.communities.labels.propagation import Propagation, rule
 
@@ -36,6 +36,8 @@ def batch_norm(
     channels = run.space.unite_along(x, over, f"it meets plain data{place(node)}").reshape(-1)
     _tie_parameters(run, channels, weight, bias, mean, variance)
     ref = next((p for p in (weight, mean) if is_weight(p)), None)
+    if ref is None:
+        run.normed[module_of(node)].append(channels)
     labels = channels if ref is None else run.axis(ref, 0, "tied")
     view = [1] * x.dim()
     view[1] = -1

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from natsel.communities.labels.graph import TensorRef, place, shape_of
 from natsel.communities.labels.propagation import Propagation, rule
-from natsel.communities.labels.routes import GROUPED, behind
+from natsel.communities.labels.routes import GROUPED, behind, chosen_by
 from natsel.communities.labels.rules.weights import channels_of, spread
 
 
@@ -42,3 +42,16 @@ def experts(run: Propagation, node: fx.Node, x: Any, weight: Any, ends: Any, *ar
     shape = shape_of(node)
     run.charge(weight, (1, 2), float(x.shape[0] * weight.sizes[1] * weight.sizes[2]))
     return spread(made, shape, 1)
+
+
+def of_experts(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Tensor | None:
+    """y[n, o] = b[e(n), o]: the bias of the expert that row n belongs to; None if it is no such."""
+    nodes = node.args[1]
+    if not isinstance(x, TensorRef) or len(x.axes) != 2 or len(indices) != 1:
+        return None
+    router = chosen_by(nodes[0]) if isinstance(nodes, list | tuple) else None
+    labels = run.routers.get(router) if router is not None else None
+    if labels is None or len(labels) != x.sizes[0] or node.meta["val"].dim() != 2:
+        return None
+    run.space.unite(labels, run.axis(x, 0, "tied"), f"it meets plain data{place(node)}")
+    return spread(run.axis(x, 1, "tied"), shape_of(node), 1)

@@ -17,6 +17,7 @@ from natsel.communities.labels.graph import (
 from natsel.communities.labels.labels import DATA, NONE
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.normalization import note_mixed
+from natsel.communities.labels.rules.routing import of_experts
 
 MOVES = [
     "view.default",
@@ -262,6 +263,9 @@ def index_select(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any)
 @rule("aten.index.Tensor")
 def index(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Any:
     """The same with tensors of indices: a table of relative positions, or ``x[..., [-1]]``."""
+    chosen = of_experts(run, node, x, indices)
+    if chosen is not None:
+        return chosen
     x = run.lift(x)
     reason = f"it is indexed by data{place(node)}"
     for labels in indices:
