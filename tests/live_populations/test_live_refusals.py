@@ -31,7 +31,10 @@ SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_atten
         ({"normalize": "max"}, "normalize='max'"),
         ({"merge": 1}, "merge=1 .*True or False"),
         ({"seed": -1}, "seed=-1"),
-        ({"kernle": 3}, r"kernle=3 .*kernel for method 'snapkv' \(did you mean 'kernel'\?\)"),
+        (
+            {"kernle": 3},
+            r"kernle=3 .*kernel, feature for method 'snapkv' \(did you mean 'kernel'\?\)",
+        ),
         ({"budget": Bytes(10**6), "scope": "layer"}, "scope='layer' are not allowed"),
     ],
 )

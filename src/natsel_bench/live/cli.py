@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "natsel live ./smollm2 --method snapkv --share 0.5 --out runs/live",
     "natsel live ./smollm2 --method newest,snapkv+kernel=7 --out live",
     "natsel live ./smollm2 --question after --documents 40 --out live",
-    "natsel live ./smollm2 --audit --method key-norm,snapkv,h2o --documents 8 --out audit",
+    "natsel live ./smollm2 --audit --method key-norm,h2o --out audit",
 )
 def live(
     context: typer.Context,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from natsel.common.registry import Registry
-from natsel.live_populations.registry import Method
+from natsel.live_populations.registry import bound, check_options
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class ExpertMethod:
         Raises:
             ValueError: if it has no such option.
         """
-        found = Method(self.name, self.score, extinct=self.extinct).bound(options)
-        return ExpertMethod(found.name, found.score, found.extinct)
+        if not options:
+            return self
+        check_options(self.name, options, self.score, self.extinct)
+        extinct = self.extinct and bound(self.extinct, options)
+        return replace(self, score=bound(self.score, options), extinct=extinct)
 
 
 EXPERT_METHODS: Registry[ExpertMethod] = Registry("method of experts")
