@@ -18,6 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from natsel.common.calls import Inputs, call, in_double, logits_of
 
+SPARSE = 1 << 20
+"""Up to so many evenly spaced numbers stay apart in float32, also once they are scaled."""
+
 
 def distinct_(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """Give a model weights in which no number of a tensor occurs twice, in place.
@@ -47,12 +50,28 @@ def distinct_(model: nn.Module, *, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for tensor in (*model.parameters(), *statistics):
             count = tensor.numel()
-            value = (torch.randperm(count, generator=generator) + 0.5) / count + 0.1
+            order = torch.randperm(count, generator=generator)
+            value = (order + 0.5) / count + 0.1 if count <= SPARSE else _neighbours(order)
             if tensor.dim() > 1:
                 value *= torch.randn(count, generator=generator).sign()
-                value /= math.sqrt(tensor[0].numel())
+                scale = math.sqrt(tensor[0].numel())
+                # A power of two rounds nothing: numbers that differ go on to differ.
+                value /= scale if count <= SPARSE else 2.0 ** round(math.log2(scale))
             tensor.copy_(value.reshape(tensor.shape))
     return model
+
+
+def _neighbours(order: Tensor) -> Tensor:
+    """Return as many float32 numbers between 1/8 and 1 as there are places, all different.
+
+    Example:
+        >>> found = _neighbours(torch.arange(1 << 21))
+        >>> found.unique().numel() == 1 << 21, float(found.min()) >= 0.125, float(found.max()) < 1
+        (True, True, True)
+    """
+    low, high = (int(torch.tensor(x).view(torch.int32)) for x in (0.125, 1.0))
+    assert len(order) <= high - low, "more places than numbers"
+    return (low + order * ((high - low) // len(order))).int().view(torch.float32)
 
 
 def removed(dense: nn.Module, small: nn.Module) -> dict[str, Tensor]:
