@@ -53,7 +53,8 @@ def distinct_(model: nn.Module, *, seed: int = 0) -> nn.Module:
             order = torch.randperm(count, generator=generator)
             value = (order + 0.5) / count + 0.1 if count <= SPARSE else _neighbours(order)
             if tensor.dim() > 1:
-                value *= torch.randn(count, generator=generator).sign()
+                drawn = torch.randn(count, generator=generator)
+                value *= torch.where(drawn < 0, -1.0, 1.0)  # sign() is 0 where 0 is drawn
                 scale = math.sqrt(tensor[0].numel())
                 # A power of two rounds nothing: numbers that differ go on to differ.
                 value /= scale if count <= SPARSE else 2.0 ** round(math.log2(scale))
