@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -95,16 +95,44 @@ def get(method: str | Method | Scorer) -> Method:
         >>> get("snapkv").window, get(lambda entries: entries.keys.sum(-1)).name
         (32, '<lambda>')
     """
+    return looked_up(method, METHODS, Method, "entries")
+
+
+class _Named(Protocol):
+    """What every table of methods holds."""
+
+    @property
+    def score(self) -> Callable[..., Any]:
+        """The scorer."""
+        ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def looked_up(method: Any, table: Registry[N], kind: type[N], seen: str) -> N:
+    """Return a method of a table, as the user named it, or made of a scorer of the user's own.
+
+    Args:
+        method: a name, ``module:name``, a method, or a scorer.
+        table: of the methods.
+        kind: their class.
+        seen: what a scorer sees, in a word.
+
+    Raises:
+        ValueError: if there is none of this name, or it is no function.
+    """
     if isinstance(method, str):
-        method = METHODS.find_or_import(method)
-    if isinstance(method, Method):
+        method = table.find_or_import(method)
+    if isinstance(method, kind):
         return method
     if not callable(method):
-        refuse("method", method, f"a function of entries, or one of {', '.join(METHODS)}")
-    for known in METHODS.values():
+        refuse("method", method, f"a function of {seen}, or one of {', '.join(table)}")
+    for known in table.values():
         if known.score is method:
             return known
-    return Method(getattr(method, "__name__", type(method).__name__), method)
+    made: Callable[[str, Any], N] = kind
+    return made(getattr(method, "__name__", type(method).__name__), method)
 
 
 def check_options(

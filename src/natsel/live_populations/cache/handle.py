@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from natsel.common.errors import choose, refuse
+from natsel.live_populations.attached import Attached
 from natsel.live_populations.cache.session import Record, Session
 
-_at_work: weakref.WeakKeyDictionary[nn.Module, LiveCache] = weakref.WeakKeyDictionary()
 
-
-class LiveCache:
+class LiveCache(Attached):
     """Live populations in the key/value cache of a decoder, from here to ``close()``.
 
     Everything it tells is of the last call of the decoder.
@@ -33,12 +31,9 @@ class LiveCache:
         handles: list[RemovableHandle],
         refused: Mapping[int, str],
     ) -> None:
+        super().__init__(session.method.name, tuple(modules.values()), handles)
         self._session = session
-        self._modules = tuple(modules.values())
-        self._handles = handles
         self.refused = MappingProxyType(dict(refused))
-        for module in self._modules:
-            _at_work[module] = self
 
     def __repr__(self) -> str:
         if not self._session.records:
@@ -49,31 +44,10 @@ class LiveCache:
             f"entries held, {self.num_bytes:,} bytes, {share:.1%} of the whole cache)"
         )
 
-    def __enter__(self) -> LiveCache:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the decoder is as it was before."""
-        return not self._handles
-
     def close(self) -> None:
         """Leave the decoder as it was; a second time does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        super().close()
         self._session.close()
-        for module in self._modules:
-            if _at_work.get(module) is self:
-                del _at_work[module]
 
     @contextmanager
     def paused(self) -> Iterator[LiveCache]:
@@ -192,7 +166,6 @@ def refuse_twice(modules: Mapping[int, nn.Module], told: str) -> None:
         ValueError: if one is at work.
     """
     for module in modules.values():
-        if module in _at_work:
-            name = _at_work[module]._session.method.name
+        if (name := LiveCache.method_in(module)) is not None:
             allowed = f"a decoder whose cache no other method thins: close() that of {name!r}"
             refuse("model", told, allowed)

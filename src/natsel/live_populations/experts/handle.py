@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
-from types import TracebackType
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from natsel.common.errors import choose, refuse
+from natsel.live_populations.attached import Attached
 from natsel.live_populations.experts.session import Record, Session
 
-_at_work: weakref.WeakKeyDictionary[nn.Module, LiveExperts] = weakref.WeakKeyDictionary()
 
-
-class LiveExperts:
+class LiveExperts(Attached):
     """Fewer experts a token, from here to ``close()``.
 
     Everything it tells is of the last call of the model.
     """
 
     def __init__(self, session: Session, handles: list[RemovableHandle]) -> None:
+        modules = [block.experts for block in session.blocks.values()]
+        super().__init__(session.method.name, modules, handles)
         self._session = session
-        self._handles = handles
-        for block in session.blocks.values():
-            _at_work[block.experts] = self
 
     def __repr__(self) -> str:
         name = self._session.method.name
@@ -33,31 +28,6 @@ class LiveExperts:
             return f"LiveExperts({name}: no input yet)"
         share = self.num_held / max(self.num_seen, 1)
         return f"LiveExperts({name}: {self.num_held:,} of {self.num_seen:,} choices, {share:.1%})"
-
-    def __enter__(self) -> LiveExperts:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the model is as it was before."""
-        return not self._handles
-
-    def close(self) -> None:
-        """Leave the model as it was; a second time does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for block in self._session.blocks.values():
-            if _at_work.get(block.experts) is self:
-                del _at_work[block.experts]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -99,7 +69,6 @@ def refuse_twice(session: Session, told: str) -> None:
         ValueError: if a method is at work.
     """
     for block in session.blocks.values():
-        if block.experts in _at_work:
-            name = _at_work[block.experts]._session.method.name
+        if (name := LiveExperts.method_in(block.experts)) is not None:
             allowed = f"a model whose choices no other method thins: close() that of {name!r}"
             refuse("model", told, allowed)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from types import TracebackType
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from natsel.common.errors import refuse
 from natsel.common.numbers import is_whole
+from natsel.live_populations.attached import Attached
 from natsel.live_populations.tokens.hooks import hooked
 from natsel.live_populations.tokens.session import Input, Session, spread_features
 
-_at_work: weakref.WeakKeyDictionary[nn.Module, LiveTokens] = weakref.WeakKeyDictionary()
 
-
-class LiveTokens:
+class LiveTokens(Attached):
     """Live populations among the tokens of a vision transformer, from here to ``close()``.
 
     Everything it tells is of the last input. *Places* are the tokens before anybody left, the
@@ -24,16 +20,13 @@ class LiveTokens:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session: Session = session
         blocks = session.found.blocks
         for module in blocks:
-            if module in _at_work:
-                name = _at_work[module]._session.method.name
+            if (name := self.method_in(module)) is not None:
                 allowed = f"a model whose tokens no other method thins: close() that of {name!r}"
                 refuse("model", session.found.name, allowed)
-        self._handles = hooked(session, blocks)
-        for module in blocks:
-            _at_work[module] = self
+        super().__init__(session.method.name, tuple(blocks), hooked(session, blocks))
+        self._session: Session = session
 
     def __repr__(self) -> str:
         if self._session.now is None:
@@ -42,31 +35,6 @@ class LiveTokens:
             f"LiveTokens({self._session.method.name}: {self.num_held} of {self.num_seen} tokens "
             f"of each input held)"
         )
-
-    def __enter__(self) -> LiveTokens:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the model is as it was before."""
-        return not self._handles
-
-    def close(self) -> None:
-        """Leave the model as it was; a second time does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for module in self._session.found.blocks:
-            if _at_work.get(module) is self:
-                del _at_work[module]
 
     @property
     def num_prefix(self) -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from natsel.common.errors import refuse
 from natsel.common.registry import Registry
-from natsel.live_populations.registry import bound, check_options
+from natsel.live_populations.registry import bound, check_options, looked_up
 from natsel.live_populations.tokens.tokens import Merges, Tokens
 
 TokenScorer = Callable[[Tokens], Tensor | Merges]
@@ -80,13 +79,4 @@ def get(method: str | TokenMethod | TokenScorer) -> TokenMethod:
         >>> get("class-attention").needs_class, get(lambda tokens: tokens.received()).name
         (True, '<lambda>')
     """
-    if isinstance(method, str):
-        method = TOKEN_METHODS.find_or_import(method)
-    if isinstance(method, TokenMethod):
-        return method
-    if not callable(method):
-        refuse("method", method, f"a function of tokens, or one of {', '.join(TOKEN_METHODS)}")
-    for known in TOKEN_METHODS.values():
-        if known.score is method:
-            return known
-    return TokenMethod(getattr(method, "__name__", type(method).__name__), method)
+    return looked_up(method, TOKEN_METHODS, TokenMethod, "tokens")
