@@ -41,6 +41,7 @@ from natsel.selection import Sparsity, Survivors, select
 from natsel_bench.depth_decode import decoding
 from natsel_bench.depth_laws import laws
 from natsel_bench.depth_vit import vit
+from natsel_bench.texts import content_of
 
 SHARES = {"blocks": 7 / 30, "branches": 0.25}
 """Of whole blocks, and of branches, that go."""
@@ -374,12 +375,7 @@ def _cut(model: str, text: Path, sizes: Mapping[str, int]) -> tuple[Tensor, Tens
     """Return windows of the search, in an order by chance, and held-out ones from the end."""
     from natsel.io import open_model
 
-    try:
-        content = text.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        refuse("text", str(text), f"a file in UTF-8 ({error.reason})")
-    except OSError as error:
-        refuse("text", str(text), f"a file that can be read ({error.strerror})")
+    content = content_of(text)
     reader = found_tokenizer(None, (model,), open_model(model).model)
     tokens = tokens_of([content], reader, argument="text")
     kept = sizes["length"] * sizes["samples"]

@@ -23,6 +23,7 @@ from natsel.common.progress import Progress, silent
 from natsel.runs import environment, folder
 from natsel_bench.language_models import SMALL_GPT2, prepared
 from natsel_bench.language_rows import ROWS, Folders
+from natsel_bench.texts import content_of
 
 CHARACTERS = 5
 """Characters of a text for each token that is asked for: more than a tokenizer needs."""
@@ -108,12 +109,7 @@ def bench_language(
 
 def cut_text(text: Path, size: int) -> dict[str, str]:
     """Return the beginning, the middle and the end of a text, by the names of their files."""
-    try:
-        content = text.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        refuse("text", str(text), f"a file in UTF-8 ({error.reason})")
-    except OSError as error:
-        refuse("text", str(text), f"a file that can be read ({error.strerror})")
+    content = content_of(text)
     if len(content) < 3 * size:
         refuse("text", str(text), f"at least {3 * size:,} characters; it has {len(content):,}")
     return {

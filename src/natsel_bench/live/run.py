@@ -29,6 +29,7 @@ from natsel_bench.live.rows import READ_FROM, Parts, compared, perplexity_row, r
 from natsel_bench.live.tasks import TASKS, Document, continuations, documents, reader
 from natsel_bench.live.told import markdown, sentences, tables
 from natsel_bench.live.ways import FULL, Way, ways_of
+from natsel_bench.texts import content_of
 
 TEXT = "text"
 """The task whose answer is what follows in a text: its perplexity is read."""
@@ -223,9 +224,4 @@ def opened(
 def _content(text: str | Path | None) -> str:
     if text is None:
         return raw_text("tinyshakespeare")
-    try:
-        return Path(text).read_bytes().decode()
-    except UnicodeDecodeError as error:
-        refuse("text", str(text), f"a file in UTF-8 ({error.reason})")
-    except OSError as error:
-        refuse("text", str(text), f"a file that can be read ({error.strerror})")
+    return content_of(text)
