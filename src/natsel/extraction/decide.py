@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +178,7 @@ def _gap(base: nn.Module, masked: Model, small: Model, inputs: Inputs) -> Gap | 
 def _in_float64(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
     with evaluating(model), in_float64():
-        return _compared(call(model, inputs))
+        return _compared(model, inputs)
 
 
 def _made(model: Model) -> nn.Module:
@@ -192,18 +191,23 @@ def _made(model: Model) -> nn.Module:
 def _outputs(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
     with evaluating(model):
-        return _compared(call(model, inputs))
+        return _compared(model, inputs)
 
 
-def _compared(value: Any) -> list[Tensor]:
-    """Return the tensors of an output, but for a state that the library would take again.
+def _compared(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return the tensors of an output, with what a state is for in place of the state.
 
-    In it populations that are gone have places too, and those that remain have moved.
+    In a state that the library would take again populations that are gone have places too, and
+    those that remain have moved. So it is handed back, and what follows from it is compared.
     """
+    value = call(model, inputs)
     of_library = any(k.__module__.startswith("transformers.") for k in type(value).__mro__)
-    if of_library and isinstance(value, Mapping) and STATE in value:
-        value = {name: value[name] for name in value if name != STATE}
-    return outputs_of(value)
+    if not (of_library and isinstance(value, Mapping) and STATE in value):
+        return outputs_of(value)
+    found = outputs_of({name: value[name] for name in value if name != STATE})
+    given = {STATE: value[STATE]}
+    again = model(**inputs, **given) if isinstance(inputs, dict) else model(*inputs, **given)
+    return found + outputs_of({name: again[name] for name in again if name != STATE})
 
 
 def _louder(inputs: Inputs) -> Inputs:
