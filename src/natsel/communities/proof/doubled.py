@@ -58,11 +58,11 @@ class Doubled(TorchFunctionMode):
         if func is F.embedding:
             return _double(func(*args, **kwargs))
         if func is F.linear:
-            return _linear(*tree_map(_wide, args), **tree_map(_wide, kwargs))
+            return _linear(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
         # What is written to stays the tensor that it is.
         kept = 1 if _is_in_place(name) else 0
-        args = (*args[:kept], *tree_map(_lifted, args[kept:]))
-        kwargs = tree_map(_lifted, kwargs)
+        args = (*args[:kept], *(_all_lifted(x) for x in args[kept:]))
+        kwargs = {key: _all_lifted(x) for key, x in kwargs.items()}
         return _grouped(*args, **kwargs) if func in GROUPED else func(*args, **kwargs)
 
 
@@ -103,6 +103,14 @@ def _lifted(value: Any) -> Any:
         names = ("HalfTensor", "FloatTensor", "BFloat16Tensor")
         return "torch.DoubleTensor" if value.endswith(names) else value
     return value
+
+
+def _all_lifted(value: Any) -> Any:
+    """The same of what a value holds."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_all_lifted(x) for x in value])
+    return tree_map(_lifted, value) if isinstance(value, (tuple, list, dict)) else _lifted(value)
 
 
 def _wide(value: Any) -> Any:
