@@ -22,10 +22,11 @@ FRESH = frozenset(
                 *("gelu", "sigmoid", "tanh", "elu", "max_pool2d", "avg_pool2d", "softmax"),
                 *("empty_like", "zeros_like", "ones_like", "full_like", "topk", "sort"),
                 *("new_empty", "new_zeros", "new_ones", "new_full", "zeros", "ones", "full"),
-                *("index_put", "leaky_relu", "arange"),
+                *("index_put", "leaky_relu", "arange", "embedding", "gather", "clamp", "round"),
             )
         ),
         *("aten.mean.dim", "aten.sum.dim_IntList", "aten.softmax.int", "aten.empty.memory_format"),
+        *("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf"),
         *(f"aten.masked_fill.{kind}" for kind in ("Scalar", "Tensor")),
         *(f"aten.scatter.{kind}" for kind in ("src", "value")),
     )
@@ -49,8 +50,11 @@ def written_anew(program: ExportedProgram) -> None:
         program: is changed, and only if all of its writing can be replaced.
     """
     for node in program.graph.nodes:
+        # Two that write nothing.
         if str(node.target) == "aten.dropout_.default" and node.args[2] is False:
-            node.target = torch.ops.aten.dropout.default  # It changes nothing.
+            node.target = torch.ops.aten.dropout.default
+        if str(node.target) == "aten.detach_.default":
+            node.target = torch.ops.aten.detach.default
     order = {node: number for number, node in enumerate(program.graph.nodes)}
     writing = [node for node in program.graph.nodes if writes(node)]
     instead = [_without_writing(node) for node in writing]
