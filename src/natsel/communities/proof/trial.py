@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from natsel.communities.proof.gap import TOLERANCE, Gap, gap
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
+from natsel.communities.proof.settled import settle
 from natsel.communities.surgery.surgery import permute, reference, remove
 
 NO_RUN = "the small model does not run"
@@ -26,6 +28,9 @@ SILENT = "removing has no effect that shows in the outputs: nothing can be prove
 UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
 NUM_TRIALS = 4
 """How many copies with other weights are tried where nothing shows."""
+
+NUM_LOOKS = 2
+"""In how many selections it is looked whether a community shows among others."""
 
 
 class Outcome(NamedTuple):
@@ -94,6 +99,33 @@ class Stage:
                 break
         return found
 
+    def shown_together(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> set[str] | None:
+        """Remove populations of all and compare with the masked part; see whose removal shows.
+
+        Args:
+            communities: of the part.
+            selections: survivors of all of them, each tried.
+
+        Returns:
+            The names of those that make a difference on some copy of the part, to which the error
+            is as small as it must be; None if any selection is not exact on any copy.
+        """
+        chosen = list(selections)
+        shown: set[str] = set()
+        for level in range(NUM_TRIALS + self._faithful):
+            copy = self._copy(level)
+            if copy.unfit is not None:
+                continue
+            found = copy.shown_together(communities, chosen, shown)
+            if found is None:
+                return None
+            shown |= found
+            if len(shown) == len(communities):
+                break
+        return shown
+
     def _copy(self, level: int) -> _Copy:
         if level not in self._copies:
             if self._faithful and level == 0:
@@ -102,6 +134,8 @@ class Stage:
                 trial = level - self._faithful
                 copy = loud(self._part.module, self._owned, trial=trial, made=self._made)
             self._copies[level] = _Copy(copy, self._part)
+            if level > self._faithful:
+                self._copies[level].settle()
         return self._copies[level]
 
 
@@ -150,6 +184,36 @@ class _Copy:
                 return Outcome(reason)
         return Outcome(None, relative)
 
+    def shown_together(
+        self,
+        communities: Sequence[Community],
+        selections: Iterable[Mapping[str, Tensor]],
+        known: Collection[str],
+    ) -> set[str] | None:
+        shown: set[str] = set()
+        try:
+            for number, survivors in enumerate(selections):
+                small, masked = self._pair(communities, survivors)
+                if not gap(small, masked, self._dense).within():
+                    return None
+                # What does not show in the first ones shows on no other of these weights.
+                looked_for = survivors.keys() - shown - set(known) if number < NUM_LOOKS else ()
+                for name in sorted(looked_for):
+                    others = {n: alive for n, alive in survivors.items() if n != name}
+                    without = reference(self._model, communities, others, share=True)
+                    found = gap(small, masked, self._outputs(without))
+                    if found.within() and found.visible:
+                        shown.add(name)
+        except Exception:  # noqa: BLE001 - a broken forward is what is looked for
+            return None
+        return shown
+
+    def settle(self) -> None:
+        """Let normalisations hold the statistics of what passes through them here."""
+        self._inputs = self._loud_inputs()
+        with suppress(Exception):  # what does not run is found unfit
+            settle(self._model, lambda: self._outputs(self._model))
+
     @cached_property
     def unfit(self) -> str | None:
         """Why nothing can be shown on this copy, or None; chooses the inputs."""
@@ -194,11 +258,17 @@ class _Copy:
             return outputs_of(model(*args, **kwargs))
 
     def _gap(self, communities: Sequence[Community], survivors: Mapping[str, Tensor]) -> Gap:
+        small, masked = self._pair(communities, survivors)
+        return gap(small, masked, self._dense)
+
+    def _pair(
+        self, communities: Sequence[Community], survivors: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what the small part gives, and what the masked one gives."""
         small = self._outputs(remove(self._model, communities, survivors, share=True))
         if self._is_large:
             give_back()  # of the small one, whose tensors had other sizes
-        masked = self._outputs(reference(self._model, communities, survivors, share=True))
-        return gap(small, masked, self._dense)
+        return small, self._outputs(reference(self._model, communities, survivors, share=True))
 
     def _mixing(self, community: Community, effect: float) -> str | None:
         """Return that populations are told apart by more than what they own, or None."""
