@@ -103,7 +103,7 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         # Most of what a module holds is a number, or a table of torch's that is empty.
         if type(value) in ATOMS:
             held[name] = value
-        elif not value and name in TABLES and type(value) in (dict, OrderedDict, set):
+        elif name in TABLES and type(value) in (dict, OrderedDict, set) and not value:
             held[name] = type(value)()
         else:
             held[name] = _copy(value, memo)
