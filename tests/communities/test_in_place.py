@@ -82,9 +82,7 @@ def exported(forward):
     return model, x, program, before
 
 
-@pytest.mark.parametrize(
-    "forward", [relu, chained, dropped, of_all_that_is_seen, of_one_result]
-)
+@pytest.mark.parametrize("forward", [relu, chained, dropped, of_all_that_is_seen, of_one_result])
 def test_writes_into_fresh_results_are_replaced(forward):
     model, x, program, _ = exported(forward)
     assert not any(writes(node) for node in program.graph.nodes)
