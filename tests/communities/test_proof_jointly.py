@@ -1,6 +1,7 @@
 """Communities of one part that are tried together: exact ones are shown, others are not."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ class Chain(nn.Module):
     def __init__(self, mute=None):
         super().__init__()
         self.mute = mute
-        for number, sizes in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+        for number, sizes in enumerate(pairwise(WIDTHS)):
             setattr(self, f"l{number}", nn.Linear(*sizes))
 
     def forward(self, x):

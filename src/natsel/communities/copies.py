@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,9 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if known is not None:
         return known
     if isinstance(value, nn.Module):
-        return _module(value, memo) if _is_usual(kind) else copy.deepcopy(value, memo)
+        return (
+            _module(value, memo) if _is_usual(cast(Hashable, kind)) else copy.deepcopy(value, memo)
+        )
     if kind is dict or kind is OrderedDict:
         table = memo[id(value)] = kind()
         for key, item in value.items():
@@ -112,7 +114,7 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 @lru_cache(maxsize=1024)
-def _is_usual(kind: type) -> bool:
+def _is_usual(kind: Any) -> bool:
     """Tell whether modules of a class are copied as all are: no more than what they hold."""
     return (
         not hasattr(kind, "__deepcopy__")

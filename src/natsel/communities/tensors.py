@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-
 TABLES = ("_parameters", "_buffers")
 
 

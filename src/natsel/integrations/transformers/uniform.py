@@ -117,7 +117,7 @@ class _Search:
         must: Mapping[str, int],
     ) -> None:
         self._data = data
-        self._differences = lambda trial: differences(kind, trial, target, must)
+        self._kind, self._target, self._must = kind, target, must
         self._left: dict[Changes, Wrong | None] = {}
 
     def likely(self) -> Iterator[dict[str, Any]]:
@@ -141,7 +141,7 @@ class _Search:
         every = _edits(self._data, set(wrong.values()))
         edits = [edit for edit, _ in self._helping(every, wrong)]
         order = itertools.count()
-        waiting = [(len(wrong), 0, next(order), Changes())]
+        waiting: list[tuple[int, int, int, Changes]] = [(len(wrong), 0, next(order), frozenset())]
         seen = {waiting[0][-1]}
         while waiting:
             num_wrong, depth, _, done = heapq.heappop(waiting)
@@ -166,7 +166,8 @@ class _Search:
 
     def _wrong(self, done: Changes) -> Wrong | None:
         if done not in self._left and len(self._left) < MAX_BUILDS:
-            self._left[done] = self._differences(_edited(self._data, tuple(done)))
+            trial = _edited(self._data, tuple(done))
+            self._left[done] = differences(self._kind, trial, self._target, self._must)
         return self._left.get(done)
 
 
