@@ -20,12 +20,18 @@ LEAST = 4
 """Communities in a part from which on it pays."""
 
 
+def can_be_tried_together(community: Community) -> bool:
+    """Tell whether what a community is masked by are zeros in weights, and nothing has to follow."""
+    routes = any(part.role == "route" for part in community.slices)
+    return community.exact and not (routes or community.branches or community.rebindings)
+
+
 def exact_together(stage: Stage, communities: Sequence[Community]) -> set[str]:
     """Return the names of communities that are shown to be exact, with no number to follow.
 
     Args:
         stage: the part that they are in.
-        communities: of kinds for which removing is masking, with the names of the part.
+        communities: such as :func:`can_be_tried_together`, with the names of the part.
 
     Returns:
         Those that are exact together with all of the others, and whose removal shows; of some

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
-from natsel.communities.proof.jointly import LEAST, exact_together
+from natsel.communities.proof.jointly import LEAST, can_be_tried_together, exact_together
 from natsel.communities.proof.likeness import Likeness, likeness
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made
 from natsel.communities.proof.parts import Part, Parts
@@ -125,7 +125,7 @@ class _Proof:
         members: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[Part, Community]]] = {}
         for community in self._communities:
             part = next(self._parts.around(community))
-            if community.exact and not community.rebindings:
+            if can_be_tried_together(community):
                 local = part.local(community)
                 key = (self._number(part), likeness(local), frozenset[_Wrong]())
                 members.setdefault(key[:1], {}).setdefault(key, (part, local))

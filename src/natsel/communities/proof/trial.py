@@ -21,7 +21,7 @@ from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
 from natsel.communities.proof.settled import settle
-from natsel.communities.surgery.surgery import permute, reference, remove
+from natsel.communities.surgery.surgery import heard_again, permute, reference, remove
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
@@ -193,15 +193,16 @@ class _Copy:
         shown: set[str] = set()
         try:
             for number, survivors in enumerate(selections):
-                small, masked = self._pair(communities, survivors)
+                twin = reference(self._model, communities, survivors, share=True)
+                masked = self._outputs(twin)
+                small = self._outputs(remove(self._model, communities, survivors, share=True))
                 if not gap(small, masked, self._dense).within():
                     return None
                 # What does not show in the first ones shows on no other of these weights.
                 looked_for = survivors.keys() - shown - set(known) if number < NUM_LOOKS else ()
                 for name in sorted(looked_for):
-                    others = {n: alive for n, alive in survivors.items() if n != name}
-                    without = reference(self._model, communities, others, share=True)
-                    found = gap(small, masked, self._outputs(without))
+                    with heard_again(twin, self._model, communities, survivors, name):
+                        found = gap(small, masked, self._outputs(twin))
                     if found.within() and found.visible:
                         shown.add(name)
         except Exception:  # noqa: BLE001 - a broken forward is what is looked for
@@ -258,17 +259,11 @@ class _Copy:
             return outputs_of(model(*args, **kwargs))
 
     def _gap(self, communities: Sequence[Community], survivors: Mapping[str, Tensor]) -> Gap:
-        small, masked = self._pair(communities, survivors)
-        return gap(small, masked, self._dense)
-
-    def _pair(
-        self, communities: Sequence[Community], survivors: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what the small part gives, and what the masked one gives."""
         small = self._outputs(remove(self._model, communities, survivors, share=True))
         if self._is_large:
             give_back()  # of the small one, whose tensors had other sizes
-        return small, self._outputs(reference(self._model, communities, survivors, share=True))
+        masked = self._outputs(reference(self._model, communities, survivors, share=True))
+        return gap(small, masked, self._dense)
 
     def _mixing(self, community: Community, effect: float) -> str | None:
         """Return that populations are told apart by more than what they own, or None."""
