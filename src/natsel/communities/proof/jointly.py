@@ -16,7 +16,7 @@ from natsel.communities.community import Community
 from natsel.communities.proof.selections import alone, choices
 from natsel.communities.proof.trial import Stage
 
-LEAST = 4
+LEAST = 3
 """Communities in a part from which on it pays."""
 
 
