@@ -21,7 +21,7 @@ LEAST = 3
 
 
 def can_be_tried_together(community: Community) -> bool:
-    """Tell whether what a community is masked by are zeros in weights, and nothing has to follow."""
+    """Tell whether zeros in weights mask a community, and no number has to follow."""
     routes = any(part.role == "route" for part in community.slices)
     return community.exact and not (routes or community.branches or community.rebindings)
 
