@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,7 +190,23 @@ def _community(
         name = f"{name}#{names[name]}"
     num_parameters = _parameter_cost(run, owned_widths, parameters)
     cost, minimum = Cost(num_parameters, macs), _num_chosen(run, members)
-    return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
+    community = Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
+    counted = tuple(c for c, rows in run.counted.items() if _meets(run, rows, members))
+    return replace(community, counted=counted, stilled=_makers(slices) if counted else ())
+
+
+def _meets(run: Propagation, labels: torch.Tensor, members: np.ndarray) -> bool:
+    return bool(np.isin(_roots_of(run, [labels]), members).any())
+
+
+def _makers(slices: Sequence[Slice]) -> tuple[int, ...]:
+    """Return which slices make the populations: rows of weights, and the biases beside them."""
+    made = {s.tensor.rpartition(".")[0] for s in slices if s.role == "out"}
+    return tuple(
+        n
+        for n, s in enumerate(slices)
+        if s.role == "out" or (s.role == "tied" and s.tensor.rpartition(".")[0] in made)
+    )
 
 
 def _num_chosen(run: Propagation, members: np.ndarray) -> int:

@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 
 from natsel.common.errors import choose, first_line
 from natsel.common.logs import logger_of
-from natsel.communities.community import OUTPUT
+from natsel.communities.community import OUTPUT, Counted
 from natsel.communities.kinds import marked
+from natsel.communities.labels.averaged import averaged
 from natsel.communities.labels.derived import Derived
 from natsel.communities.labels.graph import (
     TensorRef,
@@ -118,6 +119,7 @@ class Propagation:
         self._refs = self._references(canonical)
         self.held = made_of(program.graph, self._refs)
         self.unused = unused(program.graph)
+        self.averaged = averaged(program.graph)
         self.deriving = weights_computed(program.graph, self._refs, DERIVING)
         self._cut_along = leading_to_weights(self.unused, self.held)
         self.reading: set[fx.Node] = set()
@@ -142,6 +144,7 @@ class Propagation:
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
         self.normed: dict[str, list[Tensor]] = defaultdict(list)
+        self.counted: dict[Counted, Tensor] = {}
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -184,6 +187,7 @@ class Propagation:
         self.label_macs.clear()
         self.marked.clear()
         self.normed.clear()
+        self.counted.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -380,6 +384,16 @@ class Propagation:
         """Charge multiply-accumulates to each of some labels."""
         self.macs += macs_each * labels.numel()
         self.label_macs.append((labels.reshape(-1), macs_each, self._node))
+
+    def counts(self, node: fx.Node, x: Tensor, axis: int) -> bool:
+        """Tell whether a mean is over several populations, and note that it is to count all."""
+        rows = self.space.roots(narrowed(x)).movedim(axis, -1)
+        if rows.shape[-1] < 2 or not bool((rows > DATA).all()):
+            return False
+        if bool((rows == rows[..., :1]).all()):
+            return False
+        self.counted[Counted(module_of(node), x.shape[axis])] = rows.reshape(-1)
+        return True
 
     def spans_width(self, x: Tensor, axis: int) -> bool:
         """Tell whether a normalisation runs over a width that may be cut on request.
