@@ -29,6 +29,7 @@ from natsel.communities.labels.graph import (
     weights_computed,
 )
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
+from natsel.communities.labels.parts import are_of_one_layer
 from natsel.communities.labels.routes import routed_by, scores_behind
 from natsel.communities.labels.unused import leading_to_weights, unused
 
@@ -415,6 +416,12 @@ class Propagation:
         self.inexact.append(width[0])
         return True
 
+    def made(self) -> Tensor:
+        """Return the classes of all that layers make."""
+        makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
+        found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
+        return self.space.roots(found).unique()
+
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""
         for key, labels in self.axis_labels.items():
@@ -465,9 +472,12 @@ class Propagation:
             a_kept = a_kept | a_many.expand(shape)
         elif kept is b:
             b_kept = b_kept | b_many.expand(shape)
-        for operand, many in ((a, a_many), (b, b_many)):
-            if operand is not kept:
-                self.space.fix(operand[many], reason)
+        for operand, many, other in ((a, a_many, b), (b, b_many, a)):
+            if operand is not kept and bool(many.any()):
+                if are_of_one_layer(self, operand, other):
+                    self.space.unite(operand.expand(shape), other.expand(shape), reason)
+                else:
+                    self.space.fix(operand[many], reason)
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)
