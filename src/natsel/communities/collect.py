@@ -57,6 +57,8 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
     # No weight reads a dimension of queries and keys: each reads the other.
     read = np.union1d(read, _roots_of(run, run.marked.get(KEY.name, [])))
+    # Nor does one in a parameter that a weight is computed from show as it is.
+    read = np.union1d(read, _roots_of(run, run.unread))
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
@@ -191,12 +193,14 @@ def _community(
     num_parameters = _parameter_cost(run, owned_widths, parameters)
     cost, minimum = Cost(num_parameters, macs), _num_chosen(run, members)
     community = Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
-    counted = tuple(c for c, rows in run.counted.items() if _meets(run, rows, members))
-    return replace(community, counted=counted, stilled=_makers(slices) if counted else ())
+    counted = tuple(c for c, rows in run.counted.items() if _meets(run, [rows], members))
+    standards = tuple(p for p, rows in run.standards.items() if _meets(run, [rows], members))
+    stilled = _makers(slices) if counted or _meets(run, run.unread, members) else ()
+    return replace(community, counted=counted, standards=standards, stilled=stilled)
 
 
-def _meets(run: Propagation, labels: torch.Tensor, members: np.ndarray) -> bool:
-    return bool(np.isin(_roots_of(run, [labels]), members).any())
+def _meets(run: Propagation, labels: list[torch.Tensor], members: np.ndarray) -> bool:
+    return bool(np.isin(_roots_of(run, labels), members).any())
 
 
 def _makers(slices: Sequence[Slice]) -> tuple[int, ...]:

@@ -110,6 +110,7 @@ class Community:
     branches: tuple[Branch, ...] = ()
     scaled: tuple[int, ...] = ()
     counted: tuple[Counted, ...] = ()
+    standards: tuple[str, ...] = ()
     stilled: tuple[int, ...] = ()
 
     @property

@@ -146,6 +146,8 @@ class Propagation:
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
         self.normed: dict[str, list[Tensor]] = defaultdict(list)
         self.counted: dict[Counted, Tensor] = {}
+        self.standards: dict[str, Tensor] = {}
+        self.unread: list[Tensor] = []
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -189,6 +191,8 @@ class Propagation:
         self.marked.clear()
         self.normed.clear()
         self.counted.clear()
+        self.standards.clear()
+        self.unread.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -314,7 +318,11 @@ class Propagation:
         module = module_of(self._node)
         reads = COMPUTED.format(module=module or "forward") + ("" if module else place(self._node))
         if role == "in" and not part.read:
-            self.space.fix(part.labels, reads)
+            # A zero in the parameter is none in the weight; what makes the population is silenced.
+            if self._is_standardised(part.labels):
+                self.unread.append(part.labels)
+            else:
+                self.space.fix(part.labels, reads)
         entire = self.depends_fully(part.labels)
         if entire.any():
             reason = reads if role == "in" else ENTIRE
@@ -324,6 +332,13 @@ class Propagation:
             goes_along = role == "in" and key not in (part.read or ())
             self.roles[key].add("tied" if goes_along or key[0] not in parameters else role)
         return part.labels
+
+    def _is_standardised(self, labels: Tensor) -> bool:
+        """Tell whether a weight is standardised along an axis by what its module can hold."""
+        if not self.standards:
+            return False
+        held = self.space.roots(torch.cat(list(self.standards.values())))
+        return bool(torch.isin(self.space.roots(labels), held).all())
 
     def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
         """Note that a number is computed from all places of some axes: none of them can go."""

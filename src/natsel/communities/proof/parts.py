@@ -60,7 +60,8 @@ class Part:
         slices = tuple(replace(s, tensor=rename(s.tensor)) for s in community.slices)
         bound = tuple(replace(b, module=rename(b.module)) for b in community.rebindings)
         counted = tuple(replace(c, module=rename(c.module)) for c in community.counted)
-        return replace(community, slices=slices, rebindings=bound, counted=counted)
+        found = replace(community, slices=slices, rebindings=bound, counted=counted)
+        return replace(found, standards=tuple(rename(path) for path in community.standards))
 
 
 class Parts:

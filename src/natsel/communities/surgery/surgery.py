@@ -19,6 +19,7 @@ from natsel.communities.routers import close
 from natsel.communities.surgery.adapters import adapt
 from natsel.communities.surgery.counting import count
 from natsel.communities.surgery.logits import keep_logits
+from natsel.communities.surgery.standards import hold_standard
 from natsel.communities.tensors import owner, tensors_of
 
 
@@ -113,6 +114,10 @@ def remove(
             if alive < community.size and not isinstance(model, Program):
                 for mean in community.counted:
                     count(small.get_submodule(mean.module), mean.size)
+                for path in community.standards:
+                    weight = f"{path}.weight"
+                    rows = kept.get(weight, {}).get(0)
+                    hold_standard(small.get_submodule(path), tensors[weight], rows)
     shorten(small, shortened_by(model, communities, survivors))
     return small
 
