@@ -58,7 +58,7 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     # No weight reads a dimension of queries and keys: each reads the other.
     read = np.union1d(read, _roots_of(run, run.marked.get(KEY.name, [])))
     # Nor does one in a parameter that a weight is computed from show as it is.
-    read = np.union1d(read, _roots_of(run, run.unread))
+    read = np.union1d(read, _roots_of(run, list(run.unread.values())))
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
@@ -195,12 +195,26 @@ def _community(
     community = Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
     counted = tuple(c for c, rows in run.counted.items() if _meets(run, [rows], members))
     standards = tuple(p for p, rows in run.standards.items() if _meets(run, [rows], members))
-    stilled = _makers(slices) if counted or _meets(run, run.unread, members) else ()
+    unread = _meets(run, list(run.unread.values()), members)
+    stilled = _all_along(run, slices) if unread else _makers(slices) if counted else ()
     return replace(community, counted=counted, standards=standards, stilled=stilled)
 
 
 def _meets(run: Propagation, labels: list[torch.Tensor], members: np.ndarray) -> bool:
     return bool(np.isin(_roots_of(run, labels), members).any())
+
+
+def _all_along(run: Propagation, slices: Sequence[Slice]) -> tuple[int, ...]:
+    """Return which slices there are of populations until they are read where nothing silences them.
+
+    A shift on the way, behind a normalisation say, would be read of a population that makes none.
+    """
+    parameters = set(run.program.graph_signature.inputs_to_parameters.values())
+    return tuple(
+        n
+        for n, s in enumerate(slices)
+        if s.role != "in" and s.tensor in parameters and (s.tensor, s.axis) not in run.unread
+    )
 
 
 def _makers(slices: Sequence[Slice]) -> tuple[int, ...]:

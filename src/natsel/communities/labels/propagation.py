@@ -147,7 +147,7 @@ class Propagation:
         self.normed: dict[str, list[Tensor]] = defaultdict(list)
         self.counted: dict[Counted, Tensor] = {}
         self.standards: dict[str, Tensor] = {}
-        self.unread: list[Tensor] = []
+        self.unread: dict[tuple[str, int], Tensor] = {}
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -320,7 +320,7 @@ class Propagation:
         if role == "in" and not part.read:
             # A zero in the parameter is none in the weight; what makes the population is silenced.
             if self._is_standardised(part.labels):
-                self.unread.append(part.labels)
+                self.unread.update(dict.fromkeys(part.made, part.labels))
             else:
                 self.space.fix(part.labels, reads)
         entire = self.depends_fully(part.labels)
