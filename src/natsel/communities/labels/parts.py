@@ -30,6 +30,8 @@ def are_of_one_layer(run: Propagation, few: Tensor, many: Tensor) -> bool:
     heads = few.unique()
     if len(over) != 1 or len(heads) < 2 or not bool((heads > DATA).all()):
         return False
+    if any(many.shape[i] == 1 for i in range(many.dim()) if few.shape[i] > 1):
+        return False  # an outer product
     # Where they are one already, nothing is to be found out: they were told before.
     rows = many.movedim(over[0], -1)
     pairs = torch.stack((few.movedim(over[0], -1).expand(rows.shape), rows)).reshape(2, -1)

@@ -23,8 +23,8 @@ from natsel.communities.copies import copied
 from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
 from natsel.communities.tensors import all_tensors
 
-PARTS = ("natsel_mean", "natsel_mean_rest", "natsel_scale", "natsel_scale_rest")
-"""Buffers of a module, one number a row each: what is taken off it, and what it is then times."""
+PARTS = ("natsel_mean", "natsel_mean_rest", "natsel_variance", "natsel_variance_rest")
+"""Buffers of a module, one number a row each."""
 _HELPER = "natsel_standardised"
 
 
@@ -48,8 +48,7 @@ def hold_standard(module: nn.Module, dense: Tensor, rows: Tensor | None) -> bool
     if kind is None:
         return False
     flat = dense.detach().flatten(1).double()
-    scale = (flat.var(dim=1, correction=0) + cast(Any, module).eps).rsqrt()
-    _put(module, kind, flat.mean(dim=1), scale, rows, dense)
+    _put(module, kind, flat.mean(dim=1), flat.var(dim=1, correction=0), rows, dense)
     return True
 
 
@@ -57,12 +56,12 @@ def _put(
     module: nn.Module,
     kind: type[nn.Module],
     mean: Tensor,
-    scale: Tensor,
+    variance: Tensor,
     rows: Tensor | None,
     like: Tensor,
 ) -> None:
     module.__class__ = kind
-    for value, (name, rest) in ((mean, PARTS[:2]), (scale, PARTS[2:])):
+    for value, (name, rest) in ((mean, PARTS[:2]), (variance, PARTS[2:])):
         value = value if rows is None else value[rows.to(value.device)]
         first = value.to(like.dtype)
         module.register_buffer(name, first)
@@ -125,17 +124,22 @@ class _Holding(ast.NodeTransformer):
         if not any(k.arg == "training" and ast.unparse(k.value) == "True" for k in node.keywords):
             return node
         self.num_found += 1
-        given = [k for k in node.keywords if k.arg in ("weight", "bias")]
+        given = [k for k in node.keywords if k.arg in ("weight", "bias", "eps")]
         return ast.Call(
             ast.Name(_HELPER, ast.Load()), [ast.Name("self", ast.Load()), node.args[0]], given
         )
 
 
 def _standardised(
-    module: Any, rows: Tensor, *, weight: Tensor | None = None, bias: Tensor | None = None
+    module: Any,
+    rows: Tensor,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Return rows ``[1, rows, columns]`` as the dense ones were, times and plus one number each."""
-    mean, mean_rest, scale, scale_rest = (getattr(module, n).reshape(1, -1, 1) for n in PARTS)
-    result = (rows - mean - mean_rest) * (scale + scale_rest)
+    mean, rest, variance, more = (getattr(module, name).reshape(1, -1, 1) for name in PARTS)
+    result = (rows - mean - rest) * (variance + more + eps).rsqrt()
     result = result if weight is None else result * weight.reshape(1, -1, 1)
     return result if bias is None else result + bias.reshape(1, -1, 1)

@@ -64,11 +64,12 @@ def product_of_activations(
 def _without_shared(run: Propagation, a: Tensor, b: Tensor, reason: str) -> tuple[Tensor, Tensor]:
     """Return two factors with plain data in place of one that stays whole and is shared.
 
-    All populations of the other one meet the same of it: a table of positions that heads share, or
-    what a scan reads its state with.
+    All populations of the other one, which lie along its rows, meet the same of it, as the heads of
+    a batch a table of positions.
     """
-    for shared, other in ((a, b), (b, a)):
-        if _is_shared(run, shared) and not _is_shared(run, other):
+    for shared, other, rows in ((a, b, -1), (b, a, -2)):
+        apart = not _alike(run.space.roots(other), rows)
+        if apart and _is_shared(run, shared) and not _is_shared(run, other):
             run.space.fix(shared, reason)
             data = torch.full((), DATA, dtype=torch.int64).expand(shared.shape)
             return (data, b) if shared is a else (a, data)
