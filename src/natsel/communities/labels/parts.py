@@ -25,17 +25,12 @@ def are_of_one_layer(run: Propagation, few: Tensor, many: Tensor) -> bool:
         few: labels that are repeated over several others.
         many: those others, of as many axes.
     """
-    few, many = run.space.roots(few), run.space.roots(many)
+    few, many = (narrowed(run.space.roots(x)) for x in (few, many))
     over = [i for i in range(few.dim()) if few.shape[i] == 1 and many.shape[i] > 1]
     heads = few.unique()
     if len(over) != 1 or len(heads) < 2 or not bool((heads > DATA).all()):
         return False
-    if any(many.shape[i] == 1 for i in range(many.dim()) if few.shape[i] > 1):
-        return False  # an outer product
-    # Where they are one already, nothing is to be found out: they were told before.
-    rows = many.movedim(over[0], -1)
-    pairs = torch.stack((few.movedim(over[0], -1).expand(rows.shape), rows)).reshape(2, -1)
-    pairs = pairs.unique(dim=1)
+    pairs = torch.stack(torch.broadcast_tensors(few, many)).reshape(2, -1).unique(dim=1)
     meets = pairs[0].unique(return_counts=True)[1]
     apart = pairs.shape[1] == len(pairs[1].unique()) and bool((meets == meets[0]).all())
     if not apart or not bool((pairs[1] > DATA).all()):
