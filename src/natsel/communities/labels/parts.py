@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from natsel.communities.kinds import HEAD
-from natsel.communities.labels.labels import DATA, narrowed
+from natsel.communities.labels.labels import DATA, NONE, narrowed
 
 if TYPE_CHECKING:
     from natsel.communities.labels.propagation import Propagation
@@ -27,10 +27,11 @@ def are_of_one_layer(run: Propagation, few: Tensor, many: Tensor) -> bool:
     """
     few, many = (narrowed(run.space.roots(x)) for x in (few, many))
     over = [i for i in range(few.dim()) if few.shape[i] == 1 and many.shape[i] > 1]
-    heads = few.unique()
+    heads = few[few != NONE].unique()
     if len(over) != 1 or len(heads) < 2 or not bool((heads > DATA).all()):
         return False
     pairs = torch.stack(torch.broadcast_tensors(few, many)).reshape(2, -1).unique(dim=1)
+    pairs = pairs[:, (pairs != NONE).all(0)]
     meets = pairs[0].unique(return_counts=True)[1]
     apart = pairs.shape[1] == len(pairs[1].unique()) and bool((meets == meets[0]).all())
     if not apart or not bool((pairs[1] > DATA).all()):
@@ -61,9 +62,11 @@ def without_shared(run: Propagation, a: Tensor, b: Tensor) -> tuple[Tensor, Tens
         return a, b
     for shared, heads in ((a, b), (b, a)):
         met = narrowed(run.space.roots(shared))
+        met = met[met != NONE]
         if not met.numel() or int(met.min()) <= DATA or not bool((met == met.max()).all()):
             continue
         mine, others = met.max(), run.space.roots(narrowed(heads)).unique()
+        others = others[others != NONE]
         if len(others) < 2 or int(others.min()) <= DATA or bool((others == mine).any()):
             continue
         if bool((run.space.roots(torch.cat(marked)) == mine).any()):
