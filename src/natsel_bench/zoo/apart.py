@@ -18,14 +18,10 @@ import torch
 
 from natsel.common.errors import first_line
 from natsel.common.files import read_json, write_json
-from natsel_bench.zoo.trial import load_here, peer_here, quietly, run_here
+from natsel_bench.zoo.trial import load_here, quietly, run_here
 
 GIGABYTE = 1 << 30
 HERE = "natsel_bench.zoo.warm"
-BUILT = ("exact", "wrong", "broken", "refused", "not exported", "time-out", "memory")
-"""How models end that a peer can try as well."""
-PATIENCE = 0.5
-"""How much of the limit of a model a peer may take."""
 WALL = 10.0
 """How many times its limit a model may take on the clock: on a busy machine."""
 
@@ -55,8 +51,7 @@ def run_apart(
         context: from :func:`processes`.
         name: of the catalogue.
         seed: of everything random.
-        limit: seconds of processor time for it, and half of that for a peer; ten times as many on
-            the clock.
+        limit: seconds of processor time; ten times as many on the clock.
         memory: gigabytes that its process may take.
         work: what is tried.
 
@@ -68,9 +63,7 @@ def run_apart(
         folder = Path(held)
         row = _one(context, work, name, seed, folder, limit, memory)
         if row.get("load", "") is None:
-            row |= _one(context, load_here, name, seed, folder, limit, memory)
-        if work is run_here and row["outcome"] in BUILT:
-            row |= _one(context, peer_here, name, seed, folder, PATIENCE * limit, memory)
+            row |= _one(context, load_here, name, seed, folder, limit, memory, whole=False)
     return {"model": name, "seed": seed} | row
 
 
@@ -82,6 +75,8 @@ def _one(
     folder: Path,
     limit: float,
     memory: float,
+    *,
+    whole: bool = True,
 ) -> Row:
     out = folder / f"{work.__name__}.json"
     args = (work, name, seed, folder, out, limit, memory)
@@ -102,16 +97,7 @@ def _one(
         outcome, reason = "memory", f"it needs more than {memory:g} GB"
     else:
         outcome, reason = "error", f"its process ended with {code}"
-    return _ended(work, outcome, reason)
-
-
-def _ended(work: Work, outcome: str, reason: str) -> Row:
-    """Return what a process tells that did not come to its end."""
-    if work is load_here:
-        return {"load": reason}
-    if work is peer_here:
-        return {"peer": outcome, "peer_s": None, "peer_reason": reason}
-    return {"outcome": outcome, "reason": reason}
+    return {"outcome": outcome, "reason": reason} if whole else {"load": reason}
 
 
 def _run(
@@ -127,13 +113,13 @@ def _run(
         try:
             row = work(name, seed, folder)
         except Exception as error:  # noqa: BLE001 - what went wrong is what the row says
-            row = _failed(work, error, memory)
-    if work not in (load_here, peer_here):
-        row |= {"seconds": time.process_time() - begun}
-    write_json(out, row)
+            row = _failed(error, memory)
+    write_json(
+        out, row | ({"seconds": time.process_time() - begun} if work is not load_here else {})
+    )
 
 
-def _failed(work: Work, error: Exception, memory: float) -> Row:
+def _failed(error: Exception, memory: float) -> Row:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return _ended(work, "memory", f"it needs more than {memory:g} GB")
-    return _ended(work, "error", f"{type(error).__name__}: {first_line(error)[:300]}")
+        return {"outcome": "memory", "reason": f"it needs more than {memory:g} GB"}
+    return {"outcome": "error", "reason": f"{type(error).__name__}: {first_line(error)[:300]}"}

@@ -95,7 +95,7 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def run_here(name: str, seed: int, folder: Path) -> Row:
-    """Try one model: find, remove, compare, save, train, generate.
+    """Try one model: find, remove, compare, save, train, generate; and a peer beside.
 
     Args:
         name: of the catalogue.
@@ -103,7 +103,7 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
         folder: an empty one, for what is saved; :func:`load_here` reads it in another process.
 
     Returns:
-        The row, without what :func:`load_here` and :func:`peer_here` say.
+        The row, without what :func:`load_here` says.
     """
     entry = CATALOG[name]
     try:
@@ -124,11 +124,11 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
     except ValueError as error:
         exported = "cannot be exported" in str(error)
         outcome = "not exported" if exported else "refused"
-        return row | {"outcome": outcome, "reason": str(error)}
+        return row | {"outcome": outcome, "reason": str(error), **peer(dense, inputs)}
     row["discover_s"] = time.process_time() - start
     row |= _whole(communities)
     if not communities:
-        return row | {"outcome": "refused", "reason": ""}
+        return row | {"outcome": "refused", "reason": "", **peer(dense, inputs)}
     row["selections"] = {}
     before = outputs(in_float64(dense), fresh)
     for which in SELECTIONS:
@@ -145,22 +145,7 @@ def run_here(name: str, seed: int, folder: Path) -> Row:
     )
     row["mispriced"] = [which for which, s in row["selections"].items() if s.get("price")]
     row |= _outcome(row)
-    return row
-
-
-def peer_here(name: str, seed: int, folder: Path) -> Row:
-    """Let a peer try the same model, in a process of its own: it may take all of the time.
-
-    Args:
-        name: of the catalogue.
-        seed: of the run.
-        folder: is not used.
-
-    Returns:
-        ``peer``, ``peer_s`` and ``peer_reason``.
-    """
-    model, inputs, _ = build(CATALOG[name], seed)
-    return peer(model, inputs)
+    return row | peer(dense, inputs)
 
 
 def _selection(
