@@ -18,7 +18,9 @@ from natsel.communities.numbers import set_number
 from natsel.communities.programs.program import Program
 from natsel.communities.routers import close
 from natsel.communities.surgery.adapters import adapt
+from natsel.communities.surgery.counting import count
 from natsel.communities.surgery.logits import keep_logits
+from natsel.communities.surgery.standards import hold_standard
 from natsel.communities.tensors import owner, tensors_of
 
 
@@ -110,6 +112,13 @@ def remove(
             for bound in community.rebindings:
                 module = small.get_submodule(bound.module)
                 set_number(module, bound.attribute, alive * bound.per_population)
+            if alive < community.size and not isinstance(model, Program):
+                for mean in community.counted:
+                    count(small.get_submodule(mean.module), mean.size)
+                for path in community.standards:
+                    weight = f"{path}.weight"
+                    rows = kept.get(weight, {}).get(0)
+                    hold_standard(small.get_submodule(path), tensors[weight], rows)
     shorten(small, shortened_by(model, communities, survivors))
     return small
 
