@@ -70,7 +70,9 @@ def without_shared(run: Propagation, a: Tensor, b: Tensor) -> tuple[Tensor, Tens
         if len(others) < 2 or int(others.min()) <= DATA or bool((others == mine).any()):
             continue
         if bool((run.space.roots(torch.cat(marked)) == mine).any()):
-            run.space.fix(mine.reshape(1), "all heads share it, and it stays for those that are left")
+            run.space.fix(
+                mine.reshape(1), "all heads share it, and it stays for those that are left"
+            )
             data = torch.full((), DATA, dtype=torch.int64).expand(shared.shape)
             return (data, b) if shared is a else (a, data)
     return a, b
