@@ -24,7 +24,7 @@ NUM_REASONS = 3
 OUTPUT = "it is an output of the model"
 """Why the last layer stays whole."""
 
-Role = Literal["out", "in", "tied", "route"]
+Role = Literal["out", "in", "tied", "route", "preference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,9 @@ class Slice:
         axis: the axis that shrinks.
         index: which places along the axis each population owns, int64 ``[size, width]``.
         role: "out" (these rows make the population), "in" (these columns read it: its mass gates
-            here), "tied" (numbers that merely go along, such as a bias or a scale) or "route"
-            (these rows let a router choose it).
+            here), "tied" (numbers that merely go along, such as a bias or a scale), "route" (these
+            rows let a router choose it) or "preference" (a router adds these to what it chooses
+            by).
     """
 
     tensor: str

@@ -67,6 +67,7 @@ def discover(
     branches: bool | Literal["blocks"] = False,
     dims: bool = False,
     query_heads: bool = False,
+    expert_groups: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -100,6 +101,9 @@ def discover(
             as communities of kind "query head", instead of whole groups. Each group keeps as many:
             the query heads at one place of all groups are one population. Where all of a layer
             share one head of keys and values (multi-query attention) they are offered always.
+        expert_groups: where a router chooses groups of experts before it chooses experts, offer
+            whole groups instead of experts. Without it each group keeps as many: the experts at one
+            place of all groups are one population.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -129,6 +133,7 @@ def discover(
             branches=branches,
             dims=dims,
             query_heads=query_heads,
+            expert_groups=expert_groups,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
@@ -159,7 +164,12 @@ def discover(
                 program = _export(model, inputs)
         check_sizes(model, program)
         names = canonical_names(model)
-        run = Propagation(program, names, residual=residual, query_heads=query_heads)
+        run = Propagation(
+            *(program, names),
+            residual=residual,
+            query_heads=query_heads,
+            expert_groups=expert_groups,
+        )
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)

@@ -9,22 +9,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+CASTS = frozenset(
+    (
+        *(Tensor.to, Tensor.type, Tensor.type_as, Tensor.detach),
+        *(Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16),
+    )
+)
+
 
 class _Scores(TorchFunctionMode):
     """Adds to the logits that one weight makes, while a module runs."""
 
     def __init__(self, weight: Tensor, addend: Tensor) -> None:
         super().__init__()
-        self.weight = weight
+        self.same = [weight]
         self.addend = addend
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is F.linear and len(args) > 1 and args[1] is self.weight:
-            return out + self.addend.to(device=out.device, dtype=out.dtype)
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is F.linear:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            if self._is_weight(weight):
+                return out + self.addend.to(device=out.device, dtype=out.dtype)
+        elif func in CASTS and self._is_weight(args[0]):
+            self.same.append(out)
         return out
+
+    def _is_weight(self, value: Any) -> bool:
+        """Tell whether a value is the weight, in whatever precision."""
+        return any(value is known for known in self.same)
 
 
 class Closing:
@@ -59,8 +75,9 @@ class Closing:
 def close(module: nn.Module, attribute: str, closed: Tensor) -> None:
     """Let a router never choose some experts: their logits become minus infinity.
 
-    What it chooses from is the softmax of the logits over all experts, so a closed expert takes
-    part in nothing: the model computes what one without these experts computes.
+    What it adds to them, or to what it makes of them, before it chooses is closed beside (see
+    :func:`natsel.communities.surgery.surgery.silence`). Then a closed expert takes part in
+    nothing, nor does a group of such: the model computes what one without them computes.
 
     Args:
         module: holds the router's weight; changed in place.

@@ -131,7 +131,7 @@ def _watch_way(
     module, attribute = owner(model, route.tensor)
     size = tensors_of(model)[route.tensor].shape[route.axis]
     places = torch.full((size,), gate.mass.numel())
-    places[route.index[:, 0]] = part.index[:, 0]
+    places[route.index.reshape(-1)] = part.index.reshape(-1)
     Way(attribute, gate, places).attach(module)
 
 

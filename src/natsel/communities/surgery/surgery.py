@@ -225,7 +225,13 @@ def silence(
         The masked model, of the same shapes.
     """
     communities = tuple(communities)
-    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    changed = {
+        p.tensor
+        for c in communities
+        if c.name in survivors
+        for p in c.slices
+        if p.role in ("in", "preference")
+    }
     closed = {name for c in communities for b in dead_branches(c, survivors) for name in b.gates}
     changed |= closed
     same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
@@ -248,4 +254,8 @@ def silence(
                     shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
                     shut[part.index[dead].reshape(-1)] = True
                     close(module, attribute, shut)
+                if part.role == "preference":
+                    tensor = tensors[part.tensor]
+                    places = part.index[dead].reshape(-1).to(tensor.device)
+                    tensor.index_fill_(part.axis, places, -torch.inf)
     return masked
