@@ -9,14 +9,22 @@ and a group of those alone is not among the best groups.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.kinds import GROUP
 from natsel.communities.labels.graph import map_tensors, operator_name, place, shape_of
 from natsel.communities.labels.labels import NONE
-from natsel.communities.labels.routes import TOP_K, behind, choosing_from
+from natsel.communities.labels.routes import (
+    MASKED,
+    TOP_K,
+    behind,
+    choosing_from,
+    name_of,
+    preferences,
+)
 
 if TYPE_CHECKING:
     from natsel.communities.labels.propagation import Propagation
@@ -60,6 +68,8 @@ def grouping_of(top_k: fx.Node, placeholders: set[str]) -> Grouping | None:
         placeholders: names of parameters and buffers.
     """
     path = choosing_from(top_k, placeholders)
+    if not all(_closes(node, top_k, placeholders) for node in path):
+        return None
     sources = behind(top_k)
     seen = [n for n in sources if operator_name(n) in VIEWS and _groups(n, path)]
     if len(seen) != 1:
@@ -70,24 +80,38 @@ def grouping_of(top_k: fx.Node, placeholders: set[str]) -> Grouping | None:
         if node in sources and node not in path and any(n in inside for n in node.all_input_nodes):
             inside.add(node)
     num_groups, each = shape_of(view)[-2:]
-    chosen, read = [], [1]
+    chosen: list[int] = []
+    read = [1]
     for node in inside:
         if operator_name(node) != TOP_K:
             continue
-        shape = shape_of(node.args[0])
-        if shape == shape_of(view):
-            read.append(node.args[1])
-        elif shape[-1] == num_groups:
-            chosen.append(node.args[1])
+        scores, count = cast("tuple[fx.Node, int]", node.args[:2])
+        if shape_of(scores) == shape_of(view):
+            read.append(count)
+        elif shape_of(scores)[-1] == num_groups:
+            chosen.append(count)
     if len(chosen) != 1 or max(read) > each:
         return None
     return Grouping(view, frozenset(inside), num_groups, chosen[0], max(read))
 
 
+def _closes(node: fx.Node, top_k: fx.Node, placeholders: set[str]) -> bool:
+    """Tell whether a mask leaves who is masked behind everybody else, whatever their scores.
+
+    Behind shares of a softmax, or the like, 0 is; with something added of each expert it is not.
+    """
+    if name_of(node) not in MASKED:
+        return True
+    value = node.args[2]
+    if value == -torch.inf:
+        return True
+    return value == 0 and not preferences(top_k, placeholders)
+
+
 def _groups(view: fx.Node, path: set[fx.Node]) -> bool:
     """Tell whether a view of a router's scores splits its experts into groups."""
     source = view.args[0]
-    if source not in path:
+    if not isinstance(source, fx.Node) or source not in path:
         return False
     before, after = shape_of(source), shape_of(view)
     return len(after) == len(before) + 1 and after[-2] * after[-1] == before[-1]
@@ -108,7 +132,10 @@ def in_groups(run: Propagation, node: fx.Node, grouping: Grouping, x: Any) -> An
     if node is not grouping.view:
         return map_tensors(node.meta["val"], lambda t: torch.full(tuple(t.shape), NONE))
     seen: Tensor = run.lift(x).reshape(shape_of(node))
-    axis = -1 if whole_groups(run, grouping) else -2
+    axis = -2
+    if whole_groups(run, grouping):
+        axis = -1
+        run.mark(seen, GROUP.name)
     run.space.unite_along(seen, (axis % seen.dim(),), f"{REASON}{place(node)}")
     return seen
 

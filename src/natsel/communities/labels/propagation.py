@@ -27,7 +27,7 @@ from natsel.communities.labels.graph import (
     tensors_in,
     weights_computed,
 )
-from natsel.communities.labels.groups import Grouping, grouping_of, in_groups
+from natsel.communities.labels.groups import grouping_of, in_groups
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.labels.routes import preferences, routed_by, scores_behind
 from natsel.communities.labels.unused import leading_to_weights, unused

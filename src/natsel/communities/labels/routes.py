@@ -72,7 +72,7 @@ def chosen_by(index: Any) -> fx.Node | None:
 def scores_behind(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
     """Return the softmax between a router's weight and its top-k: experts compete there."""
     path = choosing_from(top_k, placeholders)
-    return {node for node in path if _name(node) in SCORES}
+    return {node for node in path if name_of(node) in SCORES}
 
 
 def choosing_from(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
@@ -87,7 +87,7 @@ def choosing_from(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     node: Any = top_k.args[0]
     while isinstance(node, fx.Node):
-        name = _name(node)
+        name = name_of(node)
         found.add(node)
         if name in PASSED + SCORES + MASKED:
             node = node.args[0]
@@ -101,12 +101,13 @@ def choosing_from(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
 def preferences(top_k: fx.Node, placeholders: set[str]) -> set[str]:
     """Return the placeholders whose numbers are added to the scores that a router chooses from."""
     path = choosing_from(top_k, placeholders)
-    added = [preference_in(n, placeholders) for n in path if _name(n) in ADDED]
+    added = [preference_in(n, placeholders) for n in path if name_of(n) in ADDED]
     held = [held_in(node, placeholders) for node in added]
     return {node.name for node in held if node is not None}
 
 
-def _name(node: fx.Node) -> str:
+def name_of(node: fx.Node) -> str:
+    """Return an operator's name without its library."""
     return str(node.target).removeprefix("aten.")
 
 
@@ -121,7 +122,7 @@ def preference_in(node: fx.Node, placeholders: set[str]) -> fx.Node | None:
 def held_in(node: Any, placeholders: set[str]) -> fx.Node | None:
     """Return the parameter or buffer that a value is, in another type or shape; else None."""
     while isinstance(node, fx.Node) and node.op == "call_function":
-        if _name(node) not in PASSED + RESHAPED + SQUEEZED:
+        if name_of(node) not in PASSED + RESHAPED + SQUEEZED:
             return None
         node = node.args[0]
     return node if isinstance(node, fx.Node) and node.name in placeholders else None

@@ -15,10 +15,10 @@ from natsel.communities.community import Community
 from natsel.communities.copies import copied
 from natsel.communities.numbers import set_number
 from natsel.communities.programs.program import Program
-from natsel.communities.routers import close
+from natsel.communities.routers import close, router_of
 from natsel.communities.surgery.adapters import adapt
 from natsel.communities.surgery.logits import keep_logits
-from natsel.communities.tensors import owner, tensors_of
+from natsel.communities.tensors import tensors_of
 
 
 def kept_indices(
@@ -225,13 +225,7 @@ def silence(
         The masked model, of the same shapes.
     """
     communities = tuple(communities)
-    changed = {
-        p.tensor
-        for c in communities
-        if c.name in survivors
-        for p in c.slices
-        if p.role in ("in", "preference")
-    }
+    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
     closed = {name for c in communities for b in dead_branches(c, survivors) for name in b.gates}
     changed |= closed
     same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
@@ -248,14 +242,10 @@ def silence(
                 tensor = tensors[part.tensor]
                 places = part.index[dead].reshape(-1).to(tensor.device)
                 tensor.index_fill_(part.axis, places, 0)
-            for part in community.slices:
-                if part.role == "route":
-                    module, attribute = owner(masked, part.tensor)
-                    shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
-                    shut[part.index[dead].reshape(-1)] = True
-                    close(module, attribute, shut)
-                if part.role == "preference":
-                    tensor = tensors[part.tensor]
-                    places = part.index[dead].reshape(-1).to(tensor.device)
-                    tensor.index_fill_(part.axis, places, -torch.inf)
+            router = router_of(community)
+            if router is not None:
+                part = next(s for s in community.slices if s.role == "route")
+                shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
+                shut[part.index[dead].reshape(-1)] = True
+                close(masked, router, shut)
     return masked

@@ -71,22 +71,25 @@ def _measured(
     for name, (_, places) in homes.items():
         if not sent[name].num_tokens:
             refuse("data", "no token in any batch", "at least one token")
-        found[name] = measure(sent[name])[places]
+        # Of a population that is one expert of each group, or a group, the mean.
+        found[name] = measure(sent[name])[places].mean(1)
     return found
 
 
 def home_of(community: Community, scorer: str) -> tuple[str, Tensor]:
-    """Return the path of the module that holds a community of experts, and each one's number.
+    """Return the path of the module that holds a community of experts, and their numbers.
+
+    Each population may be several, ``[size, width]``.
 
     Raises:
         ValueError: if they are held by several.
     """
     held = [(s.tensor.rpartition(".")[0], s.index) for s in community.gates]
     paths = {path for path, _ in held}
-    if len(paths) != 1 or any(index.shape[1] != 1 for _, index in held):
+    if len(paths) != 1 or any(not torch.equal(index, held[0][1]) for _, index in held):
         told = f"experts whose weights one module holds; those of {community.name} are in "
         refuse("scorer", scorer, told + ", ".join(sorted(paths)))
-    return held[0][0], held[0][1][:, 0]
+    return held[0]
 
 
 def sent_by(

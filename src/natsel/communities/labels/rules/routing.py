@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.kinds import EXPERT
 from natsel.communities.labels.graph import TensorRef, place, shape_of
 from natsel.communities.labels.labels import DATA
 from natsel.communities.labels.propagation import Propagation, rule
@@ -36,7 +37,7 @@ def experts(run: Propagation, node: fx.Node, x: Any, weight: Any, ends: Any, *ar
         return run.barrier(node, (x, weight, ends))
     owners = run.axis(weight, 0, "expert")
     run.space.unite(labels, owners, f"it meets plain data{place(node)}")
-    run.mark(owners, "expert")
+    run.mark(owners, EXPERT.name)
     reason = f"it carries plain data{place(node)}"
     run.space.unite(channels_of(run, x, 1, reason), run.axis(weight, 1, "in"), reason)
     made: Tensor = run.axis(weight, 2, "out")
