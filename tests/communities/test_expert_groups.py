@@ -168,3 +168,22 @@ def test_too_few_experts_to_choose_from_are_told(found):
     """Two of each group, of which the sum of the two best is what a group is worth."""
     told = [r for r in found("deepseek-v3").refused if r.name == f"{LAST}.gate"]
     assert [r.reason for r in told] == ["its router chooses all of them"]
+
+
+def test_sorted_within_its_groups_each_loses_its_own_least(found):
+    """Sorting changes nothing; what goes then is the least of each group, not of one place."""
+    communities = found("deepseek-v3-wide")
+    ids = [{"input_ids": token_ids()}]
+    aligned = natsel.extraction.align(communities.model, communities.only("expert"), ids)
+    model = aligned.model
+    torch.testing.assert_close(model(token_ids()).logits, communities.model(token_ids()).logits)
+    worth = aligned.scores[NAME]
+    assert torch.equal(worth, worth.sort(descending=True).values)
+    before = natsel.score(communities.only("expert"), "reap", data=ids)[NAME]
+    assert worth[:2].sum() / 4 > before.sort(descending=True).values[:2].sum()
+    mask = torch.tensor([True, True, False, False])
+    again = natsel.discover(model, (token_ids(1, 5),))
+    after = natsel.score(again.only("expert"), "reap", data=ids)[NAME]
+    torch.testing.assert_close(after.double(), worth / 4)
+    small = natsel.extract(model, natsel.Survivors({NAME: mask}, again))
+    assert small.model.layers[0].mlp.gate.weight.shape[0] == 8

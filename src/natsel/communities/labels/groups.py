@@ -103,9 +103,9 @@ def _closes(node: fx.Node, top_k: fx.Node, placeholders: set[str]) -> bool:
     if name_of(node) not in MASKED:
         return True
     value = node.args[2]
-    if value == -torch.inf:
-        return True
-    return value == 0 and not preferences(top_k, placeholders)
+    if not isinstance(value, int | float):
+        return False
+    return value == -torch.inf or (value == 0 and not preferences(top_k, placeholders))
 
 
 def _groups(view: fx.Node, path: set[fx.Node]) -> bool:

@@ -61,7 +61,20 @@ def output_norm(communities: Communities, data: Data) -> dict[str, Tensor]:
     return _measured(communities, data, "output-norm", lambda s: s.norms / s.counts.clamp(min=1))
 
 
+def reap_of_each(communities: Communities, data: Data) -> dict[str, Tensor]:
+    """Return the same of each expert where a population is several, ``[size, width]``."""
+    return _of_each(communities, data, "reap", lambda s: s.weighted / s.counts.clamp(min=1))
+
+
 def _measured(
+    communities: Communities, data: Data, scorer: str, measure: Callable[[Sent], Tensor]
+) -> dict[str, Tensor]:
+    # Of a population that is one expert of each group, or a group, the mean.
+    found = _of_each(communities, data, scorer, measure)
+    return {name: each.mean(1) for name, each in found.items()}
+
+
+def _of_each(
     communities: Communities, data: Data, scorer: str, measure: Callable[[Sent], Tensor]
 ) -> dict[str, Tensor]:
     homes = {name: home_of(community, scorer) for name, community in communities.items()}
@@ -71,8 +84,7 @@ def _measured(
     for name, (_, places) in homes.items():
         if not sent[name].num_tokens:
             refuse("data", "no token in any batch", "at least one token")
-        # Of a population that is one expert of each group, or a group, the mean.
-        found[name] = measure(sent[name])[places].mean(1)
+        found[name] = measure(sent[name])[places]
     return found
 
 
