@@ -45,6 +45,7 @@ from natsel.communities.programs.quiet import without_words
 from natsel.communities.programs.recording import recorded
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
+from natsel.communities.rotary import growing, without_growth
 from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, check_sizes, why_not_exported, without_complex
@@ -137,12 +138,14 @@ def discover(
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
+    changing = growing(model)
     # What is found are names in the plain model, also of one that is gated.
     with (
         own_forward(model),
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        without_growth(model),
         without_tables(model),
         untouched(model),
     ):
@@ -180,7 +183,9 @@ def discover(
         if dims:
             communities = [c for c in communities if c.kind not in (HEAD.name, QUERY.name)]
             few = spread(first_samples(inputs, 2), program) if proof else inputs
-            within, unproven, inside = find_dimensions(model, program, few, proof=proof)
+            within, unproven, inside = find_dimensions(
+                model, program, few, proof=proof, changing=changing
+            )
             communities, refused = [*communities, *within], refused + unproven
         found_branches = find_branches(model, program, run, inputs) if branches else None
         between = found_branches.between if found_branches is not None else None
