@@ -15,7 +15,7 @@ from natsel.common.errors import did_you_mean, refuse
 from natsel.common.showing import counted, html_table, listed, named
 from natsel.communities.branches.branch import Branch
 from natsel.communities.cost import Cost
-from natsel.communities.kinds import kind_of
+from natsel.communities.kinds import WITHIN, kind_of
 
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
@@ -107,6 +107,19 @@ class Community:
     def gates(self) -> tuple[Slice, ...]:
         """The slices at which a population's mass scales its influence."""
         return tuple(s for s in self.slices if s.role == "in")
+
+    @property
+    def silenced(self) -> tuple[Slice, ...]:
+        """The slices that are zero in the masked network: the gates, and biases beside rows.
+
+        Rows that are gates make queries and keys, which read each other: a product of biases would
+        be left of them.
+        """
+        rows = {s.tensor.rpartition(".")[0] for s in self.gates if s.axis == 0}
+        if kind_of(self.kind).name not in WITHIN:
+            return self.gates
+        beside = (s for s in self.slices if s.role == "tied" and s.axis == 0)
+        return (*self.gates, *(s for s in beside if s.tensor.rpartition(".")[0] in rows))
 
     def _counted(self) -> str:
         return counted(self.size, self.kind, kind_of(self.kind).plural)

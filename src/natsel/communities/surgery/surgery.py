@@ -225,7 +225,7 @@ def silence(
         The masked model, of the same shapes.
     """
     communities = tuple(communities)
-    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    changed = {p.tensor for c in communities if c.name in survivors for p in c.silenced}
     closed = {name for c in communities for b in dead_branches(c, survivors) for name in b.gates}
     changed |= closed
     same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
@@ -238,7 +238,7 @@ def silence(
             if community.name not in survivors:
                 continue
             dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
-            for part in community.gates:
+            for part in community.silenced:
                 tensor = tensors[part.tensor]
                 places = part.index[dead].reshape(-1).to(tensor.device)
                 tensor.index_fill_(part.axis, places, 0)
