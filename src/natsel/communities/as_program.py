@@ -31,6 +31,7 @@ from natsel.communities.programs.literals import OPEN
 from natsel.communities.programs.normal_form import normalise
 from natsel.communities.programs.program import Code, Program
 from natsel.communities.programs.quiet import without_words
+from natsel.communities.programs.rows import with_rows
 from natsel.communities.programs.trace import TensorKind
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, apart
@@ -93,6 +94,7 @@ def as_program(
                 continue
             reason = _difference(model, program, inputs, any_batch=attempt is not inputs)
         if not reason:
+            program = with_rows(program)
             return program.train(mode) if not program._code.training else program.eval()
     raise ValueError(f"model={type(model).__name__} {reason}")
 
