@@ -39,9 +39,11 @@ def with_rows(program: Program) -> Program:
     rows = _rows(graph)
     made: dict[str, Tensor] = {}
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    pairs = zip(placeholders, program._code.sources, strict=True)
+    held = {node for node, source in pairs if source is not None}
     specs, last = [], placeholders[-1]
     for row, value in rows.items():
-        region, readers = _reached(graph, row)
+        region, readers = _reached(graph, row, held)
         if any(operator_name(n) in PERIODIC for n in region) or "output" in {r.op for r in readers}:
             continue
         for reader in readers:
@@ -94,19 +96,15 @@ def _rows(graph: fx.Graph) -> dict[fx.Node, Tensor]:
 
 
 def _computed(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """Return what a node gives; None where that is chance, or too much."""
+    """Return what a node gives; None where that is chance, or a large table."""
     assert callable(node.target)
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         return None
-    shown = node.meta.get("val")
-    if isinstance(shown, Tensor):
-        sizes = tuple(shown.shape)
-        if not all(isinstance(n, int) for n in sizes) or shown.numel() > MAX_LENGTH**2:
-            return None
     args = fx.node.map_arg(node.args, values.__getitem__)
     kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
     with torch.no_grad():
-        return node.target(*args, **kwargs)
+        found = node.target(*args, **kwargs)
+    return None if isinstance(found, Tensor) and found.numel() > MAX_LENGTH**2 else found
 
 
 def _is_row(value: Any) -> bool:
@@ -120,14 +118,16 @@ def _is_row(value: Any) -> bool:
     return not torch.allclose(steps, steps[:1].expand_as(steps))
 
 
-def _reached(graph: fx.Graph, row: fx.Node) -> tuple[set[fx.Node], list[fx.Node]]:
+def _reached(
+    graph: fx.Graph, row: fx.Node, held: set[fx.Node]
+) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return what is made of a row and no weight, and who reads that or the row besides."""
-    heavy: set[fx.Node] = set()
+    heavy = set(held)
     region: set[fx.Node] = set()
     readers: list[fx.Node] = []
     for node in graph.nodes:
         entering = node.all_input_nodes
-        if (node.op == "placeholder" and not _is_input(node)) or any(n in heavy for n in entering):
+        if any(n in heavy for n in entering):
             heavy.add(node)
         reads = any(n is row or n in region for n in entering)
         if not reads:
@@ -137,13 +137,6 @@ def _reached(graph: fx.Graph, row: fx.Node) -> tuple[set[fx.Node], list[fx.Node]
         else:
             region.add(node)
     return region, readers
-
-
-def _is_input(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) and not (
-        node.name.startswith(("p_", "b_", "c_"))
-    )
 
 
 def _reread(
