@@ -91,7 +91,8 @@ def _count_from_start(node: fx.Node) -> None:
 
 
 def _leave_one_open(node: fx.Node) -> None:
-    sizes: Any = list(node.args[1])
+    given: Any = node.args[1]
+    sizes: list[Any] = list(given)
     open_ones = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
     if len(open_ones) == 1 and -1 in sizes and isinstance(node.meta["val"], Tensor):
         # The other one that is open is a number: the batch is told by all others then.
