@@ -30,7 +30,7 @@ RUNS_TOGETHER = 16
 
 def can_be_tried_together(community: Community) -> bool:
     """Tell whether zeros in weights mask a community, and no number has to follow."""
-    routes = any(part.role == "route" for part in community.slices)
+    routes = any(part.role in ("route", "preference") for part in community.slices)
     return community.exact and not (routes or community.branches or community.rebindings)
 
 
