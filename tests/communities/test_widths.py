@@ -94,6 +94,25 @@ class Cached(Plain):
         return self.proj(y.transpose(1, 2).contiguous().view(b, n, c))
 
 
+class Grown(Plain):
+    """With a table of places that is made anew for inputs of another length (ConViT)."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.size()
+        if self.places.shape[1] != n:
+            self.places = torch.eye(n, dtype=x.dtype)
+        qkv = self.qkv(x).view((b, n, 3, self.num_heads, c // self.num_heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = torch.softmax(q @ k.transpose(-2, -1) * WIDTH**-0.5 + self.places, dim=-1) @ v
+        return self.proj(y.transpose(1, 2).contiguous().view(b, n, c))
+
+
 def _model(kind: type[nn.Module]) -> nn.Module:
     return nn.Sequential(kind(), nn.Linear(HEADS * WIDTH, 2))
 
@@ -172,6 +191,19 @@ def test_a_table_that_was_computed_before_is_not_taken_along() -> None:
     small = natsel.extract(model, {"0": keep}, communities=communities)
     model[0].bias_cache.clear()
     torch.testing.assert_close(small(_input()), _masked(model, keep)(_input()))
+
+
+@pytest.mark.parametrize("kind", [Cached, Grown])
+def test_no_table_in_float64_is_left_behind(kind: type[nn.Module], tmp_path: Path) -> None:
+    model, x = _model(kind).eval(), _input().float()
+    communities = natsel.discover(model, x)
+    keep = torch.tensor([False, True, True, False])
+    small = natsel.extract(model, {"0": keep}, communities=communities)
+    with torch.no_grad():
+        assert model(x).dtype == small(x).dtype == torch.float32
+        natsel.save(small, tmp_path / "small")
+        loaded = natsel.load(tmp_path / "small", model=_model(kind))
+        assert torch.equal(loaded(x), small(x))
 
 
 def test_phi3_loses_heads_of_each_layer_and_generates(tmp_path: Path) -> None:
