@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
 import natsel
+from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.widths import leave_widths_open
 
@@ -242,3 +243,18 @@ def test_numbers_of_its_own_are_copied_with_what_is_shared() -> None:
     assert both[0] == SimpleNamespace(heads=4, attention="sdpa")
     assert (both[1].heads, both[1].width, own.heads, shared.attention) == (1, 2, 3, "eager")
     assert not hasattr(own, "depth")
+
+
+def test_attention_of_fewer_heads_follows_also_where_their_number_was_set_before() -> None:
+    layer = nn.MultiheadAttention(8, 4, batch_first=True).eval()
+    small = copy.deepcopy(layer)
+    kept = torch.tensor([2, 3, 6, 7])  # the second and the last head
+    rows = torch.cat([kept, kept + 8, kept + 16])
+    small.in_proj_weight = nn.Parameter(layer.in_proj_weight[rows])
+    small.in_proj_bias = nn.Parameter(layer.in_proj_bias[rows])
+    small.out_proj.weight = nn.Parameter(layer.out_proj.weight[:, kept])
+    small.num_heads = 2
+    HeadwiseAttention.follow(small)
+    layer.out_proj.weight.data[:, [0, 1, 4, 5]] = 0
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(small(x, x, x)[0], layer(x, x, x)[0])
