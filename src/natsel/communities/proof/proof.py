@@ -77,6 +77,7 @@ class _Proof:
         self._parts = Parts(model, communities, few)
         self._known: dict[tuple[Any, ...], _Found] = {}
         self._clashes: dict[tuple[Any, ...], str | None] = {}
+        self._exact: list[set[tuple[Any, ...]]] = []
         self._proven_in: dict[str, Part] = {}
         self._numbers: dict[str, int] = {}
         self._likeness = parts_alike
@@ -135,8 +136,10 @@ class _Proof:
             if len(own) < LEAST:
                 continue
             chosen = [there[key][1] for key in own.values()]
-            for name in exact_together(self._stage(part), chosen):
-                self._known[own[name]] = _Found((), "", frozenset())
+            for names in exact_together(self._stage(part), chosen):
+                self._exact.append({own[name][:2] for name in names})
+                for name in names:
+                    self._known[own[name]] = _Found((), "", frozenset())
 
     # One community.
 
@@ -262,6 +265,9 @@ class _Proof:
         return self._clash_of(part, [part.local(first), part.local(second)])
 
     def _clash_of(self, part: Part, members: list[Community]) -> str | None:
+        alike = {(self._number(part), likeness(c)) for c in members if not c.rebindings}
+        if len(alike) == len(members) and any(alike <= exact for exact in self._exact):
+            return None
         key = (self._number(part), *((likeness(c), c.rebindings) for c in members))
         if key not in self._clashes:
             self._clashes[key] = self._stage(part).outcome(members, choices(members)).reason

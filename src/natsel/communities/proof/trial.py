@@ -20,7 +20,7 @@ from natsel.communities.proof.gap import TOLERANCE, Gap, gap
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
-from natsel.communities.proof.settled import settle
+from natsel.communities.proof.settled import is_deep, settle
 from natsel.communities.surgery.surgery import heard_again, permute, reference, remove
 
 NO_RUN = "the small model does not run"
@@ -134,7 +134,8 @@ class Stage:
                 trial = level - self._faithful
                 copy = loud(self._part.module, self._owned, trial=trial, made=self._made)
             self._copies[level] = _Copy(copy, self._part)
-            if level > self._faithful:
+            is_loud = not (self._faithful and level == 0)
+            if is_loud and (level > self._faithful or is_deep(copy)):
                 self._copies[level].settle()
         return self._copies[level]
 
