@@ -121,9 +121,7 @@ class Community:
     @property
     def gates(self) -> tuple[Slice, ...]:
         """The slices at which a population's mass scales its influence."""
-        return tuple(
-            s for n, s in enumerate(self.slices) if s.role == "in" or n in self.stilled
-        )
+        return tuple(s for n, s in enumerate(self.slices) if s.role == "in" or n in self.stilled)
 
     def _counted(self) -> str:
         return counted(self.size, self.kind, kind_of(self.kind).plural)

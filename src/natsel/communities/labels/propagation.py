@@ -425,7 +425,7 @@ class Propagation:
         """Return the classes of all that layers make."""
         makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
         found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
-        return self.space.roots(found).unique()
+        return torch.unique(self.space.roots(found))
 
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""

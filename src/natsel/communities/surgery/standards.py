@@ -140,6 +140,6 @@ def _standardised(
 ) -> Tensor:
     """Return rows ``[1, rows, columns]`` as the dense ones were, times and plus one number each."""
     mean, rest, variance, more = (getattr(module, name).reshape(1, -1, 1) for name in PARTS)
-    result = (rows - mean - rest) * (variance + more + eps).rsqrt()
+    result: Tensor = (rows - mean - rest) * (variance + more + eps).rsqrt()
     result = result if weight is None else result * weight.reshape(1, -1, 1)
     return result if bias is None else result + bias.reshape(1, -1, 1)
