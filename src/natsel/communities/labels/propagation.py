@@ -425,7 +425,8 @@ class Propagation:
         """Return the classes of all that layers make."""
         makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
         found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
-        return torch.unique(self.space.roots(found))
+        result: Tensor = torch.unique(self.space.roots(found))
+        return result
 
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""
