@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities.copies import copied
+from natsel.communities.labels.derived import STANDARD
 from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
 from natsel.communities.tensors import all_tensors
 
-PARTS = ("natsel_mean", "natsel_mean_rest", "natsel_variance", "natsel_variance_rest")
+PARTS = (STANDARD, f"{STANDARD}_rest", "natsel_variance", "natsel_variance_rest")
 """Buffers of a module, one number a row each."""
 _HELPER = "natsel_standardised"
 
