@@ -126,9 +126,9 @@ def test_columns_go_where_the_weight_is_linear_in_them(compute):
 
 @pytest.mark.parametrize(
     "compute",
-    [parametrizations.weight_norm, nn.utils.weight_norm, parametrizations.spectral_norm],
+    [parametrizations.weight_norm, nn.utils.weight_norm, signed, parametrizations.spectral_norm],
 )
-def test_columns_stay_where_a_number_of_a_row_depends_on_all(compute):
+def test_columns_stay_where_a_number_of_a_row_depends_on_all_or_the_weight_is_not_linear(compute):
     model = Net(lambda m, x: m.b(m.a(x).relu()), a=L(3, 4), b=compute(L(4, 2)))
     communities = found(model, VEC)
     assert not communities

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from exactness import assert_exact, found, offered, reasons
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 import natsel
 from natsel.communities.proof.doubled import in_float64
@@ -133,22 +132,6 @@ def test_columns_of_standardised_weights_go_and_leave_the_others_what_they_were(
     less = remove(small, again.values(), {"a": _some(3, 2)})
     dead["b"] = (~_some(8, 6)).nonzero().reshape(-1)
     assert _close(less, _without(communities.model, dead, 1), x)
-
-
-class Signed(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * weight.abs()
-
-
-def test_columns_go_where_each_is_computed_by_itself_though_not_linearly() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    parametrize.register_parametrization(model[2], "weight", Signed())
-    x = torch.randn(5, 3)
-    communities = found(model, x)
-    assert offered(communities) == {"0": ("neuron", 4)}, reasons(communities)
-    assert_exact(communities)
-    small = remove(model, communities.values(), {"0": _some(4, 1, 3)})
-    assert _close(small, _without(model, {"2": torch.tensor([0, 2])}, -1), x.double())
 
 
 @pytest.mark.parametrize("build", [lambda: Responding(nn.ReLU()), Free])
