@@ -1,9 +1,9 @@
 """Communities of one part are tried together first: each must show, and all must be exact.
 
-Tried alone, each of many communities takes several runs of a part that is the whole model where
-their tensors lie far apart. Together they take a few runs, and one more each to see by what the
-outputs differ where it alone keeps everything: to that the error is held, as it is held alone to
-what removing it changes.
+Tried alone, each of many communities takes several runs of a part, that is the whole model where
+their tensors lie far apart. Together they take a few runs, and the gradients of one to see how far
+each of them moves the outputs: to that the error is held, as it is held alone to what removing it
+changes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from natsel.communities.community import Community
+from natsel.communities.kinds import FILTER, NEURON
 from natsel.communities.proof.selections import alone, choices
 from natsel.communities.proof.trial import Stage
 
 LEAST = 2
 """Communities in a part from which on it pays."""
+
+WIDTHS = (FILTER.name, NEURON.name)
+"""Kinds that mostly have no number that must follow, so that it pays to try them all."""
+
+RUNS_ALONE = 7
+RUNS_TOGETHER = 16
+"""About how many runs of a part it takes to try one community, or any number together."""
 
 
 def can_be_tried_together(community: Community) -> bool:
