@@ -17,7 +17,7 @@ from natsel.common.logs import logger_of
 from natsel.communities.community import OUTPUT, Counted
 from natsel.communities.kinds import marked
 from natsel.communities.labels.averaged import averaged
-from natsel.communities.labels.derived import Derived
+from natsel.communities.labels.derived import STANDARD, Derived
 from natsel.communities.labels.graph import (
     TensorRef,
     made_of,
@@ -334,13 +334,23 @@ class Propagation:
             reason = reads if role == "in" else ENTIRE
             self.space.fix(part.labels[entire], reason)
         elif role == "in" and not part.read:
-            # A zero in the parameter is none in the weight; what makes the population is silenced.
-            self.unread.update(dict.fromkeys(part.made, part.labels))
+            if self._is_standardised(part.labels) or f"{module}.{STANDARD}" in self.shapes:
+                # A zero in the parameter is none in the weight: what makes it is silenced.
+                self.unread.update(dict.fromkeys(part.made, part.labels))
+            else:
+                self.space.fix(part.labels, reads)
         parameters = self.program.graph_signature.inputs_to_parameters.values()
         for key in part.made:
             goes_along = role == "in" and key not in (part.read or ())
             self.roles[key].add("tied" if goes_along or key[0] not in parameters else role)
         return part.labels
+
+    def _is_standardised(self, labels: Tensor) -> bool:
+        """Tell whether a weight is standardised along an axis by what its module can hold."""
+        if not self.standards:
+            return False
+        held = self.space.roots(torch.cat(list(self.standards.values())))
+        return bool(torch.isin(self.space.roots(labels), held).all())
 
     def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
         """Note that a number is computed from all places of some axes: none of them can go."""
@@ -437,7 +447,8 @@ class Propagation:
         """Return the classes of all that layers make."""
         makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
         found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
-        return self.space.roots(found).unique()
+        result: Tensor = torch.unique(self.space.roots(found))
+        return result
 
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""
