@@ -13,7 +13,7 @@ from natsel.live_populations.tokens import TOKEN_METHODS, TokenMethod
 from natsel.live_populations.tokens.finding import chains, is_decoder
 
 CACHE: Mapping[str, Any] = {
-    **{"sinks": None, "window": None, "floor": 1, "scope": None, "normalize": "mean"},
+    **{"sinks": None, "window": None, "floor": 1, "scope": None, "normalize": "method"},
     "decoding": True,
 }
 """Arguments of a cache alone, and their defaults."""

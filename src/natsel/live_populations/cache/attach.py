@@ -24,7 +24,7 @@ def attach(
     sinks: int | None,
     window: int | None,
     floor: float,
-    scope: str,
+    scope: str | None,
     normalize: str | None,
     merge: bool,
     decoding: bool,
@@ -33,11 +33,13 @@ def attach(
 ) -> Any:
     """Let the entries of a decoder's cache compete; see :func:`natsel.live`."""
     require("transformers", "transformers")
-    from natsel.live_populations.cache import attending, finding, handle, session
+    from natsel.live_populations.cache import attending, finding, handle, rereading, session
 
+    scope = method.scope if scope is None else scope
     choose("scope", scope, SCOPES)
+    normalize = method.normalize if normalize == "method" else normalize
     if normalize not in ("mean", "rank", None):
-        refuse("normalize", normalize, "'mean', 'rank' or None")
+        refuse("normalize", normalize, "'mean', 'rank', None, or 'method' for what it says")
     for name, value in (("merge", merge), ("decoding", decoding)):
         if not isinstance(value, bool):
             refuse(name, value, "True or False")
@@ -65,6 +67,7 @@ def attach(
     for module in modules.values():
         finding.check_implementation(module)
     handle.refuse_twice(modules, told)
+    decoder = finding.decoder_of(model, modules) if method.rereads else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     at_work = session.Session(
         method=method,
@@ -78,4 +81,7 @@ def attach(
         layers=tuple(modules),
         for_proof=for_proof,
     )
-    return handle.LiveCache(at_work, modules, attending.hooked(at_work, modules), refused)
+    hooks = attending.hooked(at_work, modules)
+    if decoder is not None and not at_work.is_idle:
+        hooks += rereading.hooked(at_work, decoder)
+    return handle.LiveCache(at_work, modules, hooks, refused)

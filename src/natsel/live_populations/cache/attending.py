@@ -122,7 +122,9 @@ def _cache_of(args: tuple[Any, ...], named: Mapping[str, Any]) -> Cache | None:
 
 def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        layer = layer_of(_cache_of(args, named), index, for_proof=session.for_proof)
+        cache = _cache_of(args, named)
+        layer = layer_of(cache, index, for_proof=session.for_proof)
+        session.rereading.cache = cache
         session.take(layer)
         implementation = check_implementation(module)
         hidden = named["hidden_states"] if "hidden_states" in named else args[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from natsel.live_populations.floors import Fitted, Floor
 from natsel.live_populations.registry import Method
 from natsel.selection import Sparsity
 
+REREAD = "reread"
+"""What is remembered of a second reading; no method's own name."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -44,6 +47,15 @@ class Asked:
     scaling: float
     softcap: float | None
     call: Call
+
+    def without_queries(self) -> Asked:
+        """Return the same call without what is as large as the call is long."""
+        rows, num_new = self.call.hidden_states.shape[:2]
+        hidden = self.call.hidden_states.new_empty(rows, num_new, 0)
+        none = torch.empty(rows, 0, dtype=torch.int32, device=hidden.device)
+        empty = self.queries[:, :, :0].clone()
+        call = Call(self.call.module, hidden, biased=self.call.biased)
+        return Asked(empty, lambda: none, self.scaling, self.softcap, call)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,21 @@ class Record:
     num_bytes: int
     num_bytes_beside: int
     num_bytes_whole: int
+
+
+@dataclass
+class Rereading:
+    """A second reading of what a call brought.
+
+    Attributes:
+        cache: that is read into.
+        is_running: whether it is going on.
+        waiting: by layer, the rounds that are held when it is over.
+    """
+
+    cache: Cache | None = None
+    is_running: bool = False
+    waiting: dict[int, tuple[LiveLayer, Asked]] = field(default_factory=dict)
 
 
 @dataclass
@@ -99,6 +126,7 @@ class Session:
         is_idle: whether nobody ever leaves: then there is nothing to ask, and the cache stays a
             dynamic one.
         is_paused: whether time stands still: entries are born, nobody is asked and nobody leaves.
+        rereading: the second reading that a method may ask for.
     """
 
     method: Method
@@ -114,6 +142,7 @@ class Session:
     records: dict[int, Record] = field(default_factory=dict)
     is_idle: bool = field(init=False)
     is_paused: bool = False
+    rereading: Rereading = field(default_factory=Rereading)
     _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
 
@@ -160,6 +189,9 @@ class Session:
     @torch.no_grad()
     def after(self, index: int, layer: LiveLayer, asked: Asked) -> None:
         """Hold the round of selection that follows a call of a layer."""
+        if self.rereading.is_running:
+            self._read_again(index, layer, asked)
+            return
         if index == self.layers[0]:
             self._waiting.clear()
         asked = self._with_earlier(layer, asked)
@@ -167,11 +199,30 @@ class Session:
             self.records[index] = _record_of(layer)
             return
         growing = asked.call.hidden_states.shape[1] == 1
-        if self.decoding or not growing:
+        if self.method.rereads and not growing:
+            self.rereading.waiting[index] = (layer, asked.without_queries())
+        elif self.decoding or not growing:
             self._round(index, layer, asked)
         elif self.method.every_call:
             self._scored(index, layer, asked, self._windows(self._fits(layer, strict=False)))
         self.records[index] = _record_of(layer)
+
+    @torch.no_grad()
+    def read_again(self) -> None:
+        """Hold the rounds that waited for a second reading."""
+        while self.rereading.waiting:
+            index = next(iter(self.rereading.waiting))
+            layer, asked = self.rereading.waiting.pop(index)
+            self._round(index, layer, asked)
+            self.records[index] = _record_of(layer)
+
+    def _read_again(self, index: int, layer: LiveLayer, asked: Asked) -> None:
+        """Write down the most that each entry gets from one query of a second reading."""
+        entries = self._entries(index, layer, asked, torch.zeros(1))
+        most = entries.remembered(REREAD, 0.0)
+        for weights in entries.in_time():
+            most = torch.maximum(most, weights.amax((2, 3)))
+        layer.memory[REREAD] = most[..., : most.shape[-1] - entries.num_new]
 
     def _with_earlier(self, layer: LiveLayer, asked: Asked) -> Asked:
         """Return the queries with those of calls before, where the method asks for a window."""
@@ -263,8 +314,8 @@ class Session:
     def _rows(self, layer: LiveLayer, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, device=layer.keys.device)
 
-    def _scored(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Tensor:
-        entries = Entries(
+    def _entries(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Entries:
+        return Entries(
             keys=layer.keys,
             values=layer.values,
             positions=layer.places(),
@@ -280,6 +331,11 @@ class Session:
             generator=self.generator,
             call=asked.call,
         )
+
+    def _scored(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Tensor:
+        entries = self._entries(index, layer, asked, window)
+        if self.method.rereads:
+            entries = replace(entries, reread=entries.remembered(REREAD, 0.0))
         scores = self.method.score(entries)
         shape = tuple(entries.positions.shape)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
