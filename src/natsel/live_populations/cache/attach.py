@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from natsel.common.errors import choose, refuse, refuse_together
+from natsel.common.errors import choose, refuse
 from natsel.common.extras import require
-from natsel.live_populations.allowances import Allowance, Bytes
+from natsel.live_populations.allowances import Allowance
 from natsel.live_populations.floors import Floor
 from natsel.live_populations.registry import Method
 
@@ -45,9 +45,6 @@ def attach(
             refuse(name, value, "True or False")
     if budget is None and method.extinct is None:
         refuse("budget", None, f"a budget: under {method.name!r} nobody leaves without one")
-    if isinstance(budget, Bytes) and scope != "head":
-        allowed = "scope='head': where heads hold different counts, bytes are those of the longest"
-        refuse_together({"budget": budget, "scope": scope}, allowed)
     if merge and for_proof:
         refuse("merge", merge, "False for a proof: who merges is in no mask")
     given = {"sinks": sinks, "window": window}

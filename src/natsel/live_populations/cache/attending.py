@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from natsel.common.errors import refuse
+from natsel.live_populations.cache.called import Asked
 from natsel.live_populations.cache.finding import (
     check_implementation,
     globals_of,
@@ -22,7 +23,7 @@ from natsel.live_populations.cache.finding import (
 )
 from natsel.live_populations.cache.layer import LiveLayer
 from natsel.live_populations.cache.masks import everybody, padded_of, taken
-from natsel.live_populations.cache.session import Asked, Session
+from natsel.live_populations.cache.session import Session
 from natsel.live_populations.entries import Call
 
 NAME = "natsel_live"

@@ -20,11 +20,12 @@ INSIDE = (
 
 
 class LiveLayer(DynamicLayer):
-    """Holds entries as one rectangle: where heads hold different counts, the longest decides.
+    """Holds the entries of those who live, and shows them to attention as one rectangle.
 
     Where nobody has left, it is a dynamic layer and nothing else. Afterwards the living of a head
-    stand first, in the order of the input, and what follows is empty: position -1, keys and values
-    of 0, hidden from attention by -inf.
+    stand first, in the order of the input, and what follows up to the longest head is empty:
+    position -1, keys and values of 0, hidden from attention by -inf. Between calls there are no
+    empty places: keys and values lie packed, one living entry behind the other.
 
     Attributes:
         seen: tokens of the input so far, with padding; positions go on from here.
@@ -44,10 +45,9 @@ class LiveLayer(DynamicLayer):
     """
 
     is_croppable = False
-    keys: Tensor  # as soon as there is an entry
-    values: Tensor
 
     def __init__(self, *, for_proof: bool = False) -> None:
+        self._packed: tuple[Tensor, Tensor] | None = None
         super().__init__()  # type: ignore[no-untyped-call]
         self.for_proof = for_proof
         self.closed = False
@@ -55,6 +55,7 @@ class LiveLayer(DynamicLayer):
         self._forget()
 
     def _forget(self) -> None:
+        self._packed = None
         self.seen = 0
         self.positions: Tensor | None = None
         self.mass: Tensor | None = None
@@ -65,6 +66,46 @@ class LiveLayer(DynamicLayer):
         self.ragged = False
         self.judged = 0
         self.everybody: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        """Keys, ``[batch, heads, entries, width]``, as soon as there is an entry."""
+        self._unpack()
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: Tensor) -> None:
+        self._keys = keys
+
+    @property
+    def values(self) -> Tensor:
+        """Values, ``[batch, heads, entries, width]``, as soon as there is an entry."""
+        self._unpack()
+        return self._values
+
+    @values.setter
+    def values(self, values: Tensor) -> None:
+        self._values = values
+
+    def pack(self) -> None:
+        """Let go of empty places, until somebody looks at keys or values."""
+        if self.ragged and self.is_thinned and self._packed is None and not self.for_proof:
+            living = self.places() >= 0
+            self._packed = (self._keys[living], self._values[living])
+            self._keys, self._values = (x[..., :0].clone() for x in (self._keys, self._values))
+
+    def _unpack(self) -> None:
+        if self._packed is None:
+            return
+        living = self.places() >= 0
+        keys, values = (x.new_zeros(*living.shape, x.shape[-1]) for x in self._packed)
+        keys[living], values[living] = self._packed
+        self._keys, self._values, self._packed = keys, values, None
+
+    @property
+    def num_places(self) -> int:
+        """Places of a head, also those that nobody lives at."""
+        return (self._keys if self.positions is None else self.positions).shape[2]
 
     @classmethod
     def adopting(cls, layer: DynamicLayer, *, for_proof: bool = False) -> LiveLayer:
@@ -139,7 +180,7 @@ class LiveLayer(DynamicLayer):
     @property
     def is_thinned(self) -> bool:
         """Whether the places are no longer those of the whole input."""
-        return self.keys.shape[-2] != self.seen or self.mass is not None
+        return self.num_places != self.seen or self.mass is not None
 
     def keep(self, keep: Tensor, *, merge: bool) -> None:
         """Let go of everybody else.
@@ -240,7 +281,13 @@ class LiveLayer(DynamicLayer):
     @property
     def num_bytes(self) -> int:
         """Bytes of keys and values that are held."""
-        return self.keys.nbytes + self.values.nbytes
+        return sum(x.nbytes for x in self._packed or (self._keys, self._values))
+
+    @property
+    def num_bytes_each(self) -> int:
+        """Bytes of the key and the value of one entry of one head."""
+        held = self._packed or (self._keys, self._values)
+        return sum(x.shape[-1] * x.element_size() for x in held)
 
     @property
     def num_bytes_beside(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.live_populations.allowances import Allowance, Bytes, allowed_of
+from natsel.live_populations.cache.called import Asked, Record, Rereading
 from natsel.live_populations.cache.layer import NOBODY, LiveLayer
 from natsel.live_populations.choosing import (
     Normalization,
@@ -21,81 +21,13 @@ from natsel.live_populations.choosing import (
     survivors_each,
     survivors_together,
 )
-from natsel.live_populations.entries import Call, Entries
+from natsel.live_populations.entries import Entries
 from natsel.live_populations.floors import Fitted, Floor
 from natsel.live_populations.registry import Method
 from natsel.selection import Sparsity
 
 REREAD = "reread"
 """What is remembered of a second reading; no method's own name."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The queries of one call of an attention module.
-
-    Attributes:
-        queries: ``[batch, query heads, queries, width]``.
-        positions: gives theirs, ``[batch, queries]``, -1 for padding.
-        scaling: what products with keys are multiplied by.
-        softcap: what logits are bounded to, or None.
-        call: of the module.
-    """
-
-    queries: Tensor
-    positions: Callable[[], Tensor]
-    scaling: float
-    softcap: float | None
-    call: Call
-
-    def without_queries(self) -> Asked:
-        """Return the same call without what is as large as the call is long."""
-        rows, num_new = self.call.hidden_states.shape[:2]
-        hidden = self.call.hidden_states.new_empty(rows, num_new, 0)
-        none = torch.empty(rows, 0, dtype=torch.int32, device=hidden.device)
-        empty = self.queries[:, :, :0].clone()
-        call = Call(self.call.module, hidden, biased=self.call.biased)
-        return Asked(empty, lambda: none, self.scaling, self.softcap, call)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a layer held after the last call.
-
-    Attributes:
-        rows: inputs in the batch.
-        heads: key/value heads.
-        seen: tokens of the input, with padding.
-        padding: how many of them are padding, ``[batch]``, or None.
-        positions: of who is held, ``[batch, heads, places]``, -1 for nobody; None for all.
-        num_bytes: of keys and values, measured.
-        num_bytes_beside: of what is held besides.
-        num_bytes_whole: what keys and values of every token would take.
-    """
-
-    rows: int
-    heads: int
-    seen: int
-    padding: Tensor | None
-    positions: Tensor | None
-    num_bytes: int
-    num_bytes_beside: int
-    num_bytes_whole: int
-
-
-@dataclass
-class Rereading:
-    """A second reading of what a call brought.
-
-    Attributes:
-        cache: that is read into.
-        is_running: whether it is going on.
-        waiting: by layer, the rounds that are held when it is over.
-    """
-
-    cache: Cache | None = None
-    is_running: bool = False
-    waiting: dict[int, tuple[LiveLayer, Asked]] = field(default_factory=dict)
 
 
 @dataclass
@@ -196,7 +128,7 @@ class Session:
             self._waiting.clear()
         asked = self._with_earlier(layer, asked)
         if self.is_paused:
-            self.records[index] = _record_of(layer)
+            self.records[index] = _settled(layer)
             return
         growing = asked.call.hidden_states.shape[1] == 1
         if self.method.rereads and not growing:
@@ -205,7 +137,7 @@ class Session:
             self._round(index, layer, asked)
         elif self.method.every_call:
             self._scored(index, layer, asked, self._windows(self._fits(layer, strict=False)))
-        self.records[index] = _record_of(layer)
+        self.records[index] = _settled(layer)
 
     @torch.no_grad()
     def read_again(self) -> None:
@@ -214,7 +146,7 @@ class Session:
             index = next(iter(self.rereading.waiting))
             layer, asked = self.rereading.waiting.pop(index)
             self._round(index, layer, asked)
-            self.records[index] = _record_of(layer)
+            self.records[index] = _settled(layer)
 
     def _read_again(self, index: int, layer: LiveLayer, asked: Asked) -> None:
         """Write down the most that each entry gets from one query of a second reading."""
@@ -274,7 +206,7 @@ class Session:
         )
         for index, w, kept in zip(self.layers, waiting, keep, strict=True):
             self._let_go(w.layer, kept)
-            self.records[index] = _record_of(w.layer)
+            self.records[index] = _settled(w.layer)
 
     def _let_go(self, layer: LiveLayer, keep: Tensor) -> None:
         here = layer.places() >= 0
@@ -285,9 +217,7 @@ class Session:
         each = 0
         if isinstance(self.budget, Bytes):
             rows, heads = layer.keys.shape[:2]
-            width = layer.keys.shape[-1] * layer.keys.element_size()
-            width += layer.values.shape[-1] * layer.values.element_size()
-            each = len(self.layers) * rows * heads * width
+            each = len(self.layers) * rows * heads * layer.num_bytes_each
         return [allowed_of(self.budget, seen, each) for seen in layer.num_real()]
 
     def _is_over(self, layer: LiveLayer, allowed: list[int]) -> bool:
@@ -365,16 +295,17 @@ class Session:
         return alive & (~self.method.extinct(entries) | protected | best)
 
 
-def _record_of(layer: LiveLayer) -> Record:
-    rows, heads, held = layer.keys.shape[:3]
-    num_bytes = layer.num_bytes
+def _settled(layer: LiveLayer) -> Record:
+    """Let a layer hold who is held and nobody else, and return what that is."""
+    layer.pack()
+    rows, heads = layer.places().shape[:2]
     return Record(
         rows,
         heads,
         layer.seen,
         layer.padding,
         layer.positions,
-        num_bytes,
+        layer.num_bytes,
         layer.num_bytes_beside,
-        num_bytes // held * layer.seen if held else 0,
+        rows * heads * layer.seen * layer.num_bytes_each,
     )

@@ -22,8 +22,14 @@ register(Method("value-weighted", value_weighted, window=32, queries=True))
 register(Method("expected", expected, sinks=4, window=32, queries=True))
 register(
     Method(
-        "kvzip", kvzip, sinks=4, window=8, every_call=True,
-        rereads=True, scope="model", normalize=None,
+        "kvzip",
+        kvzip,
+        sinks=4,
+        window=8,
+        every_call=True,
+        rereads=True,
+        scope="model",
+        normalize=None,
     )
 )
 register(Method("evolution", evolution, window=32, every_call=True, extinct=extinct))
