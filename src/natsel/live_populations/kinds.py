@@ -14,7 +14,7 @@ from natsel.live_populations.tokens.finding import chains, is_decoder
 
 CACHE: Mapping[str, Any] = {
     **{"sinks": None, "window": None, "floor": 1, "scope": None, "normalize": "method"},
-    "decoding": True,
+    **{"heads": None, "decoding": True},
 }
 """Arguments of a cache alone, and their defaults."""
 

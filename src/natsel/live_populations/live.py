@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
@@ -58,6 +58,7 @@ def live(
     floor: float = 1,
     scope: Literal["head", "layer", "model", "token"] | None = None,
     normalize: Normalization | Literal["method"] = "method",
+    heads: Mapping[int, Tensor] | None = None,
     merge: bool = False,
     decoding: bool = True,
     seed: int = 0,
@@ -110,6 +111,9 @@ def live(
             one keeps depends on the others, later ones too; "token": each keeps the same count.
         normalize: how scores become comparable across heads that share: "mean", "rank" or None;
             "method" for what the method says, "mean" for most.
+        heads: what each head of a cache needs, ``{layer: [heads]}``, as
+            :func:`natsel.live_populations.needs_of_heads` measures it: all heads share the budget
+            in this proportion, whatever their scores. None for scores that decide.
         merge: whether an entry that leaves gives its mass to the one whose key is nearest, instead
             of being dropped; the logarithm of the mass is added to the logits.
         decoding: whether entries also leave while tokens come one by one.
@@ -183,6 +187,7 @@ def live(
         floor=floor,
         scope=scope,
         normalize=normalize,
+        heads=heads,
         merge=merge,
         decoding=decoding,
         seed=seed,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from natsel.common.errors import choose, refuse
+from natsel.common.errors import choose, refuse, refuse_together
 from natsel.common.extras import require
 from natsel.live_populations.allowances import Allowance
 from natsel.live_populations.floors import Floor
+from natsel.live_populations.needs import check_needs
 from natsel.live_populations.registry import Method
 
 SCOPES = ("head", "layer", "model")
@@ -26,6 +28,7 @@ def attach(
     floor: float,
     scope: str | None,
     normalize: str | None,
+    heads: Mapping[int, Tensor] | None,
     merge: bool,
     decoding: bool,
     seed: int,
@@ -35,7 +38,11 @@ def attach(
     require("transformers", "transformers")
     from natsel.live_populations.cache import attending, finding, handle, rereading, session
 
-    scope = method.scope if scope is None else scope
+    if heads is not None and (scope not in (None, "model") or normalize != "method"):
+        told = {"heads": "needs", "scope": scope, "normalize": normalize}
+        refuse_together(told, "heads alone: all heads share the budget, by their needs")
+    if scope is None:
+        scope = method.scope if heads is None else "model"
     choose("scope", scope, SCOPES)
     normalize = method.normalize if normalize == "method" else normalize
     if normalize not in ("mean", "rank", None):
@@ -63,6 +70,8 @@ def attach(
     modules = {index: module for index, module in modules.items() if index not in refused}
     for module in modules.values():
         finding.check_implementation(module)
+    if heads is not None:
+        check_needs(heads, modules)
     handle.refuse_twice(modules, told)
     decoder = finding.decoder_of(model, modules) if method.rereads else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -72,6 +81,7 @@ def attach(
         floor=least,
         scope=scope,
         normalize=normalize,  # type: ignore[arg-type]
+        heads=heads,
         merge=merge,
         decoding=decoding,
         generator=torch.Generator(device).manual_seed(seed),

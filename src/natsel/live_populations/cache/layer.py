@@ -36,6 +36,8 @@ class LiveLayer(DynamicLayer):
         queries: the newest ones, ``[batch, query heads, queries, width]``, or None.
         query_positions: theirs, ``[batch, queries]``.
         padding: how many of the tokens are padding, ``[batch]``; None for none.
+        is_thinned: whether the places are no longer those of the whole input; one head may hold
+            all of it while others do not.
         ragged: whether some places are empty.
         judged: how many tokens were looked at for padding.
         alike: whether all layers hold equally many.
@@ -63,6 +65,7 @@ class LiveLayer(DynamicLayer):
         self.queries: Tensor | None = None
         self.query_positions: Tensor | None = None
         self.padding: Tensor | None = None
+        self.is_thinned = False
         self.ragged = False
         self.judged = 0
         self.everybody: tuple[Tensor, Tensor] | None = None
@@ -101,11 +104,6 @@ class LiveLayer(DynamicLayer):
         keys, values = (x.new_zeros(*living.shape, x.shape[-1]) for x in self._packed)
         keys[living], values[living] = self._packed
         self._keys, self._values, self._packed = keys, values, None
-
-    @property
-    def num_places(self) -> int:
-        """Places of a head, also those that nobody lives at."""
-        return (self._keys if self.positions is None else self.positions).shape[2]
 
     @classmethod
     def adopting(cls, layer: DynamicLayer, *, for_proof: bool = False) -> LiveLayer:
@@ -177,11 +175,6 @@ class LiveLayer(DynamicLayer):
         self.queries = queries[:, :, -most:].detach().clone()
         self.query_positions = positions[:, -most:]
 
-    @property
-    def is_thinned(self) -> bool:
-        """Whether the places are no longer those of the whole input."""
-        return self.num_places != self.seen or self.mass is not None
-
     def keep(self, keep: Tensor, *, merge: bool) -> None:
         """Let go of everybody else.
 
@@ -196,6 +189,7 @@ class LiveLayer(DynamicLayer):
             ones = torch.ones(at.shape, dtype=torch.float32, device=keys.device)
             before = ones if mass is None else mass
             keys, values, mass = merged(keys, values, before, keep, (at >= 0) & ~keep)
+        self.is_thinned = True
         counts = keep.sum(-1)
         longest = int(counts.max())
         index = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :longest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from natsel.live_populations.cache.called import Asked, Record, Rereading
 from natsel.live_populations.cache.layer import NOBODY, LiveLayer
 from natsel.live_populations.choosing import (
     Normalization,
+    apportioned,
     floored,
     places,
     survivors_each,
@@ -49,6 +51,7 @@ class Session:
         scope: who shares a budget: "head" (each its own), "layer" (the heads of a layer) or
             "model" (all heads).
         normalize: how scores of different heads become comparable.
+        heads: what each head needs, by which all share; None where scores decide.
         merge: whether who leaves gives its mass to who is nearest.
         decoding: whether entries leave while one token after the other comes, too.
         generator: the only source of chance.
@@ -70,6 +73,7 @@ class Session:
     decoding: bool
     generator: torch.Generator
     layers: tuple[int, ...]
+    heads: Mapping[int, Tensor] | None = None
     for_proof: bool = False
     records: dict[int, Record] = field(default_factory=dict)
     is_idle: bool = field(init=False)
@@ -180,6 +184,8 @@ class Session:
         sinks, window, least = (self._rows(layer, [f[i] for f in fitted]) for i in range(3))
         protected = floored(alive, sinks, window)
         alive = self._living(layer, scores, alive, protected)
+        if self.heads is not None:
+            scores = self._by_need(index, scores, alive, protected)
         if self.scope == "model":
             self._waiting[index] = _Waiting(layer, scores, alive, protected)
             if index == self.layers[-1]:
@@ -202,11 +208,19 @@ class Session:
             [w.protected for w in waiting],
             self._rows(waiting[0].layer, allowed),
             least,
-            self.normalize,
+            None if self.heads is not None else self.normalize,
         )
         for index, w, kept in zip(self.layers, waiting, keep, strict=True):
             self._let_go(w.layer, kept)
             self.records[index] = _settled(w.layer)
+
+    def _by_need(self, index: int, scores: Tensor, alive: Tensor, protected: Tensor) -> Tensor:
+        assert self.heads is not None
+        needs = self.heads[index].to(scores.device)
+        if needs.shape[0] != scores.shape[1]:
+            told = f"{needs.shape[0]} numbers at layer {index}"
+            refuse("heads", told, f"{scores.shape[1]}, one for each key/value head")
+        return apportioned(scores, alive, protected, needs)
 
     def _let_go(self, layer: LiveLayer, keep: Tensor) -> None:
         here = layer.places() >= 0
