@@ -24,8 +24,9 @@ from natsel_bench.live.answering import answers
 from natsel_bench.live.cli import live as command
 from natsel_bench.live.jury import Jury
 from natsel_bench.live.rows import compared, perplexity_row, recall_row
+from natsel_bench.live.run import _windows
 from natsel_bench.live.tasks import TASKS, Document, Words, documents
-from natsel_bench.live.ways import FULL, Way, parsed
+from natsel_bench.live.ways import FULL, Way, parsed, ways_of
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,21 @@ def test_a_jury_reads_again_for_who_asks_for_it_and_says_what_they_would(model):
     for layer, scores in jury.scores(1).items():
         torch.testing.assert_close(scores, said[layer])
         assert scores.max() > 0.5
+
+
+def test_heads_share_by_what_is_measured_at_each_share(model):
+    needs = {0.5: {0: torch.tensor([1.0]), 1: torch.tensor([2.0])}}
+    way = ways_of(model, ["newest+heads=true"], [0.5], needs.get)["newest+heads=true 0.5"]
+    ids = torch.arange(1, 25)[None]
+    with torch.no_grad(), way.on(model) as live:
+        model(ids)
+        assert [live.held(layer).item() for layer in (0, 1)] == [8, 16]
+    for text, given in (("newest+heads=3", needs.get), ("newest+heads=true", None)):
+        with pytest.raises(ValueError, match="heads=true, where needs"):
+            ways_of(model, [text], [0.5], given)
+    assert [w.shape[1] for w in _windows(lambda text: list(range(len(text))), "." * 99, 9)] == [
+        9
+    ] * 8
 
 
 def test_documents_are_the_same_every_time_and_hold_their_answer():

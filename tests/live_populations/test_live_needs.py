@@ -79,8 +79,8 @@ def test_what_does_not_say_what_heads_need_is_refused(model, given, message):
 
 def test_numbers_for_other_heads_are_refused_before_anything_leaves(model):
     needs = {0: torch.ones(3), 1: torch.ones(2)}
-    with natsel.live(model, "newest", HALF, heads=needs):
-        with pytest.raises(ValueError, match=r"heads='3 numbers at layer 0' .*2, one for each"):
-            model(prompts())
+    told = r"heads='3 numbers at layer 0' .*2, one for each"
+    with natsel.live(model, "newest", HALF, heads=needs), pytest.raises(ValueError, match=told):
+        model(prompts())
     with pytest.raises(ValueError, match=r"texts=.*at least one"):
         needs_of_heads(model, [], HALF)

@@ -39,8 +39,8 @@ def attach(
     from natsel.live_populations.cache import attending, finding, handle, rereading, session
 
     if heads is not None and (scope not in (None, "model") or normalize != "method"):
-        told = {"heads": "needs", "scope": scope, "normalize": normalize}
-        refuse_together(told, "heads alone: all heads share the budget, by their needs")
+        both = {"heads": "needs", "scope": scope, "normalize": normalize}
+        refuse_together(both, "heads alone: all heads share the budget, by their needs")
     if scope is None:
         scope = method.scope if heads is None else "model"
     choose("scope", scope, SCOPES)
