@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from decoders import decoder, padded, prompts
@@ -157,6 +160,15 @@ def test_beams_carry_entries_of_heads_that_hold_different_counts():
     with natsel.live(model, "kvzip", HALF) as handle:
         model.generate(ids, **options)
     assert handle.num_held == 3 * 2 * 2 * (23 - HALF.count(23))
+
+
+@pytest.mark.parametrize("tokens", [20, 1])
+def test_a_cache_dies_with_its_input(tokens):
+    model, ids = decoder("llama"), prompts(tokens=tokens)
+    with torch.no_grad(), natsel.live(model, "kvzip", HALF):
+        cache = weakref.ref(model(ids).past_key_values)
+        gc.collect()
+        assert cache() is None
 
 
 def test_what_cannot_be_read_a_second_time_is_refused():

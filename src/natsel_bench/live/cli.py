@@ -31,7 +31,7 @@ def live(
     method: Annotated[
         str,
         typer.Option(
-            help="Methods, each with options such as snapkv+kernel=7+scope=layer, key-diff+heads=true."
+            help="Methods, each with options such as snapkv+kernel=7 or key-diff+heads=true."
         ),
     ] = "newest,key-norm,snapkv,evolution",
     share: Annotated[str, typer.Option(help="Shares of the entries that go.")] = "0.5,0.75",

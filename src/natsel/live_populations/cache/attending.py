@@ -125,7 +125,8 @@ def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         cache = _cache_of(args, named)
         layer = layer_of(cache, index, for_proof=session.for_proof)
-        session.rereading.cache = cache
+        if session.method.rereads:
+            session.rereading.cache = cache
         session.take(layer)
         implementation = check_implementation(module)
         hidden = named["hidden_states"] if "hidden_states" in named else args[0]

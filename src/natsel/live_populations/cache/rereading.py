@@ -45,17 +45,17 @@ def hooked(session: Session, decoder: nn.Module) -> list[RemovableHandle]:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if rereading.is_running:
             return
-        given = calls.pop() if calls else {}
-        if output is None:  # it was refused
-            rereading.waiting.clear()
-        elif rereading.waiting and rereading.cache is not None:
-            rereading.is_running = True
-            try:
-                _read_again(module, given, rereading.cache)
-            finally:
+        given, cache = calls.pop() if calls else {}, rereading.cache
+        try:
+            if output is not None and rereading.waiting and cache is not None:
+                rereading.is_running = True
+                _read_again(module, given, cache)
                 rereading.is_running = False
-                rereading.cache = None
-            session.read_again()
+                session.read_again()
+        finally:
+            rereading.is_running = False
+            rereading.cache = None  # which dies with the input
+            rereading.waiting.clear()
 
     return [
         decoder.register_forward_pre_hook(before, with_kwargs=True),
