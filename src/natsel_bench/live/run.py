@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,13 @@ def bench_live(
     check_whole("seed", seed, 0)
     network, cases, windows = opened(model, text, tokenizer, tasks, num_documents, length, seed)
 
-    @cache
+    measured: dict[float, Mapping[int, Tensor]] = {}
+
     def needs(share: float) -> Mapping[int, Tensor]:
-        progress(f"live: needs of heads at {share:g}", 0, 1)
-        return needs_of_heads(network, windows(), natsel.Sparsity(share))
+        if share not in measured:
+            progress(f"live: needs of heads at {share:g}", 0, 1)
+            measured[share] = needs_of_heads(network, windows(), natsel.Sparsity(share))
+        return measured[share]
 
     ways = ways_of(network, methods, shares, needs)
     target = Path(out)
@@ -144,6 +147,10 @@ def bench_live(
             "over_tasks": pairs,
             "perplexity": worth,
             "plateau": plateau,
+            "needs": {
+                f"{share:g}": {str(layer): found.tolist() for layer, found in heads.items()}
+                for share, heads in measured.items()
+            },
             "costs": work.costs(next(iter(cases.values())), ways, repeats),
             **environment.record(git=True),
         }

@@ -93,17 +93,26 @@ class LiveLayer(DynamicLayer):
     def pack(self) -> None:
         """Let go of empty places, until somebody looks at keys or values."""
         if self.ragged and self.is_thinned and self._packed is None and not self.for_proof:
-            living = self.places() >= 0
-            self._packed = (self._keys[living], self._values[living])
+            where = self._living()
+            keys, values = (
+                x.flatten(0, 2).index_select(0, where) for x in (self._keys, self._values)
+            )
+            self._packed = (keys, values)
             self._keys, self._values = (x[..., :0].clone() for x in (self._keys, self._values))
 
     def _unpack(self) -> None:
         if self._packed is None:
             return
-        living = self.places() >= 0
-        keys, values = (x.new_zeros(*living.shape, x.shape[-1]) for x in self._packed)
-        keys[living], values[living] = self._packed
-        self._keys, self._values, self._packed = keys, values, None
+        where, shape = self._living(), self.places().shape
+        self._keys, self._values = (
+            x.new_zeros(shape.numel(), x.shape[-1]).index_copy_(0, where, x).view(*shape, -1)
+            for x in self._packed
+        )
+        self._packed = None
+
+    def _living(self) -> Tensor:
+        """Return the places that somebody lives at, in the order in which they lie."""
+        return (self.places() >= 0).flatten().nonzero()[:, 0]
 
     @classmethod
     def adopting(cls, layer: DynamicLayer, *, for_proof: bool = False) -> LiveLayer:
