@@ -162,6 +162,18 @@ def test_beams_carry_entries_of_heads_that_hold_different_counts():
     assert handle.num_held == 3 * 2 * 2 * (23 - HALF.count(23))
 
 
+def test_a_cache_that_was_thinned_before_is_told_of_where_nobody_leaves():
+    model, ids = decoder("llama"), prompts()
+    with torch.no_grad():
+        with natsel.live(model, "newest", HALF):
+            cache = model(ids).past_key_values
+        with natsel.live(model, "kvzip", natsel.Sparsity(0.0)) as handle:
+            cache = model(ids[:, :4], past_key_values=cache).past_key_values
+            assert handle.num_held == 2 * 2 * 2 * 14
+            model(ids[:, :4], past_key_values=cache)
+            assert handle.num_held == 2 * 2 * 2 * 18
+
+
 @pytest.mark.parametrize("tokens", [20, 1])
 def test_a_cache_dies_with_its_input(tokens):
     model, ids = decoder("llama"), prompts(tokens=tokens)

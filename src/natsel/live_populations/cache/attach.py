@@ -36,7 +36,7 @@ def attach(
 ) -> Any:
     """Let the entries of a decoder's cache compete; see :func:`natsel.live`."""
     require("transformers", "transformers")
-    from natsel.live_populations.cache import attending, finding, handle, rereading, session
+    from natsel.live_populations.cache import attending, finding, handle, session
 
     if heads is not None and (scope not in (None, "model") or normalize != "method"):
         both = {"heads": "needs", "scope": scope, "normalize": normalize}
@@ -73,7 +73,6 @@ def attach(
     if heads is not None:
         check_needs(heads, modules)
     handle.refuse_twice(modules, told)
-    decoder = finding.decoder_of(model, modules) if method.rereads else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     at_work = session.Session(
         method=method,
@@ -88,7 +87,6 @@ def attach(
         layers=tuple(modules),
         for_proof=for_proof,
     )
-    hooks = attending.hooked(at_work, modules)
-    if decoder is not None and not at_work.is_idle:
-        hooks += rereading.hooked(at_work, decoder)
-    return handle.LiveCache(at_work, modules, hooks, refused)
+    if method.rereads:
+        at_work.rereading.decoder = finding.decoder_of(model, modules)
+    return handle.LiveCache(at_work, modules, attending.hooked(at_work, modules), refused)

@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from natsel.common.errors import refuse
+from natsel.live_populations.cache import rereading
 from natsel.live_populations.cache.called import Asked
 from natsel.live_populations.cache.finding import (
     check_implementation,
@@ -69,6 +70,8 @@ def hooked(session: Session, modules: Mapping[int, nn.Module]) -> list[Removable
         before, after = _hooks(session, index)
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, always_call=True))
+    if session.rereading.decoder is not None:
+        handles += rereading.hooked(session, session.rereading.decoder)
     return handles
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from natsel.live_populations.cache.layer import LiveLayer
@@ -71,11 +71,13 @@ class Rereading:
     """A second reading of what a call brought.
 
     Attributes:
+        decoder: that reads; None where the method asks for none.
         cache: that is read into.
         is_running: whether it is going on.
         waiting: by layer, the rounds that are held when it is over.
     """
 
+    decoder: nn.Module | None = None
     cache: Cache | None = None
     is_running: bool = False
     waiting: dict[int, tuple[LiveLayer, Asked]] = field(default_factory=dict)
