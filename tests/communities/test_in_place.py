@@ -33,6 +33,26 @@ def dropped(y):
     return nn.functional.dropout(y, 0.5, False, True)
 
 
+def of_all_that_is_seen(y):
+    part = torch.cat([y, y], 1)[:, :6]
+    part += y
+    return part
+
+
+def of_one_result(y):
+    values, places = y.topk(6, -1)
+    values /= values.sum(-1, keepdim=True)
+    inverse = torch.empty_like(places)
+    inverse[:, places[0]] = torch.arange(6)
+    return values * inverse
+
+
+def of_a_part(y):
+    both = torch.cat([y, y], 1)
+    both[:, :6].mul_(2.0)
+    return both[:, :6]
+
+
 def through_view(y):
     part = y[:, :2]
     y.relu_()
@@ -62,14 +82,14 @@ def exported(forward):
     return model, x, program, before
 
 
-@pytest.mark.parametrize("forward", [relu, chained, dropped])
+@pytest.mark.parametrize("forward", [relu, chained, dropped, of_all_that_is_seen, of_one_result])
 def test_writes_into_fresh_results_are_replaced(forward):
     model, x, program, _ = exported(forward)
     assert not any(writes(node) for node in program.graph.nodes)
     assert torch.equal(program.module()(x), model(x))
 
 
-@pytest.mark.parametrize("forward", [through_view, of_result, two_names])
+@pytest.mark.parametrize("forward", [through_view, of_result, two_names, of_a_part])
 def test_what_has_another_name_stays(forward):
     _, _, program, before = exported(forward)
     assert program.graph_module.print_readable(print_output=False) == before

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ ATOMS = frozenset(
     )
 )
 """Types of what cannot change, of which a deep copy is the thing itself."""
+
+TABLES = frozenset(
+    name for name, value in nn.Module().__dict__.items() if isinstance(value, (dict, set))
+)
+"""Tables that torch gives every module, which no two share."""
 
 COPYING = ("__reduce_ex__", "__reduce__", "__getstate__")
 
@@ -70,7 +76,9 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if known is not None:
         return known
     if isinstance(value, nn.Module):
-        return _module(value, memo) if _is_usual(kind) else copy.deepcopy(value, memo)
+        return (
+            _module(value, memo) if _is_usual(cast(Hashable, kind)) else copy.deepcopy(value, memo)
+        )
     if kind is dict or kind is OrderedDict:
         table = memo[id(value)] = kind()
         for key, item in value.items():
@@ -92,15 +100,24 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
 def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     new = memo[id(module)] = kind.__new__(kind)
-    state = module.__reduce_ex__(4)[2]
-    assert isinstance(state, dict)
-    held = {name: _copy(value, memo) for name, value in state.items()}
+    held: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        # Most of what a module holds is a number, or a table of torch's that is empty.
+        if type(value) in ATOMS:
+            held[name] = value
+        elif name in TABLES and type(value) in (dict, OrderedDict, set) and not value:
+            held[name] = type(value)()
+        else:
+            held[name] = _copy(value, memo)
     new.__setstate__(held)  # type: ignore[no-untyped-call]
     return new
 
 
-def _is_usual(kind: type) -> bool:
+@lru_cache(maxsize=1024)
+def _is_usual(kind: Any) -> bool:
     """Tell whether modules of a class are copied as all are: no more than what they hold."""
-    return not hasattr(kind, "__deepcopy__") and all(
-        getattr(kind, name, None) is getattr(nn.Module, name, None) for name in COPYING
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in COPYING)
+        and not any("__slots__" in vars(base) for base in kind.__mro__)
     )

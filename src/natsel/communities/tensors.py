@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
+
+TABLES = ("_parameters", "_buffers")
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of a model by name, each shared tensor once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found: dict[str, Tensor] = {}
+    modules = _modules(model, seen=set())
+    for table in TABLES:
+        seen: set[int] = set()
+        for name, tensor in _held(modules, table):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[name] = tensor
+    return found
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers under every name they have, shared ones too."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    modules = _modules(model, seen=None)
+    return {name: tensor for table in TABLES for name, tensor in _held(modules, table)}
+
+
+def _modules(model: nn.Module, *, seen: set[int] | None) -> list[tuple[str, nn.Module]]:
+    """Return modules with what the names of what they hold begin with, as ``named_modules`` does.
+
+    With the ids of those that were seen each comes once. Trials ask thousands of times.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    stack = [("", model)]
+    while stack:
+        prefix, module = stack.pop()
+        if seen is not None:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+        found.append((prefix, module))
+        stack += [
+            (f"{prefix}{name}.", child)
+            for name, child in reversed(module._modules.items())
+            if child is not None
+        ]
+    return found
+
+
+def _held(modules: Iterable[tuple[str, nn.Module]], table: str) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in modules:
+        for name, tensor in getattr(module, table).items():
+            if tensor is not None:
+                yield prefix + name, tensor
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

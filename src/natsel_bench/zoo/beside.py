@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -22,6 +25,8 @@ from natsel_bench.zoo.masked import (
 )
 
 Row = dict[str, Any]
+LIMIT = 30.0
+"""Processor seconds for a peer, whose endless loops are not the model's."""
 
 
 def words(error: Exception) -> str:
@@ -35,13 +40,30 @@ def peer(dense: nn.Module, inputs: Inputs) -> Row:
     model = copy.deepcopy(dense)
     start = time.process_time()
     try:
-        tool.prepare()
-        tool.pruner(model, inputs).step()
+        with _at_most(LIMIT):
+            tool.prepare()
+            tool.pruner(model, inputs).step()
+    except TimeoutError as error:
+        return {"peer": "time-out", "peer_s": None, "peer_reason": str(error)}
     except Exception as error:  # noqa: BLE001 - how a peer fails is what is recorded
         return {"peer": "error", "peer_s": None, "peer_reason": words(error)}
     seconds = time.process_time() - start
     outcome, reason = _outcome(dense, model.eval(), inputs)
     return {"peer": outcome, "peer_s": seconds, "peer_reason": reason}
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"stopped after {seconds:g} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _outcome(dense: nn.Module, small: nn.Module, inputs: Inputs) -> tuple[str, str]:

@@ -442,6 +442,10 @@ class Propagation:
             # One and the same constant changes nothing about who owns the other.
             other = b if bool((a == NONE).all()) else a
             return other.expand(whole)
+        if a.shape == b.shape and not bool((self._is_plain(a) | self._is_plain(b)).any()):
+            # Most of what meets: populations, each with one other.
+            self.space.unite(a, b, reason)
+            return _widened(compact(self.space.roots(a)), whole)
         a_free, b_free = self._free(a, b, shape), self._free(b, a, shape)
         # A table of each (slopes of heads) that is scaled by data of all remains one of each.
         a_kept, b_kept = self._keeps(a, b, shape), self._keeps(b, a, shape)
@@ -462,7 +466,7 @@ class Propagation:
         result = torch.where(a == NONE, b, torch.where(b == NONE, a, result))
         if not bool((result == DATA).any()):
             result = compact(self.space.roots(result))
-        return result.reshape((1,) * (len(whole) - result.dim()) + tuple(shape)).expand(whole)
+        return _widened(result, whole)
 
     def _free(self, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
         """Return which elements of ``x`` tie nothing where they meet ``y``."""
@@ -522,6 +526,10 @@ def _as_data(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_as_data(item) for item in value)
     return value
+
+
+def _widened(x: Tensor, whole: torch.Size) -> Tensor:
+    return x.reshape((1,) * (len(whole) - x.dim()) + tuple(x.shape)).expand(whole)
 
 
 def _unrepeated(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import fx
 from torch._ops import OpOverload
@@ -18,12 +20,24 @@ FRESH = frozenset(
                 *("linear", "addmm", "mm", "bmm", "matmul", "cat", "batch_norm", "layer_norm"),
                 *("group_norm", "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu"),
                 *("gelu", "sigmoid", "tanh", "elu", "max_pool2d", "avg_pool2d", "softmax"),
+                *("empty_like", "zeros_like", "ones_like", "full_like", "topk", "sort"),
+                *("new_empty", "new_zeros", "new_ones", "new_full", "zeros", "ones", "full"),
+                *("index_put", "leaky_relu", "arange", "embedding", "gather", "clamp", "round"),
             )
         ),
-        *("aten.leaky_relu.default", "aten.mean.dim", "aten.softmax.int"),
+        *("aten.mean.dim", "aten.sum.dim_IntList", "aten.softmax.int", "aten.empty.memory_format"),
+        *("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf"),
+        *(f"aten.masked_fill.{kind}" for kind in ("Scalar", "Tensor")),
+        *(f"aten.scatter.{kind}" for kind in ("src", "value")),
     )
 )
-"""Operators whose result is memory of its own, whatever enters them."""
+"""Operators whose results are memory of their own, whatever enters them."""
+
+VIEWS = frozenset(("aten.alias.default", "aten.slice.Tensor", "aten.view.default"))
+"""Operators that give the memory of their first argument, or a part of it."""
+
+KEEPS_TYPE = ("aten.index_put.", "aten.masked_fill.", "aten.scatter.")
+"""Operators whose result has the type of what they put other values into."""
 
 
 def written_anew(program: ExportedProgram) -> None:
@@ -36,8 +50,11 @@ def written_anew(program: ExportedProgram) -> None:
         program: is changed, and only if all of its writing can be replaced.
     """
     for node in program.graph.nodes:
+        # Two that write nothing.
         if str(node.target) == "aten.dropout_.default" and node.args[2] is False:
-            node.target = torch.ops.aten.dropout.default  # It changes nothing.
+            node.target = torch.ops.aten.dropout.default
+        if str(node.target) == "aten.detach_.default":
+            node.target = torch.ops.aten.detach.default
     order = {node: number for number, node in enumerate(program.graph.nodes)}
     writing = [node for node in program.graph.nodes if writes(node)]
     instead = [_without_writing(node) for node in writing]
@@ -68,6 +85,8 @@ def _without_writing(node: fx.Node) -> OpOverload | None:
     other = getattr(packet, node.target._overloadname, None)
     if not isinstance(other, OpOverload) or str(other) not in FRESH:
         return None
+    if str(other).startswith(KEEPS_TYPE):
+        return other
     entering = [n.meta.get("val") for n in node.all_input_nodes]
     # Written into, a number keeps its type; a sum of two types has the wider one.
     return other if len({getattr(x, "dtype", None) for x in entering}) == 1 else None
@@ -78,8 +97,23 @@ def _is_alone(node: fx.Node, writing: list[fx.Node]) -> bool:
     source = node.args[0]
     if not isinstance(source, fx.Node) or node.all_input_nodes.count(source) != 1:
         return False
-    is_fresh = source in writing or str(source.target) in FRESH
+    is_fresh = source in writing or _is_held_alone(source)
     if sum(user in writing and user.args[0] is source for user in source.users) > 1:
         # What one of them returns is the same memory as what the next one writes into.
         return False
-    return is_fresh and all(user in writing or str(user.target) in FRESH for user in source.users)
+    return is_fresh and all(user in writing or _is_fresh(user) for user in source.users)
+
+
+def _is_held_alone(node: fx.Node) -> bool:
+    """Tell whether what an operator gives is fresh, or all that is seen of what is."""
+    base = node.args[0] if node.args else None
+    while str(node.target) in VIEWS and isinstance(base, fx.Node) and len(base.users) == 1:
+        node, base = base, base.args[0] if base.args else None
+    return _is_fresh(node)
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Tell whether what an operator gives, or this one of its results, is memory of its own."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return str(node.args[0].target) in FRESH
+    return str(node.target) in FRESH

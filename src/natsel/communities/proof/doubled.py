@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from natsel.communities.proof.grouped import GROUPED
+
 MAX_CHUNK = 1 << 21
 """Elements of a weight that are held in float64 at a time where its rows can take turns."""
 
@@ -19,11 +21,6 @@ CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double}
 COMPLEX = {torch.complex32: torch.complex128, torch.complex64: torch.complex128}
 DTYPE: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
 WRITES: Any = Tensor.data.__set__  # type: ignore[attr-defined]
-GROUPED = frozenset(
-    product
-    for product in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None))
-    if product is not None
-)
 
 
 class Doubled(TorchFunctionMode):
@@ -58,12 +55,12 @@ class Doubled(TorchFunctionMode):
         if func is F.embedding:
             return _double(func(*args, **kwargs))
         if func is F.linear:
-            return _linear(*tree_map(_wide, args), **tree_map(_wide, kwargs))
+            return _linear(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
         # What is written to stays the tensor that it is.
         kept = 1 if _is_in_place(name) else 0
-        args = (*args[:kept], *tree_map(_lifted, args[kept:]))
-        kwargs = tree_map(_lifted, kwargs)
-        return _grouped(*args, **kwargs) if func in GROUPED else func(*args, **kwargs)
+        args = (*args[:kept], *(_all_lifted(x) for x in args[kept:]))
+        kwargs = {key: _all_lifted(x) for key, x in kwargs.items()}
+        return GROUPED.get(func, func)(*args, **kwargs)
 
 
 @contextmanager
@@ -105,6 +102,14 @@ def _lifted(value: Any) -> Any:
     return value
 
 
+def _all_lifted(value: Any) -> Any:
+    """The same of what a value holds."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_all_lifted(x) for x in value])
+    return tree_map(_lifted, value) if isinstance(value, (tuple, list, dict)) else _lifted(value)
+
+
 def _wide(value: Any) -> Any:
     """The same, but a large matrix stays as it is: its rows take turns."""
     if isinstance(value, Tensor) and value.dim() == 2 and value.numel() > MAX_CHUNK:
@@ -118,22 +123,4 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return F.linear(input, _double(weight), bias)
     rows = max(MAX_CHUNK // weight.shape[1], 1)
     found = torch.cat([F.linear(input, _double(part)) for part in torch.split(weight, rows)], -1)
-    return found if bias is None else found + bias
-
-
-def _grouped(
-    first: Tensor, second: Tensor, offs: Tensor | None = None, bias: Any = None, **_: Any
-) -> Tensor:
-    """Multiply the rows of each group with the matrix of the group; torch's has no float64."""
-    if first.dim() == 3 and second.dim() == 3:
-        found = torch.bmm(first, second)
-    else:
-        assert offs is not None
-        assert first.dim() == 2
-        assert second.dim() == 3
-        found = first.new_zeros(first.shape[0], second.shape[2])
-        start = 0
-        for number, stop in enumerate(offs.tolist()):
-            found[start:stop] = first[start:stop] @ second[number]
-            start = stop
     return found if bias is None else found + bias

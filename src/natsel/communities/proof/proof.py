@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
+from natsel.communities.proof.jointly import LEAST, can_be_tried_together, exact_together
 from natsel.communities.proof.likeness import Likeness, likeness
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made
 from natsel.communities.proof.parts import Part, Parts
@@ -94,6 +95,7 @@ class _Proof:
 
     def run(self) -> tuple[list[Community], list[Refusal]]:
         """Return the proven communities and the refusals."""
+        self._try_together()
         solved = [(c, self._solved(c)) for c in self._communities]
         proven, refused = self._sorted(solved)
         proven, clashing = self._without_clashes(proven)
@@ -117,6 +119,24 @@ class _Proof:
             else:
                 refused.append(Refusal(community.name, community.size, found, remedy))
         return proven, refused
+
+    def _try_together(self) -> None:
+        """Note of communities that are exact together in one part that nothing has to follow."""
+        members: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[Part, Community]]] = {}
+        for community in self._communities:
+            part = next(self._parts.around(community))
+            if can_be_tried_together(community):
+                local = part.local(community)
+                key = (self._number(part), likeness(local), frozenset[_Wrong]())
+                members.setdefault(key[:1], {}).setdefault(key, (part, local))
+        for there in members.values():
+            part = next(iter(there.values()))[0]
+            own = {local.name: key for key, (of, local) in there.items() if of is part}
+            if len(own) < LEAST:
+                continue
+            chosen = [there[key][1] for key in own.values()]
+            for name in exact_together(self._stage(part), chosen):
+                self._known[own[name]] = _Found((), "", frozenset())
 
     # One community.
 

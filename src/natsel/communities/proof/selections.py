@@ -12,6 +12,9 @@ from natsel.communities.community import Community
 
 SHARES = (0.25, 0.4, 0.5, 0.6, 0.75)
 
+FEW = 4
+"""Populations of which all may stay in some selections, so that fewer selections do."""
+
 
 def alone(community: Community) -> Iterator[dict[str, Tensor]]:
     """Yield selections of one community: about half of it stays, all but one, and few.
@@ -103,8 +106,8 @@ def _several_first(counts: tuple[int, ...], num_selections: int) -> Iterator[tup
 
 
 def _levels(size: int, minimum: int) -> tuple[int, ...]:
-    """Return how many may be kept, from few to all but one; of two, one or both."""
-    counts = {round(size * share) for share in SHARES} | {size - 1, max(2, size - 1)}
+    """Return how many may be kept, from few to all but one; of a few, all as well."""
+    counts = {round(size * share) for share in SHARES} | {size - 1, size if size <= FEW else 1}
     return tuple(sorted(n for n in counts if max(minimum, 1) <= n <= size))
 
 

@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, outputs_of, tensors_of_inputs, with_tensors
 
-SIDES = (48, 64, 96, 128)
-"""Sides that are tried, the least first: of 48, halved five times, four places are left."""
+SIDES = (16, 24, 32, 48, 64, 96, 128)
+"""Sides that are tried, the least first."""
+
+PLACES = 2
+"""How many places are left along each side of every map, where there were as many."""
 
 
 def shrunk(model: nn.Module, inputs: Inputs) -> Inputs:
     """Return inputs with smaller pictures, where a model takes them as it takes those given.
 
-    It does where it runs and returns tensors of the same shapes: a classifier that averages over
-    the places of its last maps, not one with a table of positions, nor one that returns pictures.
+    It does where it runs, returns tensors of the same shapes, and keeps some places in every map
+    on the way: a classifier that averages over the places of its last maps, not one with a table
+    of positions, nor one that returns pictures. Of 48, halved five times, 2 x 2 places are left.
 
     Args:
         model: in evaluation mode; it is run.
@@ -28,16 +32,16 @@ def shrunk(model: nn.Module, inputs: Inputs) -> Inputs:
     """
     tensors = tensors_of_inputs(inputs)
     sides = [min(x.shape[2:]) for x in tensors if _is_picture(x)]
-    if not sides:
+    if not sides or 2 * SIDES[0] > min(sides):
         return inputs
-    expected = _shapes(model, inputs)
+    expected, before = _shapes(model, inputs)
     for side in (s for s in SIDES if 2 * s <= min(sides)):
         few = with_tensors(inputs, [_corner(x, side) for x in tensors])
         try:
-            found = _shapes(model, few)
+            found, after = _shapes(model, few)
         except Exception:  # noqa: BLE001, S112 - whatever forward raises: it wants its own size
             continue
-        if found == expected:
+        if found == expected and _keeps_places(before, after):
             return few
     return inputs
 
@@ -50,6 +54,26 @@ def _corner(x: Tensor, side: int) -> Tensor:
     return x[..., :side, :side].contiguous() if _is_picture(x) else x
 
 
-def _shapes(model: nn.Module, inputs: Inputs) -> Sequence[tuple[int, ...]]:
-    with torch.no_grad():
-        return [tuple(x.shape) for x in outputs_of(call(model, inputs))]
+def _keeps_places(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Tell whether maps that had places to tell apart still have."""
+    return len(before) == len(after) and all(
+        few >= min(many, PLACES) for many, few in zip(before, after, strict=True)
+    )
+
+
+def _shapes(model: nn.Module, inputs: Inputs) -> tuple[Sequence[tuple[int, ...]], Sequence[int]]:
+    """Return the shapes of what a model returns, and the least side of each map on the way."""
+    sides: list[int] = []
+
+    def note(_: nn.Module, __: object, made: object) -> None:
+        if isinstance(made, Tensor) and made.dim() == 4:
+            sides.append(min(made.shape[2:]))
+
+    handles = [m.register_forward_hook(note) for m in model.modules()]
+    try:
+        with torch.no_grad():
+            shapes = [tuple(x.shape) for x in outputs_of(call(model, inputs))]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes, sides

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,13 +20,17 @@ from natsel.communities.proof.gap import TOLERANCE, Gap, gap
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
-from natsel.communities.surgery.surgery import permute, reference, remove
+from natsel.communities.proof.settled import settle
+from natsel.communities.surgery.surgery import heard_again, permute, reference, remove
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
 UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
 NUM_TRIALS = 4
 """How many copies with other weights are tried where nothing shows."""
+
+NUM_LOOKS = 2
+"""In how many selections it is looked whether a community shows among others."""
 
 
 class Outcome(NamedTuple):
@@ -94,6 +99,33 @@ class Stage:
                 break
         return found
 
+    def shown_together(
+        self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
+    ) -> set[str] | None:
+        """Remove populations of all and compare with the masked part; see whose removal shows.
+
+        Args:
+            communities: of the part.
+            selections: survivors of all of them, each tried.
+
+        Returns:
+            The names of those that make a difference on some copy of the part, to which the error
+            is as small as it must be; None if any selection is not exact on any copy.
+        """
+        chosen = list(selections)
+        shown: set[str] = set()
+        for level in range(NUM_TRIALS + self._faithful):
+            copy = self._copy(level)
+            if copy.unfit is not None:
+                continue
+            found = copy.shown_together(communities, chosen, shown)
+            if found is None:
+                return None
+            shown |= found
+            if len(shown) == len(communities):
+                break
+        return shown
+
     def _copy(self, level: int) -> _Copy:
         if level not in self._copies:
             if self._faithful and level == 0:
@@ -102,6 +134,8 @@ class Stage:
                 trial = level - self._faithful
                 copy = loud(self._part.module, self._owned, trial=trial, made=self._made)
             self._copies[level] = _Copy(copy, self._part)
+            if level > self._faithful:
+                self._copies[level].settle()
         return self._copies[level]
 
 
@@ -149,6 +183,37 @@ class _Copy:
             if not community.exact and (reason := self._mixing(community, effect)) is not None:
                 return Outcome(reason)
         return Outcome(None, relative)
+
+    def shown_together(
+        self,
+        communities: Sequence[Community],
+        selections: Iterable[Mapping[str, Tensor]],
+        known: Collection[str],
+    ) -> set[str] | None:
+        shown: set[str] = set()
+        try:
+            for number, survivors in enumerate(selections):
+                twin = reference(self._model, communities, survivors, share=True)
+                masked = self._outputs(twin)
+                small = self._outputs(remove(self._model, communities, survivors, share=True))
+                if not gap(small, masked, self._dense).within():
+                    return None
+                # What does not show in the first ones shows on no other of these weights.
+                looked_for = survivors.keys() - shown - set(known) if number < NUM_LOOKS else ()
+                for name in sorted(looked_for):
+                    with heard_again(twin, self._model, communities, survivors, name):
+                        found = gap(small, masked, self._outputs(twin))
+                    if found.within() and found.visible:
+                        shown.add(name)
+        except Exception:  # noqa: BLE001 - a broken forward is what is looked for
+            return None
+        return shown
+
+    def settle(self) -> None:
+        """Let normalisations hold the statistics of what passes through them here."""
+        self._inputs = self._loud_inputs()
+        with suppress(Exception):  # what does not run is found unfit
+            settle(self._model, lambda: self._outputs(self._model))
 
     @cached_property
     def unfit(self) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -203,6 +204,57 @@ def reference(
     return remove(masked, inexact, survivors, share=share) if inexact else masked
 
 
+@contextmanager
+def heard_again(
+    masked: nn.Module,
+    dense: nn.Module,
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    name: str,
+) -> Iterator[None]:
+    """Let a masked network hear the removed populations of one community for a while.
+
+    Args:
+        masked: what :func:`silence` gave for the communities; only its tensors change.
+        dense: the network that it was made of.
+        communities: those that are masked, with no routers nor branches among them.
+        survivors: one boolean tensor ``[size]`` per community.
+        name: of the community that keeps all.
+    """
+    communities = tuple(communities)
+    changed = {p.tensor for c in communities if c.name == name for p in c.gates}
+    theirs, before = tensors_of(masked), tensors_of(dense)
+    held = {tensor: theirs[tensor].clone() for tensor in changed}
+    with torch.no_grad():
+        for tensor in changed:
+            theirs[tensor].copy_(before[tensor])
+        _zero(theirs, (c for c in communities if c.name != name), survivors, only=changed)
+        try:
+            yield
+        finally:
+            for tensor, values in held.items():
+                theirs[tensor].copy_(values)
+
+
+def _zero(
+    tensors: Mapping[str, Tensor],
+    communities: Iterable[Community],
+    survivors: Mapping[str, Tensor],
+    *,
+    only: Collection[str] | None = None,
+) -> None:
+    """Set to zero, in some tensors or all, what reads the populations that do not survive."""
+    for community in communities:
+        if community.name not in survivors:
+            continue
+        dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
+        for part in community.gates:
+            if only is None or part.tensor in only:
+                tensor = tensors[part.tensor]
+                places = part.index[dead].reshape(-1).to(tensor.device)
+                tensor.index_fill_(part.axis, places, 0)
+
+
 def silence(
     model: nn.Module,
     communities: Iterable[Community],
@@ -234,14 +286,11 @@ def silence(
     with torch.no_grad():
         for name in closed:
             tensors[name].zero_()
+        _zero(tensors, communities, survivors)
         for community in communities:
             if community.name not in survivors:
                 continue
             dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
-            for part in community.gates:
-                tensor = tensors[part.tensor]
-                places = part.index[dead].reshape(-1).to(tensor.device)
-                tensor.index_fill_(part.axis, places, 0)
             for part in community.slices:
                 if part.role == "route":
                     module, attribute = owner(masked, part.tensor)

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +31,7 @@ MAX_BUILDS = 64
 Path = tuple[str, ...]
 Edit = tuple[tuple[Path, int], ...]
 """Numbers that change together, by their path."""
+Changes = frozenset[tuple[Path, int]]
 Proof = Callable[[nn.Module, Any, Mapping[str, Any], Mapping[str, Any]], bool]
 Wrong = dict[tuple[str, int], tuple[int, int]]
 """What differs, as (there, wanted) by tensor and axis; a number in a module has axis -1."""
@@ -70,10 +71,12 @@ def plain_config(
     if data.get("head_dim") is None and len(sizes) == 1:
         # Heads keep their width when there are fewer of them.
         starts.append({**data, "head_dim": sizes.pop()})
-    for start in starts:
-        for found in _search(kind, start, target, must):
-            if (proof or proven)(small, kind, found, like):
-                return found
+    searches = [_Search(kind, start, target, must) for start in starts]
+    likely = (found for search in searches for found in search.likely())
+    others = (found for search in searches for found in search.nearest_first())
+    for found in itertools.chain(likely, others):
+        if (proof or proven)(small, kind, found, like):
+            return found
     return None
 
 
@@ -100,40 +103,91 @@ def _one_width(before: Mapping[str, list[int]], after: Mapping[str, list[int]]) 
     return before.keys() == after.keys() and all(len(seen[n]) <= len(was[n]) for n in seen)
 
 
-def _search(
-    kind: Any, data: dict[str, Any], target: Mapping[str, list[int]], must: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Yield configurations that give the shapes and numbers, the nearest first.
+class _Search:
+    """Configurations near a dense one that give the shapes and numbers of a small model.
 
     Each change must put something right by itself, or count heads: of those no shape may tell.
     """
-    wrong = differences(kind, data, target, must)
-    if wrong is None:
-        return
-    edits, left_builds = [], MAX_BUILDS
-    for edit in _edits(data, set(wrong.values())):
-        left = differences(kind, _edited(data, edit), target, must)
-        left_builds -= 1
-        if left is not None and (wrong.keys() - left.keys() or "head" in edit[0][0][-1]):
-            edits.append((len(left), edit))
-    edits.sort(key=lambda pair: pair[0])
-    order = itertools.count()
-    waiting = [(len(wrong), 0, next(order), data, frozenset[tuple[Path, int]]())]
-    seen = {waiting[0][-1]}
-    while waiting:
-        num_wrong, depth, _, data, done = heapq.heappop(waiting)
-        if not num_wrong:
-            yield data
-        for _, edit in edits:
-            both = done | set(edit)
-            if left_builds <= 0 or both in seen or {p for p, _ in done} & {p for p, _ in edit}:
-                continue
-            seen.add(both)
-            left_builds -= 1
-            trial = _edited(data, edit)
-            left = differences(kind, trial, target, must)
-            if left is not None:
-                heapq.heappush(waiting, (len(left), depth + 1, next(order), trial, both))
+
+    def __init__(
+        self,
+        kind: Any,
+        data: dict[str, Any],
+        target: Mapping[str, list[int]],
+        must: Mapping[str, int],
+    ) -> None:
+        self._data = data
+        self._kind, self._target, self._must = kind, target, must
+        self._left: dict[Changes, Wrong | None] = {}
+
+    def likely(self) -> Iterator[dict[str, Any]]:
+        """Yield the configuration in which all changes meet that each spoil nothing, if it fits."""
+        wrong = self._wrong(frozenset())
+        if wrong is None:
+            return
+        sizes = set(wrong.values())
+        edits = [e for e in _edits(self._data, sizes) if _is_as_sizes(self._data, e, sizes)]
+        every = _without_clash(
+            edit for edit, left in self._helping(edits, wrong) if left.keys() <= wrong.keys()
+        )
+        if self._wrong(every) == {}:
+            yield _edited(self._data, tuple(every))
+
+    def nearest_first(self) -> Iterator[dict[str, Any]]:
+        """Yield every configuration that fits, of the fewest changes first."""
+        wrong = self._wrong(frozenset())
+        if wrong is None:
+            return
+        every = _edits(self._data, set(wrong.values()))
+        edits = [edit for edit, _ in self._helping(every, wrong)]
+        order = itertools.count()
+        waiting: list[tuple[int, int, int, Changes]] = [(len(wrong), 0, next(order), frozenset())]
+        seen = {waiting[0][-1]}
+        while waiting:
+            num_wrong, depth, _, done = heapq.heappop(waiting)
+            if not num_wrong:
+                yield _edited(self._data, tuple(done))
+            for edit in edits:
+                both = done | set(edit)
+                if both in seen or {p for p, _ in done} & {p for p, _ in edit}:
+                    continue
+                seen.add(both)
+                if (left := self._wrong(both)) is not None:
+                    heapq.heappush(waiting, (len(left), depth + 1, next(order), both))
+
+    def _helping(self, edits: Iterable[Edit], wrong: Wrong) -> list[tuple[Edit, Wrong]]:
+        """Return the changes that put something right or count heads, with what they leave."""
+        found = []
+        for edit in edits:
+            left = self._wrong(frozenset(edit))
+            if left is not None and (wrong.keys() - left.keys() or _counts_heads(edit)):
+                found.append((edit, left))
+        return sorted(found, key=lambda pair: len(pair[1]))
+
+    def _wrong(self, done: Changes) -> Wrong | None:
+        if done not in self._left and len(self._left) < MAX_BUILDS:
+            trial = _edited(self._data, tuple(done))
+            self._left[done] = differences(self._kind, trial, self._target, self._must)
+        return self._left.get(done)
+
+
+def _without_clash(edits: Iterable[Edit]) -> Changes:
+    """Return all changes together, of each number the first."""
+    found: dict[Path, int] = {}
+    for edit in edits:
+        if not any(path in found for path, _ in edit):
+            found |= dict(edit)
+    return frozenset(found.items())
+
+
+def _is_as_sizes(data: Mapping[str, Any], edit: Edit, wrong: set[tuple[int, int]]) -> bool:
+    """Say whether numbers change as the size of a tensor does, or count heads."""
+    before = dict(_entries(data))
+    return _counts_heads(edit) or any((before[path], new) in wrong for path, new in edit)
+
+
+def _counts_heads(edit: Edit) -> bool:
+    return "head" in edit[0][0][-1]
 
 
 def differences(

@@ -170,6 +170,8 @@ _BY_ARGUMENTS: tuple[tuple[str, Options, Sized], ...] = (
     ("dla34", {}, _LARGE),
     ("dpn48b", {"k_sec": (1, 1, 1, 1)}, _SMALL),
     ("coatnet_nano_rw_224", {}, pictures(224)),
+    ("visformer_tiny", {"img_size": 64}, _64),
+    ("coat_lite_tiny", {"img_size": 64}, _64),
     ("starnet_s1", {"depths": [1, 1, 1, 1]}, _SMALL),
     ("fasternet_t0", {"depths": (1, 1, 1, 1)}, _SMALL),
 )
@@ -214,22 +216,16 @@ _AS_THEY_ARE: tuple[tuple[str, Sized], ...] = (
             "dm_nfnet_f0",
             "nf_resnet50",
             "eca_nfnet_l0",
-            "visformer_tiny",
         )
     )
     + tuple(
         (name, _LARGE)
         for name in (
-            "inception_v3",
-            "inception_v4",
-            "inception_resnet_v2",
-            "xception",
             "fastvit_t8",
             "repvit_m0_9",
             "mobilevit_xxs",
             "mobilevitv2_050",
             "efficientvit_b0",
-            "botnet26t_256",
             "lambda_resnet26t",
             "swiftformer_xs",
             "shvit_s1",
@@ -243,7 +239,9 @@ _AS_THEY_ARE: tuple[tuple[str, Sized], ...] = (
         ("efficientvit_m0", pictures(224)),
         ("tiny_vit_5m_224", pictures(224)),
         ("maxvit_nano_rw_256", pictures(256)),
-        ("coat_lite_tiny", pictures(64)),
+        ("botnet26t_256", pictures(256)),
+        *((name, pictures(96, 112)) for name in ("inception_v3", "inception_v4")),
+        *((name, pictures(96, 112)) for name in ("inception_resnet_v2", "legacy_xception")),
         ("halonet26t", pictures(256)),
     )
 )

@@ -1,0 +1,76 @@
+"""Communities of one part are tried together first: each must show, and all must be exact.
+
+Tried alone, each of many communities takes several runs of a part that is the whole model where
+their tensors lie far apart. Together they take a few runs, and one more each to see by what the
+outputs differ where it alone keeps everything: to that the error is held, as it is held alone to
+what removing it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from natsel.communities.community import Community
+from natsel.communities.proof.selections import alone, choices
+from natsel.communities.proof.trial import Stage
+
+LEAST = 4
+"""Communities in a part from which on it pays."""
+
+
+def can_be_tried_together(community: Community) -> bool:
+    """Tell whether what a community is masked by are zeros in weights, and nothing has to follow."""
+    routes = any(part.role == "route" for part in community.slices)
+    return community.exact and not (routes or community.branches or community.rebindings)
+
+
+def exact_together(stage: Stage, communities: Sequence[Community]) -> set[str]:
+    """Return the names of communities that are shown to be exact, with no number to follow.
+
+    Args:
+        stage: the part that they are in.
+        communities: such as :func:`can_be_tried_together`, with the names of the part.
+
+    Returns:
+        Those that are exact together with all of the others, and whose removal shows; of some
+        that are not exact together, those of each half. What is missing is not said to be wrong.
+    """
+    if len(communities) < LEAST:
+        return set()
+    found = stage.shown_together(communities, selections(communities))
+    if found is not None:
+        return found
+    half = len(communities) // 2
+    return exact_together(stage, communities[:half]) | exact_together(stage, communities[half:])
+
+
+def selections(communities: Sequence[Community]) -> list[Mapping[str, Tensor]]:
+    """Return what tells a removal that is masking from one that is not, of each and between any.
+
+    Each community keeps different shares, also all but one and as few as it may, an even and an
+    odd number where there are as many; any two keep different shares at least once. Those in which
+    most stay come first.
+
+    Args:
+        communities: to select in.
+
+    Example:
+        >>> from natsel.communities.community import Cost
+        >>> two = [Community(name, "head", 6, Cost(1, 1.0), ()) for name in "ab"]
+        >>> [[int(alive.sum()) for alive in kept.values()] for kept in selections(two)]
+        [[4, 5], [3, 4], [5, 1], [1, 4], [1, 1]]
+    """
+    each = [list(alone(c)) for c in communities]
+    # One after the other takes its turn, so that not all are cut alike.
+    in_turn: list[Mapping[str, Tensor]] = [
+        {
+            name: alive
+            for i, own in enumerate(each)
+            for name, alive in own[(n + i) % len(own)].items()
+        }
+        for n in range(max(len(own) for own in each))
+    ]
+    every = [*choices(communities), *in_turn]
+    return sorted(every, key=lambda kept: -sum(int(alive.sum()) for alive in kept.values()))

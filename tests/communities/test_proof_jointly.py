@@ -1,0 +1,93 @@
+"""Communities of one part that are tried together: exact ones are shown, others are not."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from natsel import discover
+from natsel.communities.proof import trial
+from natsel.communities.proof.jointly import exact_together, selections
+from natsel.communities.proof.parts import Parts
+from natsel.communities.proof.selections import alone
+from natsel.communities.proof.trial import Stage
+
+WIDTHS = (5, 8, 6, 8, 7, 3)
+DEPTH = 48
+
+
+class Chain(nn.Module):
+    def __init__(self, mute=None):
+        super().__init__()
+        self.mute = mute
+        for number, sizes in enumerate(pairwise(WIDTHS)):
+            setattr(self, f"l{number}", nn.Linear(*sizes))
+
+    def forward(self, x):
+        for number in range(len(WIDTHS) - 1):
+            if number == self.mute:
+                x = 0.0 * x
+            x = getattr(self, f"l{number}")(x)
+            x = torch.tanh(x)
+        return x
+
+
+def tried(model, change=lambda c: c):
+    inputs = (torch.randn(2, WIDTHS[0]),)
+    found = discover(model.eval(), inputs, proof=False)
+    communities = [change(c) for c in found.values()]
+    stage = Stage(Parts(model, communities, inputs).whole, communities)
+    return exact_together(stage, communities)
+
+
+def test_what_is_exact_is_shown_together():
+    assert tried(Chain()) == {"l0", "l1", "l2", "l3"}
+
+
+def test_one_whose_consumer_loses_other_places_is_not_shown():
+    def rolled(community):
+        if community.name != "l2":
+            return community
+        *rest, last = community.slices
+        return replace(community, slices=(*rest, replace(last, index=last.index.roll(1, 0))))
+
+    # Two halves of two are too few to be tried together: each is then tried alone.
+    assert tried(Chain(), rolled) == set()
+
+
+def test_one_that_nobody_hears_is_not_shown():
+    # Behind l1 all is multiplied by 0: nothing tells whether l0 and l1 are right.
+    assert tried(Chain(mute=2)) == {"l2", "l3"}
+
+
+def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():
+    model = Chain().eval()
+    communities = list(discover(model, (torch.randn(2, 5),), proof=False).values())
+    kept = selections(communities)
+    counts = {c.name: [int(s[c.name].sum()) for s in kept] for c in communities}
+    for c in communities:
+        assert {1, c.size - 1} <= set(counts[c.name])
+        assert {n % 2 for n in counts[c.name]} == {0, 1}
+    shares = {tuple(n / c.size for n in counts[c.name]) for c in communities}
+    assert len(shares) == len(communities)
+
+
+def deep():
+    layers = []
+    for _ in range(DEPTH):
+        layers += [nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.Hardswish()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(54, 2)).eval()
+
+
+def first_of(model, inputs):
+    first = next(iter(discover(model, inputs, proof=False).values()))
+    return Stage(Parts(model, (), inputs).whole, [first]).outcome([first], alone(first))
+
+
+def test_the_first_of_a_deep_chain_shows_once_normalisations_hold_what_passes(monkeypatch):
+    torch.manual_seed(0)
+    model, inputs = deep(), (torch.randn(2, 6, 3, 3),)
+    assert first_of(model, inputs).reason is None
+    monkeypatch.setattr(trial, "settle", lambda *_: None)
+    assert first_of(model, inputs).silent
