@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from decoders import decoder, padded, prompts
+from decoders import FAMILIES, decoder, padded, prompts
 
 import natsel
 from natsel.live_populations import METHODS, Bytes, Entries, Held, Method, prove
@@ -40,6 +40,16 @@ def test_it_is_the_most_attention_from_the_same_tokens_behind():
     for layer, found in reread(model, ids).items():
         expected = twice[layer][:, :, 20:, :20].reshape(2, 2, 2, 20, 20).amax((2, 3))
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_is_evicted_after_a_second_reading_equals_who_is_hidden(family):
+    ids, mask = padded()
+    floor = {"sinks": 1, "window": 2}
+    verdict = prove(decoder(family), "kvzip", HALF, ids, attention_mask=mask, num_new=3, **floor)
+    assert verdict.passed, verdict
+    assert verdict.error < 1e-10
+    assert verdict.effect > 1e-4
 
 
 def test_padding_is_read_again_as_padding():
