@@ -180,7 +180,10 @@ class Centred(nn.Conv2d):
 def test_rows_of_a_standardised_weight_go(kind):
     model = Net(lambda m, x: m.b(m.a(x).relu()), a=kind(2, 4, 3), b=nn.Conv2d(4, 2, 1))
     assert_equals_masked_reader(model, IMG, axis=1)
-    model = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Conv2d(2, 4, 3), b=kind(4, 2, 1))
+
+
+def test_columns_of_a_standardised_weight_stay_where_its_code_takes_the_mean_itself():
+    model = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Conv2d(2, 4, 3), b=Centred(4, 2, 1))
     assert "a: it is read by b, whose weight is computed" in reasons(found(model, IMG))
 
 

@@ -49,6 +49,18 @@ def test_places_are_left_in_the_last_maps(halvings, side):
     assert few.shape[-1] == side
 
 
+def test_one_that_changes_itself_on_small_pictures_keeps_the_size():
+    def forward(m, x):
+        m.window = min(m.window, x.shape[-1] // 4)
+        return m.a(x).mean((2, 3)) / m.window
+
+    model = Net(forward, a=nn.Conv2d(3, 2, 3))
+    model.window = 7
+    (few,) = shrunk(model, (torch.randn(1, 3, 64, 64),))
+    assert few.shape[-1] == 32
+    assert model.window == 7
+
+
 def test_a_table_of_positions_and_maps_that_are_returned_keep_the_size():
     x = (torch.randn(1, 3, 224, 224),)
     assert shrunk(nn.Sequential(nn.Conv2d(3, 2, 3)), x) is x

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,8 @@ def collect(run: Propagation) -> tuple[list[Community], list[Refusal]]:
     read = np.unique(np.concatenate([roots[key] for key in readers])) if readers else made[:0]
     # No weight reads a dimension of queries and keys: each reads the other.
     read = np.union1d(read, _roots_of(run, run.marked.get(KEY.name, [])))
+    # Nor does one in a parameter that a weight is computed from show as it is.
+    read = np.union1d(read, _roots_of(run, list(run.unread.values())))
     free = made[~run.space.is_fixed(torch.from_numpy(made)).numpy()]
     candidates = np.intersect1d(free, read)
     groups = _groups(candidates, roots)
@@ -188,7 +192,39 @@ def _community(
         name = f"{name}#{names[name]}"
     num_parameters = _parameter_cost(run, owned_widths, parameters)
     cost, minimum = Cost(num_parameters, macs), _num_chosen(run, members)
-    return Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
+    community = Community(name, kind, len(members), cost, tuple(slices), minimum=minimum)
+    counted = tuple(c for c, rows in run.counted.items() if _meets(run, [rows], members))
+    standards = tuple(p for p, rows in run.standards.items() if _meets(run, [rows], members))
+    unread = _meets(run, list(run.unread.values()), members)
+    stilled = _all_along(run, slices) if unread else _makers(slices) if counted else ()
+    return replace(community, counted=counted, standards=standards, stilled=stilled)
+
+
+def _meets(run: Propagation, labels: list[torch.Tensor], members: np.ndarray) -> bool:
+    return bool(np.isin(_roots_of(run, labels), members).any())
+
+
+def _all_along(run: Propagation, slices: Sequence[Slice]) -> tuple[int, ...]:
+    """Return which slices there are of populations until they are read where nothing silences them.
+
+    A shift on the way, behind a normalisation say, would be read of a population that makes none.
+    """
+    parameters = set(run.program.graph_signature.inputs_to_parameters.values())
+    return tuple(
+        n
+        for n, s in enumerate(slices)
+        if s.role != "in" and s.tensor in parameters and (s.tensor, s.axis) not in run.unread
+    )
+
+
+def _makers(slices: Sequence[Slice]) -> tuple[int, ...]:
+    """Return which slices make the populations: rows of weights, and the biases beside them."""
+    made = {s.tensor.rpartition(".")[0] for s in slices if s.role == "out"}
+    return tuple(
+        n
+        for n, s in enumerate(slices)
+        if s.role == "out" or (s.role == "tied" and s.tensor.rpartition(".")[0] in made)
+    )
 
 
 def _num_chosen(run: Propagation, members: np.ndarray) -> int:

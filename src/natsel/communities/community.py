@@ -66,6 +66,19 @@ class Rebinding:
     per_population: int
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A mean over populations that goes on counting those that were removed, as zeros.
+
+    Attributes:
+        module: path of the module in whose forward it is taken.
+        size: how many places it is taken over.
+    """
+
+    module: str
+    size: int
+
+
 @dataclass(frozen=True, eq=False)
 class Community:
     """Populations of one kind in one place, interchangeable in structure and cost.
@@ -96,6 +109,9 @@ class Community:
     minimum: int = 1
     branches: tuple[Branch, ...] = ()
     scaled: tuple[int, ...] = ()
+    counted: tuple[Counted, ...] = ()
+    standards: tuple[str, ...] = ()
+    stilled: tuple[int, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -105,7 +121,7 @@ class Community:
     @property
     def gates(self) -> tuple[Slice, ...]:
         """The slices at which a population's mass scales its influence."""
-        return tuple(s for s in self.slices if s.role == "in")
+        return tuple(s for n, s in enumerate(self.slices) if s.role == "in" or n in self.stilled)
 
     def _counted(self) -> str:
         return counted(self.size, self.kind, kind_of(self.kind).plural)

@@ -19,20 +19,22 @@ def kept_tables(module: nn.Module) -> dict[str, dict[Any, Tensor]]:
         >>> list(kept_tables(layer))
         ['bias_cache']
     """
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if "cache" in name
-        and type(value) is dict
-        and value
-        and all(isinstance(held, Tensor) for held in value.values())
-    }
+    return {name: table for name, table in _tables(module) if table}
+
+
+def _tables(module: nn.Module) -> Iterator[tuple[str, dict[Any, Tensor]]]:
+    """Yield the same, and those in which nothing is kept yet."""
+    for name, value in vars(module).items():
+        is_table = "cache" in name and type(value) is dict
+        if is_table and all(isinstance(held, Tensor) for held in value.values()):
+            yield name, value
 
 
 @contextmanager
 def without_tables(model: nn.Module) -> Iterator[None]:
     """Let a model compute its tables from its parameters anew; afterwards it has its own."""
-    taken = [(m, name, table) for m in model.modules() for name, table in kept_tables(m).items()]
+    # One that is empty now is not to hold afterwards what the model computed in other precision.
+    taken = [(m, name, table) for m in model.modules() for name, table in _tables(m)]
     for module, name, _ in taken:
         setattr(module, name, {})
     try:

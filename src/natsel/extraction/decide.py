@@ -21,7 +21,9 @@ from natsel.communities.proof.loud import loud, loud_input
 from natsel.communities.proof.trial import NUM_TRIALS
 from natsel.communities.surgery.logits import keep_logits
 from natsel.communities.surgery.surgery import cut, kept_indices, reference, shortened_by
+from natsel.communities.tables import without_tables
 from natsel.communities.tensors import tensors_of
+from natsel.communities.untouched import untouched
 from natsel.extraction.verification import Verification
 from natsel.selection import Survivors
 
@@ -177,7 +179,8 @@ def _gap(base: nn.Module, masked: Model, small: Model, inputs: Inputs) -> Gap | 
 
 def _in_float64(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
-    with evaluating(model), in_float64():
+    # What a model keeps from call to call is neither to be read here nor to be left behind.
+    with evaluating(model), without_tables(model), untouched(model), in_float64():
         return _compared(model, inputs)
 
 
@@ -190,7 +193,7 @@ def _made(model: Model) -> nn.Module:
 
 def _outputs(model: Model, inputs: Inputs) -> list[Tensor]:
     model = _made(model)
-    with evaluating(model):
+    with evaluating(model), untouched(model):
         return _compared(model, inputs)
 
 

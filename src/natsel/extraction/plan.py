@@ -16,6 +16,7 @@ from natsel.communities import Communities
 from natsel.communities.branches.branch import Shortening
 from natsel.communities.numbers import number
 from natsel.communities.programs.program import literals_of
+from natsel.communities.surgery.counting import counts_of
 from natsel.communities.surgery.surgery import shortened_by
 from natsel.extraction.absorbed import Compensation
 from natsel.extraction.conversion import Conversion
@@ -97,7 +98,7 @@ class Plan:
                 value = None if module is None else number(module, bound.attribute)
                 if value is not None:
                     attributes[f"{path}.{bound.attribute}"] = value
-        attributes |= literals_of(small)
+        attributes |= {**literals_of(small), **counts_of(small)}
         return cls(
             model=f"{type(small).__module__}.{type(small).__qualname__}",
             constructor=earlier.constructor if isinstance(earlier, Plan) else None,
@@ -117,7 +118,8 @@ class Plan:
         if not isinstance(earlier, Plan):
             name = f"{type(model).__module__}.{type(model).__qualname__}"
             before = sum(p.numel() for p in model.parameters())
-            earlier = cls(name, None, {}, {}, literals_of(small), parameters_before=before)
+            numbers = {**literals_of(small), **counts_of(small)}
+            earlier = cls(name, None, {}, {}, numbers, parameters_before=before)
         return replace(
             earlier,
             parameters_after=sum(p.numel() for p in small.parameters()),

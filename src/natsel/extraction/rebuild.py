@@ -15,6 +15,8 @@ from natsel.communities.gates.gates import folded
 from natsel.communities.numbers import number, set_number
 from natsel.communities.programs.program import follow_literals
 from natsel.communities.surgery.adapters import adapt
+from natsel.communities.surgery.counting import follow_counts
+from natsel.communities.surgery.standards import with_standards
 from natsel.communities.tensors import all_tensors
 from natsel.extraction.conversion import Conversion
 from natsel.extraction.csr import CsrLinear
@@ -49,6 +51,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
     if conversion is not None:
         model = with_skeletons(model, conversion)
         tensors = {name: t for name, t in tensors.items() if name not in conversion.absent}
+    model = with_standards(model, tensors)
     wanted = {**tensors, **{name: tensors.get(first) for name, first in plan.tied.items()}}
     found = all_tensors(model)
     missing = sorted((model.state_dict(keep_vars=True).keys() | wanted) - (found.keys() & wanted))
@@ -72,7 +75,7 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
         if mine is not None and tensor is not mine:
             path, _, attribute = name.rpartition(".")
             setattr(small.get_submodule(path), attribute, mine)
-    set_numbers(small, follow_literals(small, plan.attributes))
+    set_numbers(small, follow_literals(small, follow_counts(small, plan.attributes)))
     adapt(small)
     for name, module in small.named_modules():
         if isinstance(module, CsrLinear):

@@ -29,6 +29,8 @@ LARGEST_TABLE = 1 << 26
 HUGE = 1e300
 """In place of what is not finite, so that it can be written."""
 _ROUTERS = ("router", "gate")
+_STANDARDISED = ("StdConv", "WeightStandardized")
+"""In the names of layers that give the rows of their weight mean 0 and variance 1 at every pass."""
 
 
 class _Whole(TorchFunctionMode):
@@ -136,6 +138,9 @@ def outputs(
 def masked(dense: nn.Module, gone: Mapping[str, Tensor]) -> tuple[nn.Module, dict[int, Tensor]]:
     """Return the dense model in float64 with zeros where numbers are gone, and closed routers.
 
+    Of weights that are standardised at every pass whole rows are zero, and the columns that read
+    what is gone stay: it is zero that they read.
+
     Args:
         dense: the model, not changed.
         gone: from :func:`natsel_bench.peers.reference.removed`.
@@ -144,6 +149,10 @@ def masked(dense: nn.Module, gone: Mapping[str, Tensor]) -> tuple[nn.Module, dic
     parameters = dict(twin.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, lost in gone.items():
+            kind = type(twin.get_submodule(name.rpartition(".")[0])).__name__
+            if lost.dim() > 1 and any(word in kind for word in _STANDARDISED):
+                # Zeros in a row would change all of it. What a column reads is zero anyway.
+                lost = lost.flatten(1).all(1).reshape(-1, *[1] * (lost.dim() - 1))
             parameters[name].masked_fill_(lost, 0)
     closed = {
         id(module.weight): lost

@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 
 from natsel.common.errors import choose, first_line
 from natsel.common.logs import logger_of
-from natsel.communities.community import OUTPUT
+from natsel.communities.community import OUTPUT, Counted
 from natsel.communities.kinds import marked
+from natsel.communities.labels.averaged import averaged
 from natsel.communities.labels.derived import Derived
 from natsel.communities.labels.graph import (
     TensorRef,
@@ -28,6 +29,7 @@ from natsel.communities.labels.graph import (
     weights_computed,
 )
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
+from natsel.communities.labels.parts import are_of_one_layer
 from natsel.communities.labels.routes import routed_by, scores_behind
 from natsel.communities.labels.unused import leading_to_weights, unused
 
@@ -118,6 +120,7 @@ class Propagation:
         self._refs = self._references(canonical)
         self.held = made_of(program.graph, self._refs)
         self.unused = unused(program.graph)
+        self.averaged = averaged(program.graph)
         self.deriving = weights_computed(program.graph, self._refs, DERIVING)
         self._cut_along = leading_to_weights(self.unused, self.held)
         self.reading: set[fx.Node] = set()
@@ -142,6 +145,9 @@ class Propagation:
         self.shared: dict[fx.Node, Tensor] = {}
         self.marked: dict[str, list[Tensor]] = defaultdict(list)
         self.normed: dict[str, list[Tensor]] = defaultdict(list)
+        self.counted: dict[Counted, Tensor] = {}
+        self.standards: dict[str, Tensor] = {}
+        self.unread: dict[tuple[str, int], Tensor] = {}
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
         self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
         self.barriers: dict[str, str] = {}
@@ -184,6 +190,9 @@ class Propagation:
         self.label_macs.clear()
         self.marked.clear()
         self.normed.clear()
+        self.counted.clear()
+        self.standards.clear()
+        self.unread.clear()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 ref = self._refs.get(node.name)
@@ -308,12 +317,13 @@ class Propagation:
         (part,) = along
         module = module_of(self._node)
         reads = COMPUTED.format(module=module or "forward") + ("" if module else place(self._node))
-        if role == "in" and not part.read:
-            self.space.fix(part.labels, reads)
         entire = self.depends_fully(part.labels)
         if entire.any():
             reason = reads if role == "in" else ENTIRE
             self.space.fix(part.labels[entire], reason)
+        elif role == "in" and not part.read:
+            # A zero in the parameter is none in the weight; what makes the population is silenced.
+            self.unread.update(dict.fromkeys(part.made, part.labels))
         parameters = self.program.graph_signature.inputs_to_parameters.values()
         for key in part.made:
             goes_along = role == "in" and key not in (part.read or ())
@@ -381,6 +391,16 @@ class Propagation:
         self.macs += macs_each * labels.numel()
         self.label_macs.append((labels.reshape(-1), macs_each, self._node))
 
+    def counts(self, node: fx.Node, x: Tensor, axis: int) -> bool:
+        """Tell whether a mean is over several populations, and note that it is to count all."""
+        rows = self.space.roots(narrowed(x)).movedim(axis, -1)
+        if rows.shape[-1] < 2 or not bool((rows > DATA).all()):
+            return False
+        if bool((rows == rows[..., :1]).all()):
+            return False
+        self.counted[Counted(module_of(node), x.shape[axis])] = rows.reshape(-1)
+        return True
+
     def spans_width(self, x: Tensor, axis: int) -> bool:
         """Tell whether a normalisation runs over a width that may be cut on request.
 
@@ -400,6 +420,12 @@ class Propagation:
             self.space.unite(width[:1].expand_as(width), width, "it meets plain data")
         self.inexact.append(width[0])
         return True
+
+    def made(self) -> Tensor:
+        """Return the classes of all that layers make."""
+        makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
+        found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
+        return self.space.roots(found).unique()
 
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""
@@ -455,9 +481,12 @@ class Propagation:
             a_kept = a_kept | a_many.expand(shape)
         elif kept is b:
             b_kept = b_kept | b_many.expand(shape)
-        for operand, many in ((a, a_many), (b, b_many)):
-            if operand is not kept:
-                self.space.fix(operand[many], reason)
+        for operand, many, other in ((a, a_many, b), (b, b_many, a)):
+            if operand is not kept and bool(many.any()):
+                if are_of_one_layer(self, operand, other):
+                    self.space.unite(operand.expand(shape), other.expand(shape), reason)
+                else:
+                    self.space.fix(operand[many], reason)
         a, b, a_free, b_free = (t.expand(shape) for t in (a, b, a_free, b_free))
         tied = ~a_free & ~b_free
         self.space.unite(a[tied], b[tied], reason)

@@ -1,9 +1,9 @@
 """Communities of one part are tried together first: each must show, and all must be exact.
 
-Tried alone, each of many communities takes several runs of a part that is the whole model where
-their tensors lie far apart. Together they take a few runs, and one more each to see by what the
-outputs differ where it alone keeps everything: to that the error is held, as it is held alone to
-what removing it changes.
+Tried alone, each of many communities takes several runs of a part, that is the whole model where
+their tensors lie far apart. Together they take a few runs, and the gradients of one to see how far
+each of them moves the outputs: to that the error is held, as it is held alone to what removing it
+changes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,28 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from natsel.communities.community import Community
+from natsel.communities.kinds import FILTER, NEURON
 from natsel.communities.proof.selections import alone, choices
 from natsel.communities.proof.trial import Stage
 
-LEAST = 4
+LEAST = 2
 """Communities in a part from which on it pays."""
+
+WIDTHS = (FILTER.name, NEURON.name)
+"""Kinds that mostly have no number that must follow, so that it pays to try them all."""
+
+RUNS_ALONE = 7
+RUNS_TOGETHER = 16
+"""About how many runs of a part it takes to try one community, or any number together."""
 
 
 def can_be_tried_together(community: Community) -> bool:
-    """Tell whether what a community is masked by are zeros in weights, and nothing has to follow."""
+    """Tell whether zeros in weights mask a community, and no number has to follow."""
     routes = any(part.role == "route" for part in community.slices)
     return community.exact and not (routes or community.branches or community.rebindings)
 
 
-def exact_together(stage: Stage, communities: Sequence[Community]) -> set[str]:
+def exact_together(stage: Stage, communities: Sequence[Community]) -> list[set[str]]:
     """Return the names of communities that are shown to be exact, with no number to follow.
 
     Args:
@@ -34,16 +42,16 @@ def exact_together(stage: Stage, communities: Sequence[Community]) -> set[str]:
         communities: such as :func:`can_be_tried_together`, with the names of the part.
 
     Returns:
-        Those that are exact together with all of the others, and whose removal shows; of some
-        that are not exact together, those of each half. What is missing is not said to be wrong.
+        Those that are exact together, and whose removal shows: all, or where they are not exact
+        together, those of each half. What is missing is not said to be wrong.
     """
     if len(communities) < LEAST:
-        return set()
+        return []
     found = stage.shown_together(communities, selections(communities))
     if found is not None:
-        return found
+        return [found] if found else []
     half = len(communities) // 2
-    return exact_together(stage, communities[:half]) | exact_together(stage, communities[half:])
+    return exact_together(stage, communities[:half]) + exact_together(stage, communities[half:])
 
 
 def selections(communities: Sequence[Community]) -> list[Mapping[str, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from natsel.communities.copies import copied
 from natsel.communities.tensors import tensors_of
 
-MAX_DOUBLE_ELEMENTS = 1 << 25
+MAX_DOUBLE_ELEMENTS = 1 << 26
 """Larger copies are held in their own precision and read in float64, operator by operator."""
 
 FEW_VALUES = 8

@@ -59,7 +59,9 @@ class Part:
             return community
         slices = tuple(replace(s, tensor=rename(s.tensor)) for s in community.slices)
         bound = tuple(replace(b, module=rename(b.module)) for b in community.rebindings)
-        return replace(community, slices=slices, rebindings=bound)
+        counted = tuple(replace(c, module=rename(c.module)) for c in community.counted)
+        found = replace(community, slices=slices, rebindings=bound, counted=counted)
+        return replace(found, standards=tuple(rename(path) for path in community.standards))
 
 
 class Parts:

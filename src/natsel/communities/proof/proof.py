@@ -20,7 +20,15 @@ from torch.export import ExportedProgram
 from natsel.common.calls import Inputs
 from natsel.communities.community import Community, Rebinding, Refusal
 from natsel.communities.programs.program import Program
-from natsel.communities.proof.jointly import LEAST, can_be_tried_together, exact_together
+from natsel.communities.proof.jointly import (
+    LEAST,
+    RUNS_ALONE,
+    RUNS_TOGETHER,
+    WIDTHS,
+    can_be_tried_together,
+    exact_together,
+    selections,
+)
 from natsel.communities.proof.likeness import Likeness, likeness
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made
 from natsel.communities.proof.parts import Part, Parts
@@ -77,6 +85,8 @@ class _Proof:
         self._parts = Parts(model, communities, few)
         self._known: dict[tuple[Any, ...], _Found] = {}
         self._clashes: dict[tuple[Any, ...], str | None] = {}
+        self._exact: list[set[tuple[Any, ...]]] = []
+        self._exact_in_whole: set[str] = set()
         self._proven_in: dict[str, Part] = {}
         self._numbers: dict[str, int] = {}
         self._likeness = parts_alike
@@ -88,18 +98,21 @@ class _Proof:
         if few is not inputs:
             whole = Parts(model, (), inputs).whole
         # Of a large model no copy is made: its parts were tried on loud weights.
-        as_tried = whole is self._parts.whole and not is_large
+        self._as_tried = as_tried = whole is self._parts.whole and not is_large
         self._whole = (
             self._stage(whole) if as_tried else Stage(whole, communities, faithful=is_large)
         )
 
     def run(self) -> tuple[list[Community], list[Refusal]]:
         """Return the proven communities and the refusals."""
+        self._try_all_together()
         self._try_together()
         solved = [(c, self._solved(c)) for c in self._communities]
         proven, refused = self._sorted(solved)
         proven, clashing = self._without_clashes(proven)
         refused += clashing
+        if self._as_tried and {c.name for c in proven} <= self._exact_in_whole:
+            return proven, refused
         if self._is_exact(proven):
             return proven, refused
         # A number outside its part may have to follow, or what is exact alone is not together.
@@ -120,12 +133,26 @@ class _Proof:
                 refused.append(Refusal(community.name, community.size, found, remedy))
         return proven, refused
 
+    def _try_all_together(self) -> None:
+        """Try all widths in the whole model at once, where their parts one by one take longer."""
+        widths = [c for c in self._communities if c.kind in WIDTHS and can_be_tried_together(c)]
+        apart: dict[tuple[Any, ...], int] = {}
+        for community in widths:
+            part = next(self._parts.around(community))
+            apart[self._number(part), likeness(part.local(community))] = _num_modules(part)
+        if self._made is None or (
+            RUNS_ALONE * sum(apart.values()) <= RUNS_TOGETHER * _num_modules(self._parts.whole)
+        ):
+            return
+        stage = self._stage(self._parts.whole)
+        self._exact_in_whole = stage.shown_together(widths, selections(widths)) or set()
+
     def _try_together(self) -> None:
         """Note of communities that are exact together in one part that nothing has to follow."""
         members: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[Part, Community]]] = {}
         for community in self._communities:
             part = next(self._parts.around(community))
-            if can_be_tried_together(community):
+            if can_be_tried_together(community) and community.name not in self._exact_in_whole:
                 local = part.local(community)
                 key = (self._number(part), likeness(local), frozenset[_Wrong]())
                 members.setdefault(key[:1], {}).setdefault(key, (part, local))
@@ -135,13 +162,18 @@ class _Proof:
             if len(own) < LEAST:
                 continue
             chosen = [there[key][1] for key in own.values()]
-            for name in exact_together(self._stage(part), chosen):
-                self._known[own[name]] = _Found((), "", frozenset())
+            for names in exact_together(self._stage(part), chosen):
+                self._exact.append({own[name][:2] for name in names})
+                for name in names:
+                    self._known[own[name]] = _Found((), "", frozenset())
 
     # One community.
 
     def _solved(self, community: Community) -> Community | str:
         """Return a community with the rebindings that make its removal exact, or why none do."""
+        if community.name in self._exact_in_whole:
+            self._proven_in[community.name] = self._parts.whole
+            return community
         reason = ""
         wrong: list[tuple[Part, frozenset[Rebinding]]] = []
         for part in self._parts.around(community):
@@ -262,6 +294,9 @@ class _Proof:
         return self._clash_of(part, [part.local(first), part.local(second)])
 
     def _clash_of(self, part: Part, members: list[Community]) -> str | None:
+        alike = {(self._number(part), likeness(c)) for c in members if not c.rebindings}
+        if len(alike) == len(members) and any(alike <= exact for exact in self._exact):
+            return None
         key = (self._number(part), *((likeness(c), c.rebindings) for c in members))
         if key not in self._clashes:
             self._clashes[key] = self._stage(part).outcome(members, choices(members)).reason
@@ -360,6 +395,10 @@ class _Found(NamedTuple):
     rebindings: tuple[Rebinding, ...] | None
     reason: str
     wrong: frozenset[frozenset[Rebinding]]
+
+
+def _num_modules(part: Part) -> int:
+    return sum(1 for _ in part.module.modules())
 
 
 def _size(outcome: Outcome) -> float:

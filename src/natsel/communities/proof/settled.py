@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 LEAST = 1e-12
 """Variance below which a channel is taken as the same everywhere, and is left as it is."""
 
+DEEP = 8
+
 
 def settle(model: nn.Module, run: Callable[[], object]) -> None:
     """Run a model once and let each batch normalisation hold the statistics of what enters it.
@@ -35,6 +37,15 @@ def settle(model: nn.Module, run: Callable[[], object]) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def is_deep(model: nn.Module) -> bool:
+    """Tell whether a model normalises so often that a signal gets lost on the way."""
+    return len(_norms(model)) >= DEEP
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def _hold(norm: nn.Module, args: tuple[Tensor, ...]) -> None:

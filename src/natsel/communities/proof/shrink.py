@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from natsel.common.calls import Inputs, call, outputs_of, tensors_of_inputs, with_tensors
+from natsel.communities.untouched import untouched
 
 SIDES = (16, 24, 32, 48, 64, 96, 128)
 """Sides that are tried, the least first."""
 
+NUMBERS = (bool, int, float, str, tuple)
 PLACES = 2
 """How many places are left along each side of every map, where there were as many."""
 
@@ -19,8 +22,9 @@ PLACES = 2
 def shrunk(model: nn.Module, inputs: Inputs) -> Inputs:
     """Return inputs with smaller pictures, where a model takes them as it takes those given.
 
-    It does where it runs, returns tensors of the same shapes, and keeps some places in every map
-    on the way: a classifier that averages over the places of its last maps, not one with a table
+    It does where it runs, returns tensors of the same shapes, keeps some places in every map on
+    the way, and changes none of its own numbers, such as a window that is no wider than a map: a
+    classifier that averages over the places of its last maps, not one with a table
     of positions, nor one that returns pictures. Of 48, halved five times, 2 x 2 places are left.
 
     Args:
@@ -34,14 +38,18 @@ def shrunk(model: nn.Module, inputs: Inputs) -> Inputs:
     sides = [min(x.shape[2:]) for x in tensors if _is_picture(x)]
     if not sides or 2 * SIDES[0] > min(sides):
         return inputs
-    expected, before = _shapes(model, inputs)
+    with untouched(model):
+        expected, before = _shapes(model, inputs)
     for side in (s for s in SIDES if 2 * s <= min(sides)):
         few = with_tensors(inputs, [_corner(x, side) for x in tensors])
+        numbers = _numbers(model)
         try:
-            found, after = _shapes(model, few)
+            with untouched(model):
+                found, after = _shapes(model, few)
+                is_same = _numbers(model) == numbers
         except Exception:  # noqa: BLE001, S112 - whatever forward raises: it wants its own size
             continue
-        if found == expected and _keeps_places(before, after):
+        if is_same and found == expected and _keeps_places(before, after):
             return few
     return inputs
 
@@ -59,6 +67,10 @@ def _keeps_places(before: Sequence[int], after: Sequence[int]) -> bool:
     return len(before) == len(after) and all(
         few >= min(many, PLACES) for many, few in zip(before, after, strict=True)
     )
+
+
+def _numbers(model: nn.Module) -> list[Any]:
+    return [v for m in model.modules() for v in vars(m).values() if type(v) in NUMBERS]
 
 
 def _shapes(model: nn.Module, inputs: Inputs) -> tuple[Sequence[tuple[int, ...]], Sequence[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,18 +16,22 @@ from natsel.common.memory import give_back
 from natsel.communities.community import Community
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
-from natsel.communities.proof.gap import TOLERANCE, Gap, gap
+from natsel.communities.proof.gap import TOLERANCE, VISIBLE, Gap, gap
+from natsel.communities.proof.influence import influences
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
-from natsel.communities.proof.settled import settle
-from natsel.communities.surgery.surgery import heard_again, permute, reference, remove
+from natsel.communities.proof.settled import is_deep, settle
+from natsel.communities.surgery.surgery import permute, reference, remove
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
 UNSTEADY = "nothing can be proven: two runs on the same inputs differ (dropout in eval?)"
 NUM_TRIALS = 4
 """How many copies with other weights are tried where nothing shows."""
+
+FEW_LEFT = 2
+"""Of so few that do not show, each is sooner tried alone than all on other weights."""
 
 NUM_LOOKS = 2
 """In how many selections it is looked whether a community shows among others."""
@@ -122,7 +126,7 @@ class Stage:
             if found is None:
                 return None
             shown |= found
-            if len(shown) == len(communities):
+            if len(communities) - len(shown) <= FEW_LEFT:
                 break
         return shown
 
@@ -134,7 +138,8 @@ class Stage:
                 trial = level - self._faithful
                 copy = loud(self._part.module, self._owned, trial=trial, made=self._made)
             self._copies[level] = _Copy(copy, self._part)
-            if level > self._faithful:
+            is_loud = not (self._faithful and level == 0)
+            if is_loud and (level > self._faithful or is_deep(copy)):
                 self._copies[level].settle()
         return self._copies[level]
 
@@ -193,18 +198,22 @@ class _Copy:
         shown: set[str] = set()
         try:
             for number, survivors in enumerate(selections):
+                small = self._outputs(remove(self._model, communities, survivors, share=True))
                 twin = reference(self._model, communities, survivors, share=True)
                 masked = self._outputs(twin)
-                small = self._outputs(remove(self._model, communities, survivors, share=True))
-                if not gap(small, masked, self._dense).within():
+                found = gap(small, masked, self._dense)
+                if not found.within():
                     return None
                 # What does not show in the first ones shows on no other of these weights.
-                looked_for = survivors.keys() - shown - set(known) if number < NUM_LOOKS else ()
-                for name in sorted(looked_for):
-                    with heard_again(twin, self._model, communities, survivors, name):
-                        found = gap(small, masked, self._outputs(twin))
-                    if found.within() and found.visible:
-                        shown.add(name)
+                if number < NUM_LOOKS and len(shown) + len(known) < len(communities):
+                    run = partial(self._outputs, gradients=True)
+                    moved = influences(twin, self._model, communities, survivors, run)
+                    least = VISIBLE * max(float(x.abs().max()) for x in masked if x.numel())
+                    shown |= {
+                        name
+                        for name, value in moved.items()
+                        if value > least and found.error <= TOLERANCE * value
+                    }
         except Exception:  # noqa: BLE001 - a broken forward is what is looked for
             return None
         return shown
@@ -253,9 +262,9 @@ class _Copy:
     def _dense(self) -> list[Tensor]:
         return self._outputs(self._model)
 
-    def _outputs(self, model: nn.Module) -> list[Tensor]:
+    def _outputs(self, model: nn.Module, *, gradients: bool = False) -> list[Tensor]:
         args, kwargs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self._inputs)
-        with in_float64():
+        with in_float64(), torch.set_grad_enabled(gradients):
             return outputs_of(model(*args, **kwargs))
 
     def _gap(self, communities: Sequence[Community], survivors: Mapping[str, Tensor]) -> Gap:

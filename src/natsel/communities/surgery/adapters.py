@@ -16,6 +16,7 @@ from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.recompute import recompute
 from natsel.communities.surgery.said import numbers_said, repeat_numbers
+from natsel.communities.surgery.scans import follow_scan
 from natsel.communities.surgery.states import follow_state
 from natsel.communities.surgery.widths import leave_widths_open
 
@@ -212,6 +213,18 @@ def _heads_of_the_configuration(module: Any) -> None:
 @adapter("transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention")
 def _time_mixing(module: Any) -> None:
     follow_state(module)
+
+
+@adapter(
+    "transformers.models.bamba.modeling_bamba.BambaMixer",
+    "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",
+    "transformers.models.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer",
+    "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer",
+    "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer",
+    "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",
+)
+def _scan(module: Any) -> None:
+    follow_scan(module)
 
 
 @adapter("timm.models.mambaout.GatedConvBlock")

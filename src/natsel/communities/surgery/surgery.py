@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -18,7 +17,9 @@ from natsel.communities.numbers import set_number
 from natsel.communities.programs.program import Program
 from natsel.communities.routers import close
 from natsel.communities.surgery.adapters import adapt
+from natsel.communities.surgery.counting import count
 from natsel.communities.surgery.logits import keep_logits
+from natsel.communities.surgery.standards import hold_standard
 from natsel.communities.tensors import owner, tensors_of
 
 
@@ -110,6 +111,13 @@ def remove(
             for bound in community.rebindings:
                 module = small.get_submodule(bound.module)
                 set_number(module, bound.attribute, alive * bound.per_population)
+            if alive < community.size and not isinstance(model, Program):
+                for mean in community.counted:
+                    count(small.get_submodule(mean.module), mean.size)
+                for path in community.standards:
+                    weight = f"{path}.weight"
+                    rows = kept.get(weight, {}).get(0)
+                    hold_standard(small.get_submodule(path), tensors[weight], rows)
     shorten(small, shortened_by(model, communities, survivors))
     return small
 
@@ -204,46 +212,21 @@ def reference(
     return remove(masked, inexact, survivors, share=share) if inexact else masked
 
 
-@contextmanager
-def heard_again(
-    masked: nn.Module,
-    dense: nn.Module,
-    communities: Iterable[Community],
-    survivors: Mapping[str, Tensor],
-    name: str,
-) -> Iterator[None]:
-    """Let a masked network hear the removed populations of one community for a while.
-
-    Args:
-        masked: what :func:`silence` gave for the communities; only its tensors change.
-        dense: the network that it was made of.
-        communities: those that are masked, with no routers nor branches among them.
-        survivors: one boolean tensor ``[size]`` per community.
-        name: of the community that keeps all.
-    """
-    communities = tuple(communities)
-    changed = {p.tensor for c in communities if c.name == name for p in c.gates}
-    theirs, before = tensors_of(masked), tensors_of(dense)
-    held = {tensor: theirs[tensor].clone() for tensor in changed}
-    with torch.no_grad():
-        for tensor in changed:
-            theirs[tensor].copy_(before[tensor])
-        _zero(theirs, (c for c in communities if c.name != name), survivors, only=changed)
-        try:
-            yield
-        finally:
-            for tensor, values in held.items():
-                theirs[tensor].copy_(values)
-
-
-def _zero(
+def zero(
     tensors: Mapping[str, Tensor],
     communities: Iterable[Community],
     survivors: Mapping[str, Tensor],
     *,
     only: Collection[str] | None = None,
 ) -> None:
-    """Set to zero, in some tensors or all, what reads the populations that do not survive."""
+    """Set to zero, in some tensors or all, what reads the populations that do not survive.
+
+    Args:
+        tensors: by name; they are changed.
+        communities: whose gates to look at.
+        survivors: one boolean tensor ``[size]`` per community; of one that is missing all stay.
+        only: names of the tensors that are changed; by default all.
+    """
     for community in communities:
         if community.name not in survivors:
             continue
@@ -286,7 +269,7 @@ def silence(
     with torch.no_grad():
         for name in closed:
             tensors[name].zero_()
-        _zero(tensors, communities, survivors)
+        zero(tensors, communities, survivors)
         for community in communities:
             if community.name not in survivors:
                 continue

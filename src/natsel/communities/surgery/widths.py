@@ -10,10 +10,7 @@ whatever its inputs: a reshape has one size that the others leave.
 from __future__ import annotations
 
 import ast
-import inspect
 import itertools
-import linecache
-import textwrap
 import types
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -21,6 +18,8 @@ from functools import cache
 from typing import Any, cast
 
 from torch import nn
+
+from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
 
 WIDTHS = ("c", "d", "dim", "e", "emb", "channels", "embed_dim", "hidden_size", "width")
 """How a width is called in ``B, C, H, W = x.shape``; where nothing is, the last one is taken."""
@@ -73,23 +72,7 @@ def _open(kind: Hashable) -> type[nn.Module] | None:
     forward = _rewritten(cast(Any, kind).forward)
     if forward is None:
         return None
-    made = type(
-        kind.__name__,
-        (kind,),
-        {
-            "forward": forward,
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__reduce_ex__": _reduced,
-            "_natsel_open": kind,
-        },
-    )
-    return cast(type[nn.Module], made)
-
-
-def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
-    """Let copies and pickles make the class anew: it has no place in any file."""
-    return _anew, (self._natsel_open,), self.__dict__
+    return another_class(kind, {"forward": forward, "_natsel_open": kind}, _anew, "_natsel_open")
 
 
 def _anew(kind: type[nn.Module]) -> nn.Module:
@@ -102,31 +85,15 @@ def _anew(kind: type[nn.Module]) -> nn.Module:
 
 def _rewritten(function: Callable[..., Any], inner: bool = True) -> Callable[..., Any] | None:
     """Return a function whose reshapes leave widths open; None where nothing is to change."""
-    if not isinstance(function, types.FunctionType) or function.__code__.co_freevars:
+    found = tree_of(function)
+    if found is None:
         return None
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    (found,) = tree.body
-    if not isinstance(found, ast.FunctionDef) or found.decorator_list:
-        return None
-    known = dict(_functions(found, function)) if inner else {}
+    known = dict(_functions(found, cast(types.FunctionType, function))) if inner else {}
     opened = _Opened(found)
     changed = ast.fix_missing_locations(opened.visit(found))
     if not opened.changed and not known:
         return None
-    source = ast.unparse(changed)
-    name = f"<{function.__module__}.{function.__qualname__} with open widths>"
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    space = {**function.__globals__, **known} if known else function.__globals__
-    made: dict[str, Any] = {}
-    exec(compile(source, name, "exec"), space, made)  # noqa: S102 - the module's own code
-    result: Any = made[found.name]
-    result.__defaults__, result.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    result.__module__, result.__qualname__ = function.__module__, function.__qualname__
-    result.__doc__ = function.__doc__
-    return cast(Callable[..., Any], result)
+    return compiled(changed, function, "with open widths", known)
 
 
 def _functions(tree: ast.FunctionDef, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -153,12 +120,7 @@ class _Opened(ast.NodeTransformer):
         self._known: dict[str, tuple[str, int]] = {}
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        # The arguments and their defaults, which are set from outside, stay as they are.
-        node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
-        node.args.kw_defaults = [d and ast.Constant(None) for d in node.args.kw_defaults]
-        node.returns = None
-        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-            argument.annotation = None
+        without_defaults(node)
         node.body = [self.visit(statement) for statement in node.body]
         names = [name for name, _ in self._known.values()]
         empty = [ast.Assign([ast.Name(n, ast.Store())], ast.Constant(None)) for n in names]

@@ -15,6 +15,8 @@ from natsel.common.extras import require
 
 ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
+NO_NUMBER = "__float__"
+"""How the library writes infinity in JSON."""
 # What a configuration may not decide: which code is run, and how weights are read.
 _UNTRUSTED = (
     *("auto_map", "natsel", "quantization_config", "adapter_config"),
@@ -74,11 +76,16 @@ def class_named(name: object) -> Any | None:
 
 def trusted(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that only describes a model."""
-    return {
-        key: trusted(value) if isinstance(value, Mapping) else value
-        for key, value in data.items()
-        if key not in _UNTRUSTED
-    }
+    return {key: _plain(value) for key, value in data.items() if key not in _UNTRUSTED}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a configuration, with numbers that JSON has no word for."""
+    if isinstance(value, Mapping):
+        if value.keys() == {NO_NUMBER} and value[NO_NUMBER] in ("Infinity", "-Infinity", "NaN"):
+            return float(value[NO_NUMBER])
+        return trusted(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def implementation(config: Any, name: str) -> Any:

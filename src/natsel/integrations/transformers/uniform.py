@@ -127,11 +127,17 @@ class _Search:
             return
         sizes = set(wrong.values())
         edits = [e for e in _edits(self._data, sizes) if _is_as_sizes(self._data, e, sizes)]
-        every = _without_clash(
-            edit for edit, left in self._helping(edits, wrong) if left.keys() <= wrong.keys()
-        )
-        if self._wrong(every) == {}:
-            yield _edited(self._data, tuple(every))
+        every: dict[Path, int] = {}
+        right: set[tuple[str, int]] = set()
+        for edit, left in self._helping(edits, wrong):
+            mended = wrong.keys() - left.keys()
+            spoils = left.keys() - wrong.keys() or any(path in every for path, _ in edit)
+            # Heads of half the width and half as many heads mend the same.
+            if not spoils and (mended - right or not mended):
+                every |= dict(edit)
+                right |= mended
+        if self._wrong(frozenset(every.items())) == {}:
+            yield _edited(self._data, tuple(every.items()))
 
     def nearest_first(self) -> Iterator[dict[str, Any]]:
         """Yield every configuration that fits, of the fewest changes first."""
@@ -169,15 +175,6 @@ class _Search:
             trial = _edited(self._data, tuple(done))
             self._left[done] = differences(self._kind, trial, self._target, self._must)
         return self._left.get(done)
-
-
-def _without_clash(edits: Iterable[Edit]) -> Changes:
-    """Return all changes together, of each number the first."""
-    found: dict[Path, int] = {}
-    for edit in edits:
-        if not any(path in found for path, _ in edit):
-            found |= dict(edit)
-    return frozenset(found.items())
 
 
 def _is_as_sizes(data: Mapping[str, Any], edit: Edit, wrong: set[tuple[int, int]]) -> bool:

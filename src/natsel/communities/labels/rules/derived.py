@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from natsel.communities.labels.derived import Axis, Derived, Share, of_parts
-from natsel.communities.labels.graph import TensorRef, operator_name, place, shape_of
+from natsel.communities.labels.graph import TensorRef, module_of, operator_name, place, shape_of
 from natsel.communities.labels.labels import NONE
 from natsel.communities.labels.propagation import Propagation, deriving
 from natsel.communities.labels.rules.elementwise import BINARY, UNARY
@@ -239,10 +239,14 @@ def standardised(
     variance: Any,
     *args: Any,
 ) -> Any:
-    """Rows of a weight with mean 0 and variance 1: of one row, no column can go."""
+    """Rows of a weight with mean 0 and variance 1."""
     x = as_derived(run, x)
     axes = tuple(a for a in range(len(x.groups)) if a != 1)
-    run.depends_on(x, axes)
+    if args and args[0] is True and mean is None and (module := module_of(node)):
+        # The module can hold what was taken of all columns, for those that are left.
+        run.standards[module] = torch.cat([a.labels for i in axes for a in x.along(i)])
+    else:
+        run.depends_on(x, axes)
     parts = _unread(x.parts())
     for value in (weight, bias, mean, variance):
         if value is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from natsel.communities.labels.graph import tensors_in
+from natsel.communities.labels.graph import operator_name, tensors_in
+from natsel.communities.labels.parts import without_shared
 from natsel.communities.labels.propagation import Propagation, rule
 
 UNARY = [
@@ -183,7 +184,10 @@ def unary(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: Any) ->
 @rule(*(f"aten.{name}" for name in BINARY))
 def binary(run: Propagation, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
     """f(x, y, ...), element by element with broadcasting."""
-    return run.combine(node, *tensors_in((args, kwargs)))
+    operands = tensors_in((args, kwargs))
+    if operator_name(node) == "aten.mul.Tensor" and len(operands) == 2:
+        operands = list(without_shared(run, *map(run.lift, operands)))
+    return run.combine(node, *operands)
 
 
 @rule("aten.glu.default")

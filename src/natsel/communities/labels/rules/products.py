@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from natsel.communities.kinds import HEAD
 from natsel.communities.labels.graph import place
-from natsel.communities.labels.labels import DATA
+from natsel.communities.labels.labels import DATA, narrowed
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.labels.rules.dimensions import are_matched, carried, match
 from natsel.communities.labels.rules.normalization import note_mixed
@@ -36,6 +36,7 @@ def product_of_activations(
         return torch.full((), DATA, dtype=torch.int64).expand(shape)
     if run.dims and a.dim() > 2 and bool((a <= DATA).all()):
         return carried(run, b, macs, reason).expand(shape)
+    a, b = _without_shared(run, a, b, reason)
     if (passed := _carried(run, a, b)) is not None:
         passing, axis = passed
         run.space.fix(b if passing is a else a, reason)
@@ -58,6 +59,34 @@ def product_of_activations(
         run.mark(head, HEAD.name)
     run.charge_labels(head, macs / head.numel())
     return head.expand(shape)
+
+
+def _without_shared(run: Propagation, a: Tensor, b: Tensor, reason: str) -> tuple[Tensor, Tensor]:
+    """Return two factors with plain data in place of one that stays whole and is shared.
+
+    All populations of the other one, which lie along its rows, meet the same of it, as the heads of
+    a batch a table of positions.
+    """
+    for shared, other, rows in ((a, b, -1), (b, a, -2)):
+        apart = not _alike(run.space.roots(other), rows)
+        if apart and _is_shared(run, shared) and not _is_shared(run, other):
+            run.space.fix(shared, reason)
+            data = torch.full((), DATA, dtype=torch.int64).expand(shared.shape)
+            return (data, b) if shared is a else (a, data)
+    return a, b
+
+
+def _is_shared(run: Propagation, x: Tensor) -> bool:
+    """Tell whether a factor is the same for all matrices of a batch, and none of it can go.
+
+    None can of what is fixed, nor of parameters that no layer makes.
+    """
+    roots = run.space.roots(x)
+    if bool((roots <= DATA).all()) or not all(_alike(roots, i) for i in range(x.dim() - 2)):
+        return False
+    few = narrowed(roots)
+    free = few[(few > DATA) & ~run.space.is_fixed(few)]
+    return not bool(torch.isin(free, run.made()).any())
 
 
 def meet(run: Propagation, a: Tensor, b: Tensor, reason: str) -> Tensor:

@@ -102,6 +102,8 @@ def reductions(run: Propagation, node: fx.Node, x: Any, *args: Any, **kwargs: An
     axes = axes_of(node, x.dim())
     reason = f"reduced together with its neighbours{place(node)}"
     value = node.meta["val"]
+    if node in run.averaged and run.counts(node, x, axes[0]):
+        return torch.full(tuple(value.shape), DATA)
     if node in run.unused or (len(axes) == 1 and run.spans_width(x, axes[0])):
         return map_tensors(value, lambda t: torch.full(tuple(t.shape), DATA))
     note_mixed(run, x, axes, reason)

@@ -1,0 +1,93 @@
+"""The code of a module read, and made anew with something in it changed."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch import nn
+
+
+def tree_of(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    """Return the code of a plain function; None where it cannot be read, or has more around it."""
+    if not isinstance(function, types.FunctionType) or function.__code__.co_freevars:
+        return None
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    (found,) = tree.body
+    if not isinstance(found, ast.FunctionDef) or found.decorator_list:
+        return None
+    return found
+
+
+def compiled(
+    tree: ast.FunctionDef,
+    function: Callable[..., Any],
+    what: str,
+    known: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Return a function with other code, that is else what a given one is.
+
+    Args:
+        tree: the code, of the same arguments.
+        function: that it was made of.
+        what: is different, in words, for tracebacks.
+        known: what names mean to it besides what they mean in the file of the given one.
+    """
+    original = cast(types.FunctionType, function)
+    source = ast.unparse(tree)
+    name = f"<{original.__module__}.{original.__qualname__} {what}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    space = {**original.__globals__, **known} if known else original.__globals__
+    made: dict[str, Any] = {}
+    exec(compile(source, name, "exec"), space, made)  # noqa: S102 - the module's own code
+    result: Any = made[tree.name]
+    result.__defaults__, result.__kwdefaults__ = original.__defaults__, original.__kwdefaults__
+    result.__module__, result.__qualname__ = original.__module__, original.__qualname__
+    result.__doc__ = original.__doc__
+    return cast(Callable[..., Any], result)
+
+
+def without_defaults(tree: ast.FunctionDef) -> ast.FunctionDef:
+    """Empty what a function's head says beside the names of its arguments, in place.
+
+    Defaults are set from outside, and annotations may name what is not there.
+    """
+    tree.args.defaults = [ast.Constant(None) for _ in tree.args.defaults]
+    tree.args.kw_defaults = [d and ast.Constant(None) for d in tree.args.kw_defaults]
+    tree.returns = None
+    for argument in (*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs):
+        argument.annotation = None
+    return tree
+
+
+def another_class(
+    kind: type[nn.Module],
+    members: Mapping[str, Any],
+    anew: Callable[[type[nn.Module]], nn.Module],
+    original: str,
+) -> type[nn.Module]:
+    """Return a class under the name of another one, which copies and pickles make anew.
+
+    It has no place in any file.
+
+    Args:
+        kind: that it inherits from.
+        members: what is different.
+        anew: makes an empty module of the new class from the other one.
+        original: the name of the member that holds the other one.
+    """
+
+    def reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
+        return anew, (getattr(self, original),), self.__dict__
+
+    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    made = type(kind.__name__, (kind,), {**named, **members, "__reduce_ex__": reduced})
+    return cast(type[nn.Module], made)
