@@ -27,6 +27,10 @@ LATENT = {
 }
 SHARED = {"shared_expert_intermediate_size": 16}
 GROUPS = {"n_group": 4, "topk_group": 2}
+WIDE = {
+    **{**SIZES, **NARROW, **LATENT, **GROUPS},
+    **{"n_routed_experts": 16, "num_hidden_layers": 1, "first_k_dense_replace": 0},
+}
 
 
 def _of(name: str, **config: Any) -> Callable[[], Any]:
@@ -59,12 +63,52 @@ MIXTURES: dict[str, Callable[[], Any]] = {
     "deepseek-v2": _of(
         "DeepseekV2", **SIZES, **NARROW, **LATENT, **GROUPS, topk_method="group_limited_greedy"
     ),
+    "deepseek-v3-wide": _of("DeepseekV3", **WIDE, routed_scaling_factor=2.5),
+    "deepseek-v2-wide": _of("DeepseekV2", **WIDE, topk_method="group_limited_greedy"),
+    "ernie": _of(
+        "Ernie4_5_Moe",
+        **{**SIZES, **NARROW},
+        moe_num_experts=8,
+        moe_k=4,
+        moe_layer_start_index=1,
+    ),
+    "minimax-m2": _of("MiniMaxM2", **SIZES, head_dim=8, num_local_experts=8, num_experts_per_tok=4),
     "glm4-moe": _of(
         "Glm4Moe", **SIZES, **NARROW, head_dim=8, n_routed_experts=8, first_k_dense_replace=1
     ),
     "gpt-oss": _of("GptOss", **SIZES, head_dim=8, num_local_experts=8, num_experts_per_tok=4),
     "granite-moe": _of("GraniteMoe", **SIZES, num_local_experts=8, num_experts_per_tok=4),
 }
+
+
+PLAIN = {"n_routed_experts": 8, "first_k_dense_replace": 1, "head_dim": 8}
+LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 4}
+INDEX = {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4}
+MORE_MIXTURES: dict[str, Callable[[], Any]] = {
+    name: _of(name, **{**SIZES, **config})
+    for name, config in {
+        "AXK1": {**NARROW, **LATENT, **GROUPS},
+        "DeepseekV32": {**NARROW, **LATENT, **GROUPS, **INDEX},
+        "Dots1": {**NARROW, **PLAIN, **GROUPS, "n_shared_experts": 1},
+        "ExaoneMoe": {**NARROW, **GROUPS, "num_experts": 8, "head_dim": 8},
+        "FlexOlmo": {"num_experts": 8, "num_experts_per_tok": 4},
+        "Glm4MoeLite": {**NARROW, **LATENT, **GROUPS},
+        "GlmMoeDsa": {**NARROW, **LATENT, **GROUPS, **INDEX},
+        "GraniteMoeSWA": LOCAL,
+        "GraniteMoeShared": {**LOCAL, "shared_intermediate_size": 16},
+        "HYV3": {**NARROW, "num_experts": 8, "head_dim": 8},
+        "HYV4": {**NARROW, **PLAIN, **GROUPS},
+        "Mellum": {**NARROW, "num_experts": 8, "head_dim": 8},
+        "MiniMax": {**LOCAL, "head_dim": 8},
+        "Mistral4": {**NARROW, **LATENT, **GROUPS},
+        "NemotronH": {
+            **{**NARROW, **PLAIN, **GROUPS},
+            "moe_shared_expert_intermediate_size": 16,
+        },
+        "SolarOpen": {**NARROW, **PLAIN, **GROUPS},
+    }.items()
+}
+"""The other routers that live populations know: the suite looks at them on request."""
 
 
 def token_ids(batch: int = 2, length: int = 9, seed: int = 0) -> torch.Tensor:

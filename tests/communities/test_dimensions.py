@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from exactness import assert_exact, found, reasons
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -177,3 +179,54 @@ def test_rotary_heads_are_not_turned() -> None:
     assert list(aligned.skipped.values()) == [
         "other tensors, such as rotary frequencies, are in its basis"
     ]
+
+
+def _rotary(kind: str, config: str, **other: Any) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 32, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16,
+        "bos_token_id": 1, "eos_token_id": 31,
+    }  # fmt: skip
+    made = getattr(transformers, config)(**sizes, **other)
+    model: nn.Module = getattr(transformers, kind)(made).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_biases_of_rotary_queries_and_keys_are_masked_with_their_rows() -> None:
+    """A product of biases that are turned by places is no constant of a softmax."""
+    model = _rotary("Qwen2ForCausalLM", "Qwen2Config")
+    communities = natsel.discover(model, torch.randint(2, 31, (2, 5)), dims=True)
+    (mine,) = [c for c in communities.values() if c.kind == "dimension"]
+    assert mine.size == 3
+    masked = copy.deepcopy(model)
+    attention = masked.get_submodule("model.layers.0.self_attn")
+    for name, heads in (("q_proj", 4), ("k_proj", 2), ("v_proj", 2)):
+        gone = torch.tensor([6 * head + i for head in range(heads) for i in (1, 4)])
+        attention.get_submodule(name).weight.data[gone] = 0
+        attention.get_submodule(name).bias.data[gone] = 0
+    small = natsel.extract(
+        model, {mine.name: torch.tensor([True, False, True])}, communities=communities
+    )
+    ids = torch.randint(2, 31, (3, 9))
+    ours, theirs = (m(ids).logits for m in (small, masked))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_frequencies_that_follow_the_length_let_heads_go_and_keep_their_dimensions() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = _rotary("LlamaForCausalLM", "LlamaConfig", rope_parameters=rope)
+    ids = torch.randint(2, 31, (2, 5))
+    inside = natsel.discover(model, ids, dims=True)
+    assert not [c for c in inside.values() if c.kind != "neuron"]
+    assert "computed anew from the configuration where inputs are long" in reasons(inside)
+    communities = natsel.discover(model, ids)
+    name = "model.layers.0.self_attn"
+    small = natsel.extract(model, {name: torch.tensor([True, False])}, communities=communities)
+    masked = copy.deepcopy(model)
+    masked.get_submodule(name).o_proj.weight.data[:, 12:] = 0
+    for length in (5, 40, 9):  # up to the length that the frequencies are of, beyond, and back
+        long = torch.randint(2, 31, (1, length))
+        torch.testing.assert_close(small(long).logits, masked(long).logits)

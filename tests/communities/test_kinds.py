@@ -20,16 +20,17 @@ def column(attribute):
 
 def test_the_table():
     within = ["key dimension", "value dimension", "dimension"]
+    routed = ["expert group", "expert"]
     assert list(KINDS) == [
         *("neuron", "channel", "head", "query head"),
         *within,
-        *("expert", "filter", "branch", "weight"),
+        *(*routed, "filter", "branch", "weight"),
     ]
     assert [n for n, marked in column("marked").items() if marked] == [
         "head",
         "query head",
         *within[:2],
-        "expert",
+        *routed,
         "filter",
     ]
     assert [n for n, exact in column("exact").items() if not exact] == ["channel"]
@@ -37,7 +38,7 @@ def test_the_table():
         "head",
         "query head",
         *within,
-        "expert",
+        *routed,
         "branch",
     ]
     assert [n for n, plain in column("plain").items() if plain] == ["neuron", "filter"]
@@ -45,11 +46,11 @@ def test_the_table():
         "head",
         "query head",
         *within,
-        "expert",
+        *routed,
     ]
-    assert [n for n, gated in column("gated").items() if gated == "last"] == ["expert"]
-    assert [n for n, role in column("produced").items() if role == "route"] == ["expert"]
-    assert [n for n, why in column("unabsorbed").items() if why] == ["channel", "expert", "branch"]
+    assert [n for n, gated in column("gated").items() if gated == "last"] == routed
+    assert [n for n, role in column("produced").items() if role == "route"] == routed
+    assert [n for n, why in column("unabsorbed").items() if why] == ["channel", *routed, "branch"]
 
 
 def community(kind, slices=()):

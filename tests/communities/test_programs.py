@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - one network a line reads best
 
 import copy
+import re
 from functools import cache
 
 import pytest
@@ -240,3 +241,63 @@ def test_a_residual_width_under_a_normalisation_equals_what_python_code_loses():
         remove(m, c.values(), survivors)(*inputs) for m, c in ((model, theirs), (program, ours))
     ]
     assert (small[0] - small[1]).abs().max() < TOLERANCE
+
+
+def reading(number, kind):
+    """A perceptron with its width in its code, that multiplies by a number that it reads."""
+    model = Net(
+        lambda s, x: s.out(s.first(x).relu().view(-1, 8)) * number(s, x),
+        first=nn.Linear(4, 8),
+        out=nn.Linear(8, 3),
+    )
+    if kind is nn.Parameter:
+        model.factor = nn.Parameter(torch.tensor(2.5))
+    elif kind is not None:
+        model.register_buffer("factor", torch.tensor(kind))
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", [2.5, nn.Parameter])
+def test_a_number_that_is_read_of_the_models_own_tensors_stays_a_reading(kind):
+    model = reading(lambda s, x: s.factor.item(), kind)
+    program = natsel.as_program(model, torch.randn(2, 4))
+    communities = natsel.discover(program, torch.randn(2, 4))
+    assert offered(communities) == {"first": ("neuron", 8)}
+    small = natsel.extract(program, {"first": torch.arange(8) < 5}, communities=communities)
+    masked = copy.deepcopy(model)
+    masked.out.weight.data[:, 5:] = 0
+    for tensors in (small, masked):
+        tensors.factor.data.fill_(-3.0)  # no number that was written down
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(small(x), masked(x))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (lambda s, x: x.sum().item(), None, "it reads a number of what it computes by .item()"),
+        (lambda s, x: s.factor.item(), 8, "it reads a whole number of factor by .item()"),
+    ],
+)
+def test_a_number_of_data_or_one_that_may_be_a_size_is_refused(number, kind, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        natsel.as_program(reading(number, kind), torch.randn(2, 4))
+
+
+class Rest(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x, *rest):
+        return self.out(self.first(x).relu().view(-1, 8)) + sum(rest)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_arguments_of_any_number(count):
+    model = Rest().eval()
+    inputs = (torch.randn(2, 4), *(torch.randn(2, 3) for _ in range(count)))
+    program = natsel.as_program(model, inputs)
+    assert offered(natsel.discover(program, inputs)) == {"first": ("neuron", 8)}
+    wider = tuple(torch.cat((x, x, x)) for x in inputs)
+    torch.testing.assert_close(program(*wider), model(*wider))

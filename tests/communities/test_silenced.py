@@ -144,7 +144,7 @@ def test_they_are_extracted_saved_copied_and_evolve(build, tmp_path) -> None:
     loaded = natsel.load(tmp_path / "small", model=build())
     with torch.no_grad():
         expected = small(IMG)
-        for other in (loaded, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):  # noqa: S301
+        for other in (loaded, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
             assert torch.equal(other(IMG), expected)
     evolution = natsel.Evolution(communities, dynamics="logistic", fitness="taylor")
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)

@@ -111,6 +111,10 @@ REFUSED = {
         lambda: with_weight(torch.Tensor.to_sparse_csr),
         ("model.2.weight='sparse_csr'", ".to_dense()"),
     ),
+    "a class of tensors without a copy": (
+        lambda: with_weight(lambda w: w.as_subclass(type("Coded", (torch.Tensor,), {}))),
+        ("model.2.weight='a Coded'", "prune first"),
+    ),
     "inference mode": (inference, ("model.0.weight=", "inference mode", "outside")),
     "no module": (lambda: "resnet20", ("model='str'", "torch.nn.Module")),
     "a function": (lambda: torch.relu, ("torch.nn.Module",)),

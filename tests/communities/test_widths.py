@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
 import natsel
+from natsel.communities.surgery.attention import HeadwiseAttention
 from natsel.communities.surgery.own_numbers import OwnNumbers
 from natsel.communities.surgery.widths import leave_widths_open
 
@@ -91,6 +92,25 @@ class Cached(Plain):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         scores = q @ k.transpose(-2, -1) * WIDTH**-0.5 + self.bias_cache["cpu"]
         y = torch.softmax(scores, dim=-1) @ v
+        return self.proj(y.transpose(1, 2).contiguous().view(b, n, c))
+
+
+class Grown(Plain):
+    """With a table of places that is made anew for inputs of another length (ConViT)."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.size()
+        if self.places.shape[1] != n:
+            self.places = torch.eye(n, dtype=x.dtype)
+        qkv = self.qkv(x).view((b, n, 3, self.num_heads, c // self.num_heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = torch.softmax(q @ k.transpose(-2, -1) * WIDTH**-0.5 + self.places, dim=-1) @ v
         return self.proj(y.transpose(1, 2).contiguous().view(b, n, c))
 
 
@@ -174,6 +194,19 @@ def test_a_table_that_was_computed_before_is_not_taken_along() -> None:
     torch.testing.assert_close(small(_input()), _masked(model, keep)(_input()))
 
 
+@pytest.mark.parametrize("kind", [Cached, Grown])
+def test_no_table_in_float64_is_left_behind(kind: type[nn.Module], tmp_path: Path) -> None:
+    model, x = _model(kind).eval(), _input().float()
+    communities = natsel.discover(model, x)
+    keep = torch.tensor([False, True, True, False])
+    small = natsel.extract(model, {"0": keep}, communities=communities)
+    with torch.no_grad():
+        assert model(x).dtype == small(x).dtype == torch.float32
+        natsel.save(small, tmp_path / "small")
+        loaded = natsel.load(tmp_path / "small", model=_model(kind))
+        assert torch.equal(loaded(x), small(x))
+
+
 def test_phi3_loses_heads_of_each_layer_and_generates(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = Phi3Config(
@@ -210,3 +243,18 @@ def test_numbers_of_its_own_are_copied_with_what_is_shared() -> None:
     assert both[0] == SimpleNamespace(heads=4, attention="sdpa")
     assert (both[1].heads, both[1].width, own.heads, shared.attention) == (1, 2, 3, "eager")
     assert not hasattr(own, "depth")
+
+
+def test_attention_of_fewer_heads_follows_also_where_their_number_was_set_before() -> None:
+    layer = nn.MultiheadAttention(8, 4, batch_first=True).eval()
+    small = copy.deepcopy(layer)
+    kept = torch.tensor([2, 3, 6, 7])  # the second and the last head
+    rows = torch.cat([kept, kept + 8, kept + 16])
+    small.in_proj_weight = nn.Parameter(layer.in_proj_weight[rows])
+    small.in_proj_bias = nn.Parameter(layer.in_proj_bias[rows])
+    small.out_proj.weight = nn.Parameter(layer.out_proj.weight[:, kept])
+    small.num_heads = 2
+    HeadwiseAttention.follow(small)
+    layer.out_proj.weight.data[:, [0, 1, 4, 5]] = 0
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(small(x, x, x)[0], layer(x, x, x)[0])

@@ -137,14 +137,3 @@ def test_half_of_the_experts_go_and_the_rest_is_proven(mixtral):
 @pytest.mark.parametrize("family", ["qwen2-moe", "qwen2-moe-normed", "qwen3-moe", "olmoe"])
 def test_half_of_the_experts_of_every_router_go(family):
     check_half_goes(MIXTURES[family]())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["deepseek-v3", "deepseek-v2"])
-def test_experts_in_groups_stay_and_the_reason_is_told(family):
-    communities = natsel.discover(MIXTURES[family](), (token_ids(1, 5),))
-    assert all(c.kind != "expert" for c in communities.values())
-    told = " ".join(r.reason for r in communities.refused if "mlp" in r.name)
-    assert "groups of experts before it chooses experts" in told
-    with pytest.raises(ValueError, match="scores experts alone, and none were found"):
-        natsel.score(communities, "reap", data=padded_batches())

@@ -259,7 +259,7 @@ def _zeroed(
         dead = ~survivors[community.name].cpu() if community.name in survivors else None
         if dead is None or not bool(dead.any()):
             continue
-        for part in community.gates:
+        for part in community.silenced:
             if part.tensor not in changed:
                 changed[part.tensor] = tensors[part.tensor].detach().clone()
             weight = changed[part.tensor]

@@ -43,6 +43,9 @@ def inspect(
     query_heads: Annotated[
         bool, typer.Option("--query-heads", help="Offer query heads that share keys and values.")
     ] = False,
+    expert_groups: Annotated[
+        bool, typer.Option("--expert-groups", help="Offer groups that a router chooses whole.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the communities of a network, with costs, gates and refusals."""
@@ -60,6 +63,7 @@ def inspect(
             branches=branches,
             dims=dims,
             query_heads=query_heads,
+            expert_groups=expert_groups,
         )
         voice.result(as_dict(communities))
         voice.words.print(opened.description, markup=False)

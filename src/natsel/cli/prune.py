@@ -34,7 +34,7 @@ DATA = "What to score on: a data set, a .txt, .jsonl or .parquet text, hub:NAME 
 NOT_BESIDE_WEIGHTS = (
     *("budget", "sparsity", "scope", "normalize", "multiple_of", "uniform", "residual"),
     *("rotate", "bias", "compensate", "blockwise", "cache"),
-    *("branches", "blocks", "kinds", "rival", "dims", "query_heads"),
+    *("branches", "blocks", "kinds", "rival", "dims", "query_heads", "expert_groups"),
 )
 MODEL = "A reference network, a folder, hf:NAME, or module:name of what makes yours."
 
@@ -44,7 +44,7 @@ KEYS = Keys(
         **same(word, "model", "budget", "scorer", "data", "scope", "normalize"),
         **same(word, "held_out", "tokenizer", "weights", "rival"),
         **same(truth, "residual", "rotate", "bias", "compensate", "measure", "uniform"),
-        **same(truth, "branches", "blocks", "blockwise", "dims", "query_heads"),
+        **same(truth, "branches", "blocks", "blockwise", "dims", "query_heads", "expert_groups"),
         **same(whole, "seed", "length", "samples", "search"),
         **same(one, "multiple_of"),
         **same(several, "include", "exclude", "kinds"),
@@ -136,6 +136,9 @@ def prune(
     ] = False,
     query_heads: Annotated[
         bool, typer.Option("--query-heads", help="Keep keys and values that query heads share.")
+    ] = False,
+    expert_groups: Annotated[
+        bool, typer.Option("--expert-groups", help="Cut groups that a router chooses whole.")
     ] = False,
     search: Annotated[
         int | None,
@@ -230,6 +233,7 @@ def prune(
             kinds=tuple(kind for given in kinds or () for kind in given.split(",")),
             dims=dims,
             query_heads=query_heads,
+            expert_groups=expert_groups,
             search=search,
             rival=rival,
             branches=branches,

@@ -26,16 +26,19 @@ from natsel.common.errors import first_line
 from natsel.common.modes import evaluating
 from natsel.communities.discover import functional
 from natsel.communities.gates.gates import folded
-from natsel.communities.labels.graph import operator_name
+from natsel.communities.labels.graph import operator_name, place
 from natsel.communities.programs.literals import OPEN
 from natsel.communities.programs.normal_form import normalise
 from natsel.communities.programs.program import Code, Program
 from natsel.communities.programs.quiet import without_words
-from natsel.communities.programs.trace import TensorKind
+from natsel.communities.programs.rows import with_rows
+from natsel.communities.programs.trace import TOLD, TensorKind
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, apart
 from natsel.communities.tensors import all_tensors, canonical_names
 from natsel.communities.unfit import check_fit, why_not_exported
+
+ITEMS = ("aten.item.default", "aten._local_scalar_dense.default")
 
 
 def as_program(
@@ -93,6 +96,8 @@ def as_program(
                 continue
             reason = _difference(model, program, inputs, any_batch=attempt is not inputs)
         if not reason:
+            rows = with_rows(program)
+            program = rows if _same(rows, program, inputs) else program
             return program.train(mode) if not program._code.training else program.eval()
     raise ValueError(f"model={type(model).__name__} {reason}")
 
@@ -123,6 +128,15 @@ def _difference(model: nn.Module, program: Program, inputs: Inputs, *, any_batch
                 "(randomness, or decisions on values in forward?)"
             )
     return ""
+
+
+def _same(rows: Program, program: Program, inputs: Inputs) -> bool:
+    """Tell whether two programs give the same, bit for bit, in the precision that they have."""
+    with torch.no_grad():
+        ours, theirs = outputs_of(call(rows, inputs)), outputs_of(call(program, inputs))
+    return all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def _apart(program: Program, model: nn.Module, inputs: Inputs) -> float:
@@ -166,8 +180,11 @@ def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
     shapes = [n.meta["val"].shape for n, s in zip(placeholders, sources, strict=True) if s is None]
     if any_batch and any(isinstance(shape[0], int) for shape in shapes):
         raise ValueError("its batch size is fixed")
+    told = _told(module.graph, sources, tensors)
     for node in module.graph.nodes:
         node.meta = _noted(node)
+        if node in told:
+            node.meta[TOLD] = told[node]
     code = Code(
         module=module,
         signature=signature,
@@ -184,6 +201,33 @@ def _program(model: nn.Module, inputs: Inputs, *, any_batch: bool) -> Program:
     return Program.build(code, _copied(tensors), set(model.state_dict()))
 
 
+def _told(
+    graph: fx.Graph, sources: Sequence[str | None], tensors: Mapping[str, Tensor]
+) -> dict[fx.Node, float | bool]:
+    """Return the numbers that code reads of the model's own tensors by ``.item()``.
+
+    Raises:
+        ValueError: if it reads one of the inputs, or of what is computed, or a whole number, which
+            may be a size.
+    """
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    held = dict(zip(placeholders, sources, strict=True))
+    found: dict[fx.Node, float | bool] = {}
+    for node in graph.nodes:
+        if operator_name(node) not in ITEMS:
+            continue
+        source = node.args[0]
+        name = held.get(source)
+        if name is None:
+            raise ValueError(f"it reads a number of what it computes by .item(){place(node)}")
+        number = tensors[name].item()
+        if type(number) is int:
+            size = f"it reads a whole number of {name} by .item(){place(node)}"
+            raise ValueError(f"{size}: what may be a size is a number in Python")
+        found[node] = number
+    return found
+
+
 def _noted(node: fx.Node) -> dict[str, Any]:
     """Return what is worth knowing about a node: its place in the code, its open axes."""
     value = node.meta.get("val")
@@ -198,9 +242,11 @@ def _export(model: nn.Module, inputs: Inputs, any_batch: bool) -> ExportedProgra
     axes: dict[int, Any] = {0: Dim.AUTO} if any_batch else {}
     args, named = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     shapes: Any = {n: axes for n in named} if named else tuple(axes for _ in args)
-    signature = inspect.signature(model.forward).parameters.values()
-    if args and any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature):
-        shapes = (shapes,)
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if args and inspect.Parameter.VAR_POSITIONAL in kinds:
+        alone = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        rest = (shapes[alone:],) if len(args) > alone else ()
+        shapes = (*shapes[:alone], *rest)
     return torch.export.export(model, args, named, dynamic_shapes=shapes, strict=False)
 
 

@@ -14,6 +14,7 @@ import torch
 from natsel.communities.community import Community, Refusal, Role, Slice
 from natsel.communities.cost import Cost
 from natsel.communities.kinds import CHANNEL, KEY, NEURON, kind_of, marked
+from natsel.communities.labels.groups import whole_groups
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
 from natsel.communities.tensors import common_path
@@ -182,6 +183,8 @@ def _community(
         width = len(places) // len(members)
         index = places[np.argsort(population, kind="stable")].reshape(len(members), width)
         role = _role(run.roles.get((name, axis), set()), kind)
+        if role == "tied" and name in run.preferences:
+            role = "preference"
         slices.append(Slice(name, axis, torch.from_numpy(index.copy()), role))
         owned_widths[name][axis] = width
     macs = _weight_macs(run, owned_widths) + macs_between
@@ -228,13 +231,17 @@ def _makers(slices: Sequence[Slice]) -> tuple[int, ...]:
 
 
 def _num_chosen(run: Propagation, members: np.ndarray) -> int:
-    """Return how many of some populations a router chooses at once; 1 where none does."""
-    chosen: list[Any] = [
-        top_k.args[1]
-        for top_k, labels in run.routers.items()
-        if labels is not None and np.isin(_roots_of(run, [labels]), members).any()
-    ]
-    return max(chosen, default=1)
+    """Return how many of some populations a router must have to choose from; else 1."""
+    least = 1
+    for top_k, labels in run.routers.items():
+        if labels is None or not np.isin(_roots_of(run, [labels]), members).any():
+            continue
+        chosen: Any = top_k.args[1]
+        grouping = run.groupings.get(top_k)
+        if grouping is not None:
+            chosen = grouping.least(chosen, whole_groups(run, grouping))
+        least = max(least, chosen)
+    return least
 
 
 def _role(roles: set[str], kind: str) -> Role:

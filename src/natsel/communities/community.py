@@ -15,7 +15,7 @@ from natsel.common.errors import did_you_mean, refuse
 from natsel.common.showing import counted, html_table, listed, named
 from natsel.communities.branches.branch import Branch
 from natsel.communities.cost import Cost
-from natsel.communities.kinds import kind_of
+from natsel.communities.kinds import WITHIN, kind_of
 
 if TYPE_CHECKING:
     from natsel.communities.pricing import Pricing
@@ -24,7 +24,7 @@ NUM_REASONS = 3
 OUTPUT = "it is an output of the model"
 """Why the last layer stays whole."""
 
-Role = Literal["out", "in", "tied", "route"]
+Role = Literal["out", "in", "tied", "route", "preference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,9 @@ class Slice:
         axis: the axis that shrinks.
         index: which places along the axis each population owns, int64 ``[size, width]``.
         role: "out" (these rows make the population), "in" (these columns read it: its mass gates
-            here), "tied" (numbers that merely go along, such as a bias or a scale) or "route"
-            (these rows let a router choose it).
+            here), "tied" (numbers that merely go along, such as a bias or a scale), "route" (these
+            rows let a router choose it) or "preference" (a router adds these to what it chooses
+            by).
     """
 
     tensor: str
@@ -122,6 +123,19 @@ class Community:
     def gates(self) -> tuple[Slice, ...]:
         """The slices at which a population's mass scales its influence."""
         return tuple(s for n, s in enumerate(self.slices) if s.role == "in" or n in self.stilled)
+
+    @property
+    def silenced(self) -> tuple[Slice, ...]:
+        """The slices that are zero in the masked network: the gates, and biases beside rows.
+
+        Rows that are gates make queries and keys, which read each other: a product of biases would
+        be left of them.
+        """
+        rows = {s.tensor.rpartition(".")[0] for s in self.gates if s.axis == 0}
+        if kind_of(self.kind).name not in WITHIN:
+            return self.gates
+        beside = (s for s in self.slices if s.role == "tied" and s.axis == 0)
+        return (*self.gates, *(s for s in beside if s.tensor.rpartition(".")[0] in rows))
 
     def _counted(self) -> str:
         return counted(self.size, self.kind, kind_of(self.kind).plural)

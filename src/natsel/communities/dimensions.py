@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,11 +17,17 @@ from natsel.communities.kinds import DIMENSION, KEY, VALUE
 from natsel.communities.labels.propagation import Propagation
 from natsel.communities.pricing import macs_by_class
 from natsel.communities.proof.proof import prove
+from natsel.communities.rotary import ANEW
 from natsel.communities.tensors import canonical_names
 
 
 def find_dimensions(
-    model: nn.Module, program: ExportedProgram, inputs: Inputs, *, proof: bool
+    model: nn.Module,
+    program: ExportedProgram,
+    inputs: Inputs,
+    *,
+    proof: bool,
+    changing: Collection[str] = (),
 ) -> tuple[list[Community], list[Refusal], Propagation]:
     """Find the dimensions of heads that can go: of queries and keys, of values, or of both at once.
 
@@ -35,6 +41,7 @@ def find_dimensions(
         program: the exported model.
         inputs: what the proof runs on.
         proof: keep only what was proven.
+        changing: paths of modules that compute buffers anew: what owns a part of these stays.
 
     Returns:
         Communities, refusals, and the propagation that found them.
@@ -42,8 +49,11 @@ def find_dimensions(
     run = Propagation(program, canonical_names(model), dims=True)
     collected, _ = collect(run)
     found = [_read(c) for c in collected if c.kind in (KEY.name, VALUE.name)]
+    anew = [c for c in found if any(_holder(s.tensor) in changing for s in c.slices)]
+    found = [c for c in found if c not in anew]
+    stay = [Refusal(c.name, c.size, ANEW) for c in anew]
     if not proof:
-        return found, [], run
+        return found, stay, run
     merged = list(_merged(found))
     together, failed = _either(model, merged, inputs, program)
     # Where more than one number follows, code may tell the widths apart.
@@ -51,7 +61,7 @@ def find_dimensions(
     held = {s.tensor for c in together for s in c.slices}
     rest = [c for c in found if not held & {s.tensor for s in c.slices}]
     apart, refused = _either(model, rest, inputs, program)
-    return [*together, *apart], refused or failed, run
+    return [*together, *apart], [*stay, *(refused or failed)], run
 
 
 def macs_between(run: Propagation, community: Community) -> Tensor:
@@ -139,6 +149,10 @@ def _is_within(value: Community, keys: Community) -> bool:
     """Tell whether values are made beside what makes the keys."""
     beside = {_parent(s.tensor) for s in keys.slices if s.role == "in"}
     return any(_parent(s.tensor) in beside for s in value.slices if s.role == "out")
+
+
+def _holder(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
 
 
 def _parent(tensor: str) -> str:

@@ -45,6 +45,7 @@ from natsel.communities.programs.quiet import without_words
 from natsel.communities.programs.recording import recorded
 from natsel.communities.proof.proof import prove
 from natsel.communities.proof.spread import spread
+from natsel.communities.rotary import growing, without_growth
 from natsel.communities.tables import without_tables
 from natsel.communities.tensors import canonical_names, tensors_of
 from natsel.communities.unfit import check_fit, check_sizes, why_not_exported, without_complex
@@ -67,6 +68,7 @@ def discover(
     branches: bool | Literal["blocks"] = False,
     dims: bool = False,
     query_heads: bool = False,
+    expert_groups: bool = False,
 ) -> Communities:
     """Find what can be removed from a model as a whole: its populations, in communities.
 
@@ -100,6 +102,9 @@ def discover(
             as communities of kind "query head", instead of whole groups. Each group keeps as many:
             the query heads at one place of all groups are one population. Where all of a layer
             share one head of keys and values (multi-query attention) they are offered always.
+        expert_groups: where a router chooses groups of experts before it chooses experts, offer
+            whole groups instead of experts. Without it each group keeps as many: the experts at one
+            place of all groups are one population.
 
     Returns:
         The communities by name. ``refused`` says what was left whole and why.
@@ -129,15 +134,18 @@ def discover(
             branches=branches,
             dims=dims,
             query_heads=query_heads,
+            expert_groups=expert_groups,
         )
         return found.in_model(model)
     check_fit(model, inputs, proof=proof)
+    changing = growing(model)
     # What is found are names in the plain model, also of one that is gated.
     with (
         own_forward(model),
         suspended(model, fold=False),
         evaluating(model),
         without_cache(model),
+        without_growth(model),
         without_tables(model),
         untouched(model),
     ):
@@ -159,7 +167,12 @@ def discover(
                 program = _export(model, inputs)
         check_sizes(model, program)
         names = canonical_names(model)
-        run = Propagation(program, names, residual=residual, query_heads=query_heads)
+        run = Propagation(
+            *(program, names),
+            residual=residual,
+            query_heads=query_heads,
+            expert_groups=expert_groups,
+        )
         communities, refused = collect(run)
         if not lora:
             communities, ranks = without_ranks(model, program, communities)
@@ -170,7 +183,9 @@ def discover(
         if dims:
             communities = [c for c in communities if c.kind not in (HEAD.name, QUERY.name)]
             few = spread(first_samples(inputs, 2), program) if proof else inputs
-            within, unproven, inside = find_dimensions(model, program, few, proof=proof)
+            within, unproven, inside = find_dimensions(
+                model, program, few, proof=proof, changing=changing
+            )
             communities, refused = [*communities, *within], refused + unproven
         found_branches = find_branches(model, program, run, inputs) if branches else None
         between = found_branches.between if found_branches is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from natsel.common.registry import Registry
@@ -78,6 +78,11 @@ EXPERT = Kind(
     named="holder",
     unabsorbed="its populations are experts, which a router chooses",
 )
+"""One expert; of a router that chooses groups first, one of each group, at one place of all."""
+GROUP = replace(EXPERT, name="expert group", plural="expert groups")
+"""All experts of one group of a router that chooses groups first."""
+ROUTED = frozenset((EXPERT.name, GROUP.name))
+"""Names of the kinds that a router chooses."""
 FILTER = Kind("filter", marked=True, plain=True)
 BRANCH = Kind(
     "branch",
@@ -95,7 +100,7 @@ KINDS: Registry[Kind] = Registry(
         kind.name: kind
         for kind in (
             *(NEURON, CHANNEL, HEAD, QUERY, KEY, VALUE, DIMENSION),
-            *(EXPERT, FILTER, BRANCH, WEIGHT),
+            *(GROUP, EXPERT, FILTER, BRANCH, WEIGHT),
         )
     },
 )
@@ -116,7 +121,7 @@ def marked() -> tuple[str, ...]:
     """Name the kinds that operators' rules say, the first that holds counts first.
 
     Example:
-        >>> marked()
-        ('head', 'query head', 'key dimension', 'value dimension', 'expert', 'filter')
+        >>> marked()[:2], marked()[-3:]
+        (('head', 'query head'), ('expert group', 'expert', 'filter'))
     """
     return tuple(name for name, kind in KINDS.items() if kind.marked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -93,7 +94,7 @@ def _unfit_tensor(tensor: Tensor) -> tuple[str, str] | None:
     if kinds & set(PACKED_NUMBERS) or tensor.is_quantized:
         kind = type(tensor).__name__ if not tensor.is_quantized else "a quantised tensor"
         return f"{kind} ({str(tensor.dtype).removeprefix('torch.')})", FLOATING
-    if is_traceable_wrapper_subclass(tensor):
+    if is_traceable_wrapper_subclass(tensor) or not _copies(tensor):
         return (
             f"a {type(tensor).__name__}",
             "a plain tensor: prune first, then convert the small model",
@@ -105,6 +106,17 @@ def _unfit_tensor(tensor: Tensor) -> tuple[str, str] | None:
         allowed = "a tensor made outside torch.inference_mode: make or load the model outside of it"
         return "a tensor of inference mode", allowed
     return None
+
+
+def _copies(tensor: Tensor) -> bool:
+    """Tell whether a tensor can be copied, which is what a small model is made by."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return True
+    try:
+        copy.deepcopy(tensor.detach()[:0] if tensor.dim() else tensor.detach())
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
 
 
 def _check_meta(model: nn.Module, inputs: Inputs, *, proof: bool) -> None:

@@ -19,11 +19,12 @@ from natsel.common.modes import evaluating
 from natsel.communities import Communities, Community, Slice
 from natsel.communities.copies import copied
 from natsel.communities.gates.gates import folded
-from natsel.communities.kinds import DIMENSION, KEY, QUERY, VALUE
+from natsel.communities.kinds import DIMENSION, EXPERT, KEY, QUERY, VALUE
 from natsel.communities.tensors import owner, tensors_of
 from natsel.extraction.entering import inputs_of, run
 from natsel.extraction.moments import Moments
-from natsel.extraction.ordering import ordered, why_not
+from natsel.extraction.ordering import moved, ordered, why_not
+from natsel.fitness.experts.routed import reap_of_each
 
 RIDGE = 1e-6
 """Share of the mean variance that is added to each direction: what never varies stays defined."""
@@ -58,19 +59,22 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
     theirs: a turn would mix frequencies.
 
     Query heads that share keys and values go from all groups at one place. Those of a group change
-    places, so that the last ones add least to the output: each group loses its own least.
+    places, so that the last ones add least to the output: each group loses its own least. So do
+    the experts of each group, where a router chooses groups first, by what the router sends them
+    and they answer (``reap``).
 
     Args:
-        model: that the communities were found in, with ``dims=True`` or ``query_heads=True``.
+        model: that the communities were found in, with ``dims=True`` or ``query_heads=True``, or
+            whose routers choose groups of experts.
         communities: of it; those of other kinds are left alone.
         data: batches as :func:`natsel.score` takes them; labels are not read.
 
     Returns:
-        The model in its new basis, a copy, and a score for each dimension or query head.
+        The model in its new basis, a copy, and a score for each dimension, query head or expert.
 
     Raises:
-        ValueError: if there are no data, or neither dimensions nor query heads among the
-            communities.
+        ValueError: if there are no data, or no dimensions, query heads or experts in groups among
+            the communities.
 
     Example:
         >>> import natsel
@@ -83,21 +87,26 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
         True
     """
     kinds = (DIMENSION.name, KEY.name, VALUE.name, QUERY.name)
+    experts = [c for c in communities.values() if c.kind == EXPERT.name and _in_groups(c)]
     chosen = [c for c in communities.values() if c.kind in kinds]
-    if not chosen:
+    if not chosen and not experts:
         allowed = (
             "some with dimensions or query heads: discover(..., dims=True or query_heads=True)"
+            ", or with experts in groups"
         )
         refuse("communities", communities, allowed)
     batches = reread(data)
     if batches is None:
         refuse("data", None, "batches of calibration data")
     turned = copied(folded(model), {})
-    moments = _moments(turned, chosen, batches)
+    moments = _moments(turned, chosen, batches) if chosen else {}
     scores: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
+    worth = _worth(turned, communities, experts, batches) if experts else {}
     with torch.no_grad():
         tensors = tensors_of(turned)
+        for community in experts:
+            scores[community.name] = moved(tensors, community, worth[community.name])
         for community in chosen:
             reason = _unfit(turned, community, moments)
             if reason:
@@ -111,6 +120,21 @@ def align(model: nn.Module, communities: Communities, data: Data) -> Aligned:
                 total += part(tensors, community, moments)
             scores[community.name] = total
     return Aligned(turned, scores, skipped)
+
+
+def _in_groups(community: Community) -> bool:
+    """Tell whether each population is one of several groups, in every tensor."""
+    return all(s.index.shape[1] > 1 for s in community.slices)
+
+
+def _worth(
+    model: nn.Module, communities: Communities, experts: list[Community], batches: Data
+) -> dict[str, Tensor]:
+    """Return what each expert of each group is worth, ``[groups, size]``."""
+    mine = communities.in_model(model)
+    names = {c.name for c in experts}
+    found = reap_of_each(mine.without(set(communities) - names), batches)
+    return {name: each.T for name, each in found.items()}
 
 
 def _makers(community: Community) -> list[Slice]:

@@ -52,16 +52,31 @@ def ordered(
         for head, index in enumerate(_of_group(reader, group, groups)):
             read = weight[:, index]
             shares[group, head] = (read @ second[index][:, index] * read).sum()
-    order = shares.argsort(dim=1, descending=True, stable=True)
+    total = moved(tensors, community, shares)
+    return total / total.sum().clamp_min(1e-300)
+
+
+def moved(tensors: dict[str, Tensor], community: Community, worth: Tensor) -> Tensor:
+    """Sort the members of each group by what they are worth, in place, the best first.
+
+    Args:
+        tensors: of the model, changed in place.
+        community: whose members of one group may change places with all that is theirs.
+        worth: ``[groups, size]``.
+
+    Returns:
+        What each place is worth then, summed over the groups, ``[size]``.
+    """
+    groups = len(worth)
+    order = worth.argsort(dim=1, descending=True, stable=True)
     for part in community.slices:
         tensor = tensors[part.tensor]
         for group in range(groups):
             places = _of_group(part, group, groups)
-            moved = places[order[group]].reshape(-1).to(tensor.device)
-            rows = tensor.index_select(part.axis, moved)
+            there = places[order[group]].reshape(-1).to(tensor.device)
+            rows = tensor.index_select(part.axis, there)
             tensor.index_copy_(part.axis, places.reshape(-1).to(tensor.device), rows)
-    total = shares.gather(1, order).sum(0)
-    return total / total.sum().clamp_min(1e-300)
+    return worth.gather(1, order).sum(0)
 
 
 def why_not(community: Community) -> str:

@@ -54,7 +54,8 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
     model = with_standards(model, tensors)
     wanted = {**tensors, **{name: tensors.get(first) for name, first in plan.tied.items()}}
     found = all_tensors(model)
-    missing = sorted((model.state_dict(keep_vars=True).keys() | wanted) - (found.keys() & wanted))
+    persistent = model.state_dict(keep_vars=True).keys()
+    missing = sorted((persistent | wanted) - (found.keys() & wanted))
     if missing or None in wanted.values():
         names = ", ".join(missing[:3] or [n for n, t in wanted.items() if t is None][:3])
         refuse("model", type(model).__name__, f"the architecture that was saved ({names} differ)")
@@ -64,7 +65,9 @@ def rebuild_small(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -
         if name in plan.tied:
             continue
         old = found[name]
-        if tensor.dim() != old.dim() or any(map(int.__gt__, tensor.shape, old.shape)):
+        # A table that is no part of the state has the size of the last input that it was made for.
+        grows = any(map(int.__gt__, tensor.shape, old.shape)) and name in persistent
+        if tensor.dim() != old.dim() or grows:
             refuse(f"model {name}", tuple(old.shape), f"at least the saved {tuple(tensor.shape)}")
         if isinstance(old, nn.Parameter):
             tensor = nn.Parameter(tensor, requires_grad=name not in plan.frozen)

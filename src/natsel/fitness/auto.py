@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 from natsel.communities import Communities
+from natsel.communities.kinds import ROUTED
 
 AUTO = "auto"
-BY_KIND: Mapping[str, str] = {"neuron": "obs", "expert": "taylor", "branch": "loss"}
+BY_KIND: Mapping[str, str] = {
+    **{"neuron": "obs", "branch": "loss"},
+    **dict.fromkeys(ROUTED, "taylor"),
+}
 OTHERS = "joint"
 """Signal of each other kind."""
 SIZES = "fisher"

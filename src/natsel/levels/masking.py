@@ -90,7 +90,7 @@ class Masking:
             if community.name in done or not bool(gone.any()):
                 continue
             cuts = community.name in self._cuts
-            for part in community.slices if cuts else community.gates:
+            for part in community.slices if cuts else community.silenced:
                 if part.tensor not in dead:
                     places = part.index[gone].reshape(-1)
                     changes[part.tensor].append((community.name, part.axis, places, cuts))

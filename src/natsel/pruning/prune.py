@@ -71,6 +71,7 @@ def prune(
     branches: bool | Literal["blocks"] = False,
     dims: bool = False,
     query_heads: bool = False,
+    expert_groups: bool = False,
     verify: bool = True,
     measure: bool = False,
     generator: torch.Generator | None = None,
@@ -119,6 +120,7 @@ def prune(
             data. See :func:`natsel.discover`.
         dims: offer dimensions inside heads instead of heads.
         query_heads: offer query heads instead of whole groups that share keys and values.
+        expert_groups: offer groups of experts, where routers choose these first.
         verify: compare the small model with the masked one.
         measure: time both models.
         generator: of "adaptive": shuffles the split and drives its searches; seed 0 by default.
@@ -182,6 +184,7 @@ def prune(
         branches=branches,
         dims=dims,
         query_heads=query_heads,
+        expert_groups=expert_groups,
     )
     communities.require("model", type(model).__name__)
     before = losses(model, kept.batches) if kept is not None else None

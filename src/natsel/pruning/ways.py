@@ -7,7 +7,7 @@ from typing import Any
 
 from natsel.common.errors import refuse, refuse_together
 from natsel.communities import Communities
-from natsel.communities.kinds import BRANCH, EXPERT
+from natsel.communities.kinds import BRANCH, ROUTED
 from natsel.features.scorers import ADAPTIVE, knows_branches
 from natsel.fitness import BRANCH_SCORERS, EXPERT_SCORERS
 from natsel.fitness.auto import AUTO
@@ -59,7 +59,7 @@ def with_branches(scorer: Any, communities: Communities) -> Any:
     if isinstance(scorer, str) and scorer in BRANCH_SCORERS:
         return {BRANCH.name: scorer}
     if isinstance(scorer, str) and scorer in EXPERT_SCORERS:
-        return {EXPERT.name: scorer} if EXPERT.name in kinds else scorer
+        return dict.fromkeys(sorted(kinds & ROUTED), scorer) or scorer
     own = scorer if knows_branches(scorer) else "loss"
     return {**dict.fromkeys(sorted(kinds - {BRANCH.name}), scorer), BRANCH.name: own}
 

@@ -27,7 +27,7 @@ from natsel.common.progress import Progress, silent
 from natsel.common.registry import Registry
 from natsel.common.texts import LENGTH, SAMPLES
 from natsel.communities import Communities, discover
-from natsel.communities.kinds import BRANCH, QUERY, WITHIN
+from natsel.communities.kinds import BRANCH, GROUP, QUERY, WITHIN
 from natsel.data.windows import check_windows
 from natsel.extraction import compensation_of, extract, plan_of, verify, with_masked_values
 from natsel.extraction.biases import with_biases
@@ -113,6 +113,7 @@ class PruneConfig:
             and the kinds of dimensions what the next two do.
         dims: offer dimensions inside heads instead of heads.
         query_heads: offer query heads instead of whole groups that share keys and values.
+        expert_groups: offer groups of experts, where routers choose these first.
         rival: "adaptive": what a search keeps is no worse than its plan, either, on windows that
             decide; its race runs hundreds of plans besides.
         search: how many vectors of levels, between communities, are judged by evolution on the
@@ -145,6 +146,7 @@ class PruneConfig:
     kinds: tuple[str, ...] = ()
     dims: bool = False
     query_heads: bool = False
+    expert_groups: bool = False
     search: int | None = None
     rival: str | None = None
     branches: bool = False
@@ -208,6 +210,7 @@ class PruneConfig:
         return {
             "dims": self.dims or not WITHIN.isdisjoint(self.kinds),
             "query_heads": self.query_heads or QUERY.name in self.kinds,
+            "expert_groups": self.expert_groups or GROUP.name in self.kinds,
         }
 
     @property
@@ -579,7 +582,11 @@ def verify_saved(
 
         return verify_sparse(opened.description, opened.model, small, str(folder))
     kinds = plan.kinds
-    inside = {"dims": not WITHIN.isdisjoint(kinds), "query_heads": QUERY.name in kinds}
+    inside = {
+        "dims": not WITHIN.isdisjoint(kinds),
+        "query_heads": QUERY.name in kinds,
+        "expert_groups": GROUP.name in kinds,
+    }
     communities = discover(opened.model, opened.example_inputs, **inside)
     if missing := set(plan.survivors) - set(communities):
         deep = [name for name in missing if ":b" in name]

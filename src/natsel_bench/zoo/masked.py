@@ -29,6 +29,7 @@ LARGEST_TABLE = 1 << 26
 HUGE = 1e300
 """In place of what is not finite, so that it can be written."""
 _ROUTERS = ("router", "gate")
+_PREFERENCE = "correction_bias"
 _STANDARDISED = ("StdConv", "WeightStandardized")
 """In the names of layers that give the rows of their weight mean 0 and variance 1 at every pass."""
 
@@ -154,6 +155,9 @@ def masked(dense: nn.Module, gone: Mapping[str, Tensor]) -> tuple[nn.Module, dic
                 # Zeros in a row would change all of it. What a column reads is zero anyway.
                 lost = lost.flatten(1).all(1).reshape(-1, *[1] * (lost.dim() - 1))
             parameters[name].masked_fill_(lost, 0)
+    for name, module in twin.named_modules():
+        if _routes(name, module) and f"{name}.weight" in gone:
+            _prefer_nobody(twin, name, gone[f"{name}.weight"].flatten(1).all(1))
     closed = {
         id(module.weight): lost
         for name, module in twin.named_modules()
@@ -162,6 +166,17 @@ def masked(dense: nn.Module, gone: Mapping[str, Tensor]) -> tuple[nn.Module, dic
         and bool((lost := gone[f"{name}.weight"].flatten(1).all(1)).any())
     }
     return twin, closed
+
+
+def _prefer_nobody(model: nn.Module, router: str, lost: Tensor) -> None:
+    """Close what is added to the scores of who is gone, beside a router or in the block around it.
+
+    A sigmoid of minus infinity is 0, and with a preference added to that it could be chosen.
+    """
+    around = model.get_submodule(router.rpartition(".")[0])
+    for name, tensor in (*around.named_parameters(), *around.named_buffers()):
+        if name.endswith(_PREFERENCE) and tensor.numel() == len(lost):
+            tensor.data.view(-1).masked_fill_(lost, -math.inf)
 
 
 def _routes(name: str, module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from natsel.communities.community import Communities, Community, Slice
+from natsel.communities.community import Communities, Community
 from natsel.communities.copies import copied
 from natsel.communities.gates import modules as gated_modules
 from natsel.communities.gates.gating import (
@@ -22,6 +22,7 @@ from natsel.communities.gates.gating import (
 from natsel.communities.gates.observers import taken_off, unhook
 from natsel.communities.gates.ways import Way
 from natsel.communities.gates.weights import Gate, GatedWeight, inverted
+from natsel.communities.routers import Router, router_of
 from natsel.communities.tensors import owner, tensors_of
 
 __all__ = [
@@ -91,9 +92,8 @@ def install(communities: Communities) -> list[Gated]:
         _put(model, {id(w.parameter): w for w in weights.values()}, communities)
         gates = {(g.tensor, g.axis): g.gate for g in gated}
         for community in communities.values():
-            for route in community.slices:
-                if route.role == "route":
-                    _watch_way(model, community, route, gates)
+            if (router := router_of(community)) is not None:
+                _watch_way(model, community, router, gates)
     except BaseException:
         drop(model)
         raise
@@ -103,10 +103,9 @@ def install(communities: Communities) -> list[Gated]:
 def _put(model: nn.Module, weights: dict[int, GatedWeight], communities: Communities) -> None:
     """Gate a shared weight wherever it is read, and mark what else is changed."""
     also = {
-        id(owner(model, part.tensor)[0])
+        id(model.get_submodule(router.path))
         for community in communities.values()
-        for part in community.slices
-        if part.role == "route"
+        if (router := router_of(community)) is not None
     }
     classes: gated_modules.Classes = {}
     for module in list(model.modules()):
@@ -122,17 +121,17 @@ def _put(model: nn.Module, weights: dict[int, GatedWeight], communities: Communi
 def _watch_way(
     model: nn.Module,
     community: Community,
-    route: Slice,
+    router: Router,
     gates: Mapping[tuple[str, int], Gate],
 ) -> None:
     """Let a router choose no expert whose mass is 0."""
     (part,) = gated_slices(community)
     gate = gates[part.tensor, part.axis]
-    module, attribute = owner(model, route.tensor)
+    route = next(s for s in community.slices if s.role == "route")
     size = tensors_of(model)[route.tensor].shape[route.axis]
     places = torch.full((size,), gate.mass.numel())
-    places[route.index[:, 0]] = part.index[:, 0]
-    Way(attribute, gate, places).attach(module)
+    places[route.index.reshape(-1)] = part.index.reshape(-1)
+    Way(router, gate, places).attach(model.get_submodule(router.path))
 
 
 def masses_of(communities: Communities) -> dict[str, Tensor]:

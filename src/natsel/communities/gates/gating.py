@@ -28,6 +28,12 @@ def gated_slices(community: Community) -> tuple[Slice, ...]:
     return community.gates[-1:] if kind_of(community.kind).gated == "last" else community.gates
 
 
+def massed_slices(community: Community) -> tuple[Slice, ...]:
+    """Return the slices that masses multiply: gates, and biases beside rows that are gates."""
+    beside = (s for s in community.silenced if not any(s is gate for gate in community.gates))
+    return (*gated_slices(community), *beside)
+
+
 def check(communities: Communities) -> None:
     """Make sure that the weights that read populations can be gated.
 
@@ -46,7 +52,7 @@ def check(communities: Communities) -> None:
         whole = [name for branch in community.branches for name in branch.gates]
         for name in whole:
             _check_there(model, name)
-        for name in (*(part.tensor for part in gated_slices(community)), *whole):
+        for name in (*(part.tensor for part in massed_slices(community)), *whole):
             if name not in parameters:
                 _refuse(
                     f"{name} is a buffer",
@@ -135,7 +141,7 @@ def places_of(communities: Communities) -> dict[tuple[str, int], Tensor]:
     places: dict[tuple[str, int], Tensor] = {}
     parameters = dict(communities.model.named_parameters())
     for community in communities.values():
-        for part in gated_slices(community):
+        for part in massed_slices(community):
             key = (part.tensor, part.axis)
             if key not in places:
                 size = parameters[part.tensor].shape[part.axis]

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from natsel.communities.gates.modules import weights_of
 from natsel.communities.gates.observers import Observer
 from natsel.communities.gates.weights import Gate, GatedWeight
-from natsel.communities.routers import Closing
+from natsel.communities.routers import Closing, Router
 
 
 class Way(Closing, Observer):
     """A pair of hooks on a router, that looks at the masses of the experts whenever it runs.
 
     Args:
-        attribute: name of the router's weight in its module.
+        router: what it chooses by.
         gate: holds the masses.
         places: for each row of the weight, the place of its expert among the masses; one place
             more than there are where it is always open.
     """
 
-    def __init__(self, attribute: str, gate: Gate, places: Tensor) -> None:
-        super().__init__(attribute, torch.zeros(len(places), dtype=torch.bool))
+    def __init__(self, router: Router, gate: Gate, places: Tensor) -> None:
+        super().__init__(router, torch.zeros(len(places), dtype=torch.bool))
         self.gate = gate
         self.places = places
         self.pinning: list[GatedWeight | None] = []
@@ -39,9 +39,11 @@ class Way(Closing, Observer):
         dead = ~alive[self.places.to(mass.device)]
         self.addend = torch.zeros(dead.shape, device=mass.device).masked_fill(dead, float("-inf"))
         # A router that is gated itself has to read the very tensor that is looked for.
-        weight = (weights_of(module) or {}).get(self.attribute)
+        path, _, attribute = self.router.weight.rpartition(".")
+        holder = module.get_submodule(path)
+        weight = (weights_of(holder) or {}).get(attribute)
         if weight is not None:
-            weight.pinned.append(getattr(module, self.attribute))
+            weight.pinned.append(getattr(holder, attribute))
         self.pinning.append(weight)
         super().enter(module, inputs)
 

@@ -7,6 +7,9 @@ from math import prod
 
 from torch import Tensor
 
+STANDARD = "natsel_mean"
+"""Where a module that standardises its weight holds the means of its dense rows."""
+
 Key = tuple[str, int]
 """A stored tensor and one of its axes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from natsel.communities.labels.labels import DATA, NONE, narrowed
 
 if TYPE_CHECKING:
     from natsel.communities.labels.propagation import Propagation
+
+SHARED = "all heads share it, and it stays for those that are left"
 
 
 def are_of_one_layer(run: Propagation, few: Tensor, many: Tensor) -> bool:
@@ -27,13 +30,14 @@ def are_of_one_layer(run: Propagation, few: Tensor, many: Tensor) -> bool:
     """
     few, many = (narrowed(run.space.roots(x)) for x in (few, many))
     over = [i for i in range(few.dim()) if few.shape[i] == 1 and many.shape[i] > 1]
-    heads = few[few != NONE].unique()
+    heads = torch.unique(few[few != NONE])
     if len(over) != 1 or len(heads) < 2 or not bool((heads > DATA).all()):
         return False
-    pairs = torch.stack(torch.broadcast_tensors(few, many)).reshape(2, -1).unique(dim=1)
-    pairs = pairs[:, (pairs != NONE).all(0)]
-    meets = pairs[0].unique(return_counts=True)[1]
-    apart = pairs.shape[1] == len(pairs[1].unique()) and bool((meets == meets[0]).all())
+    shape = torch.Size(np.broadcast_shapes(few.shape, many.shape))
+    pairs = torch.stack((few.expand(shape), many.expand(shape))).reshape(2, -1)
+    pairs = torch.unique(pairs[:, (pairs != NONE).all(0)], dim=1)
+    meets = torch.unique(pairs[0], return_counts=True)[1]
+    apart = pairs.shape[1] == len(torch.unique(pairs[1])) and bool((meets == meets[0]).all())
     if not apart or not bool((pairs[1] > DATA).all()):
         return False
     return any(
@@ -65,14 +69,12 @@ def without_shared(run: Propagation, a: Tensor, b: Tensor) -> tuple[Tensor, Tens
         met = met[met != NONE]
         if not met.numel() or int(met.min()) <= DATA or not bool((met == met.max()).all()):
             continue
-        mine, others = met.max(), run.space.roots(narrowed(heads)).unique()
+        mine, others = met.max(), torch.unique(run.space.roots(narrowed(heads)))
         others = others[others != NONE]
         if len(others) < 2 or int(others.min()) <= DATA or bool((others == mine).any()):
             continue
         if bool((run.space.roots(torch.cat(marked)) == mine).any()):
-            run.space.fix(
-                mine.reshape(1), "all heads share it, and it stays for those that are left"
-            )
+            run.space.fix(mine.reshape(1), SHARED)
             data = torch.full((), DATA, dtype=torch.int64).expand(shared.shape)
             return (data, b) if shared is a else (a, data)
     return a, b

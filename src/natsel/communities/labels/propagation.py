@@ -17,7 +17,7 @@ from natsel.common.logs import logger_of
 from natsel.communities.community import OUTPUT, Counted
 from natsel.communities.kinds import marked
 from natsel.communities.labels.averaged import averaged
-from natsel.communities.labels.derived import Derived
+from natsel.communities.labels.derived import STANDARD, Derived
 from natsel.communities.labels.graph import (
     TensorRef,
     made_of,
@@ -28,9 +28,10 @@ from natsel.communities.labels.graph import (
     tensors_in,
     weights_computed,
 )
+from natsel.communities.labels.groups import grouping_of, in_groups
 from natsel.communities.labels.labels import DATA, NONE, LabelSpace, compact, narrowed
 from natsel.communities.labels.parts import are_of_one_layer
-from natsel.communities.labels.routes import routed_by, scores_behind
+from natsel.communities.labels.routes import preferences, routed_by, scores_behind
 from natsel.communities.labels.unused import leading_to_weights, unused
 
 _LOG = logger_of(__name__)
@@ -110,8 +111,10 @@ class Propagation:
         residual: bool = False,
         dims: bool = False,
         query_heads: bool = False,
+        expert_groups: bool = False,
     ) -> None:
         self.program = program
+        self.expert_groups = expert_groups
         self.dims = dims
         self.query_heads = query_heads
         self.residual = residual
@@ -119,6 +122,9 @@ class Propagation:
         self.routes = routed_by(program)
         self._refs = self._references(canonical)
         self.held = made_of(program.graph, self._refs)
+        routers = dict.fromkeys(self.routes.values())
+        self.groupings = {r: g for r in routers if (g := grouping_of(r, set(self._refs)))}
+        self._between = {node: g for g in self.groupings.values() for node in g.nodes}
         self.unused = unused(program.graph)
         self.averaged = averaged(program.graph)
         self.deriving = weights_computed(program.graph, self._refs, DERIVING)
@@ -149,7 +155,11 @@ class Propagation:
         self.standards: dict[str, Tensor] = {}
         self.unread: dict[tuple[str, int], Tensor] = {}
         self.routers: dict[fx.Node, Tensor | None] = dict.fromkeys(self.routes.values())
-        self.routing = {node for top_k in self.routers for node in scores_behind(top_k)}
+        held = set(self._refs)
+        self.routing = {node for top_k in self.routers for node in scores_behind(top_k, held)}
+        self.preferences = {
+            self._refs[name].name for top_k in self.routers for name in preferences(top_k, held)
+        }
         self.barriers: dict[str, str] = {}
         self.untaught: dict[str, str] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -213,6 +223,8 @@ class Propagation:
             args, kwargs = _as_data(args), _as_data(kwargs)
         if node.target is operator.getitem:
             return args[0][args[1]]
+        if (grouping := self._between.get(node)) is not None:
+            return in_groups(self, node, grouping, *args[:1])
         deriving = node in self.deriving and bool(tensors_in((args, kwargs)))
         function = (DERIVING if deriving else RULES).get(operator_name(node))
         if function is not None:
@@ -322,13 +334,23 @@ class Propagation:
             reason = reads if role == "in" else ENTIRE
             self.space.fix(part.labels[entire], reason)
         elif role == "in" and not part.read:
-            # A zero in the parameter is none in the weight; what makes the population is silenced.
-            self.unread.update(dict.fromkeys(part.made, part.labels))
+            if self._is_standardised(part.labels) or f"{module}.{STANDARD}" in self.shapes:
+                # A zero in the parameter is none in the weight: what makes it is silenced.
+                self.unread.update(dict.fromkeys(part.made, part.labels))
+            else:
+                self.space.fix(part.labels, reads)
         parameters = self.program.graph_signature.inputs_to_parameters.values()
         for key in part.made:
             goes_along = role == "in" and key not in (part.read or ())
             self.roles[key].add("tied" if goes_along or key[0] not in parameters else role)
         return part.labels
+
+    def _is_standardised(self, labels: Tensor) -> bool:
+        """Tell whether a weight is standardised along an axis by what its module can hold."""
+        if not self.standards:
+            return False
+        held = self.space.roots(torch.cat(list(self.standards.values())))
+        return bool(torch.isin(self.space.roots(labels), held).all())
 
     def depends_on(self, value: Derived, axes: tuple[int, ...]) -> None:
         """Note that a number is computed from all places of some axes: none of them can go."""
@@ -425,7 +447,8 @@ class Propagation:
         """Return the classes of all that layers make."""
         makers = [labels for key, labels in self.axis_labels.items() if "out" in self.roles[key]]
         found = torch.cat(makers) if makers else torch.empty(0, dtype=torch.int64)
-        return self.space.roots(found).unique()
+        result: Tensor = torch.unique(self.space.roots(found))
+        return result
 
     def _made(self, size: int) -> Iterator[Tensor]:
         """Yield the classes of every axis of a size that makes populations."""

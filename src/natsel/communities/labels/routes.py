@@ -19,6 +19,9 @@ PASSED = ("to.dtype", "alias.default", "clone.default", "_to_copy.default", "det
 RESHAPED = ("reshape.default", "view.default", "flatten.using_ints", "clamp.default")
 TOP_K = "aten.topk.default"
 SORTS = ("aten.sort.default", "aten.sort.stable")
+MASKED = ("masked_fill.Scalar", "masked_fill.Tensor")
+ADDED = ("add.Tensor",)
+SQUEEZED = ("squeeze.default", "squeeze.dim", "unsqueeze.default")
 SCORES = ("softmax.int", "_softmax.default", "sigmoid.default")
 
 
@@ -66,15 +69,63 @@ def chosen_by(index: Any) -> fx.Node | None:
     return None
 
 
-def scores_behind(top_k: fx.Node) -> set[fx.Node]:
+def scores_behind(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
     """Return the softmax between a router's weight and its top-k: experts compete there."""
-    found = set()
-    node = top_k.args[0]
-    while isinstance(node, fx.Node) and str(node.target).removeprefix("aten.") in PASSED + SCORES:
-        if str(node.target).removeprefix("aten.") in SCORES:
-            found.add(node)
-        node = node.args[0]
+    path = choosing_from(top_k, placeholders)
+    return {node for node in path if name_of(node) in SCORES}
+
+
+def choosing_from(top_k: fx.Node, placeholders: set[str]) -> set[fx.Node]:
+    """Return the scores of experts between a router's weight and its top-k.
+
+    Between them experts may be masked, and each have a number of its own added.
+
+    Args:
+        top_k: chooses experts.
+        placeholders: names of parameters and buffers.
+    """
+    found: set[fx.Node] = set()
+    node: Any = top_k.args[0]
+    while isinstance(node, fx.Node):
+        name = name_of(node)
+        found.add(node)
+        if name in PASSED + SCORES + MASKED:
+            node = node.args[0]
+        elif name in ADDED and (added := preference_in(node, placeholders)) is not None:
+            node = node.args[0] if added is node.args[1] else node.args[1]
+        else:
+            break
     return found
+
+
+def preferences(top_k: fx.Node, placeholders: set[str]) -> set[str]:
+    """Return the placeholders whose numbers are added to the scores that a router chooses from."""
+    path = choosing_from(top_k, placeholders)
+    added = [preference_in(n, placeholders) for n in path if name_of(n) in ADDED]
+    held = [held_in(node, placeholders) for node in added]
+    return {node.name for node in held if node is not None}
+
+
+def name_of(node: fx.Node) -> str:
+    """Return an operator's name without its library."""
+    return str(node.target).removeprefix("aten.")
+
+
+def preference_in(node: fx.Node, placeholders: set[str]) -> fx.Node | None:
+    """Return the operand of a sum that holds a number of its own for each expert, if one does."""
+    for operand in node.args[:2]:
+        if isinstance(operand, fx.Node) and held_in(operand, placeholders) is not None:
+            return operand
+    return None
+
+
+def held_in(node: Any, placeholders: set[str]) -> fx.Node | None:
+    """Return the parameter or buffer that a value is, in another type or shape; else None."""
+    while isinstance(node, fx.Node) and node.op == "call_function":
+        if name_of(node) not in PASSED + RESHAPED + SQUEEZED:
+            return None
+        node = node.args[0]
+    return node if isinstance(node, fx.Node) and node.name in placeholders else None
 
 
 def behind(node: fx.Node) -> set[fx.Node]:

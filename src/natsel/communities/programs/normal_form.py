@@ -91,8 +91,14 @@ def _count_from_start(node: fx.Node) -> None:
 
 
 def _leave_one_open(node: fx.Node) -> None:
-    sizes: Any = node.args[1]
+    given: Any = node.args[1]
+    sizes: list[Any] = list(given)
     open_ones = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
+    if len(open_ones) == 1 and -1 in sizes and isinstance(node.meta["val"], Tensor):
+        # The other one that is open is a number: the batch is told by all others then.
+        place = sizes.index(-1)
+        told = node.meta["val"].shape[place]
+        sizes[place] = told if isinstance(told, int) else -1
     if len(open_ones) == 1 and -1 not in sizes:
         new = list(sizes)
         new[open_ones[0]] = -1

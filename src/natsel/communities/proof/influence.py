@@ -41,7 +41,7 @@ def influences(
     theirs, before = tensors_of(masked), tensors_of(dense)
     readers: dict[str, list[Community]] = defaultdict(list)
     for community in communities:
-        for name in dict.fromkeys(part.tensor for part in community.gates):
+        for name in dict.fromkeys(part.tensor for part in community.silenced):
             readers[name].append(community)
     weights = [theirs[name].requires_grad_() for name in readers]
     outputs = [x for x in run(masked) if x.requires_grad]

@@ -29,9 +29,15 @@ RUNS_TOGETHER = 16
 
 
 def can_be_tried_together(community: Community) -> bool:
-    """Tell whether zeros in weights mask a community, and no number has to follow."""
-    routes = any(part.role == "route" for part in community.slices)
-    return community.exact and not (routes or community.branches or community.rebindings)
+    """Tell whether zeros in what reads a community mask it, and no number has to follow.
+
+    Where what makes it is zero instead, no gradient passes the activation behind that.
+    """
+    routes = any(part.role in ("route", "preference") for part in community.slices)
+    made_zero = bool(community.stilled)
+    return community.exact and not (
+        routes or made_zero or community.branches or community.rebindings
+    )
 
 
 def exact_together(stage: Stage, communities: Sequence[Community]) -> list[set[str]]:

@@ -30,7 +30,8 @@ class HeadwiseAttention(nn.MultiheadAttention):
         weight = module.in_proj_weight if packed else module.q_proj_weight
         rows = weight.shape[0] // 3 if packed else weight.shape[0]
         embed_dim = module.out_proj.weight.shape[0]
-        if rows == module.num_heads * module.head_dim and embed_dim == module.embed_dim:
+        # Their number may have been set before: torch's own case is that their width is all of it.
+        if rows == module.num_heads * module.head_dim == embed_dim == module.embed_dim:
             return
         if module.bias_k is not None or module.add_zero_attn:
             raise ValueError("add_bias_kv and add_zero_attn are not adapted to fewer heads")

@@ -18,10 +18,9 @@ def follow_scan(module: Any) -> None:
     inner, convolved = module.out_proj.weight.shape[1], module.conv1d.weight.shape[0]
     groups = (convolved - inner) // (2 * module.ssm_state_size)
     norm = getattr(module, "norm", None)
-    if type(getattr(norm, "group_size", None)) is int:
-        norm.group_size = inner // groups
-    elif type(getattr(norm, "n_groups", None)) is int:
-        norm.n_groups = groups
+    for name, value in (("group_size", inner // groups), ("n_groups", groups)):
+        if type(getattr(norm, name, None)) is int:
+            setattr(norm, name, value)
     module.intermediate_size, module.conv_dim, module.n_groups = inner, convolved, groups
     module.num_heads = module.A_log.shape[0]
     if hasattr(module, "groups_time_state_size"):

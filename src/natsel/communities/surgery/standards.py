@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from natsel.communities.copies import copied
+from natsel.communities.labels.derived import STANDARD
 from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
 from natsel.communities.tensors import all_tensors
 
-PARTS = ("natsel_mean", "natsel_mean_rest", "natsel_variance", "natsel_variance_rest")
+PARTS = (STANDARD, f"{STANDARD}_rest", "natsel_variance", "natsel_variance_rest")
 """Buffers of a module, one number a row each."""
 _HELPER = "natsel_standardised"
 
@@ -140,6 +141,6 @@ def _standardised(
 ) -> Tensor:
     """Return rows ``[1, rows, columns]`` as the dense ones were, times and plus one number each."""
     mean, rest, variance, more = (getattr(module, name).reshape(1, -1, 1) for name in PARTS)
-    result = (rows - mean - rest) * (variance + more + eps).rsqrt()
+    result: Tensor = (rows - mean - rest) * (variance + more + eps).rsqrt()
     result = result if weight is None else result * weight.reshape(1, -1, 1)
     return result if bias is None else result + bias.reshape(1, -1, 1)

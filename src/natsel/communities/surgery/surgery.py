@@ -15,12 +15,12 @@ from natsel.communities.community import Community
 from natsel.communities.copies import copied
 from natsel.communities.numbers import set_number
 from natsel.communities.programs.program import Program
-from natsel.communities.routers import close
+from natsel.communities.routers import close, router_of
 from natsel.communities.surgery.adapters import adapt
 from natsel.communities.surgery.counting import count
 from natsel.communities.surgery.logits import keep_logits
 from natsel.communities.surgery.standards import hold_standard
-from natsel.communities.tensors import owner, tensors_of
+from natsel.communities.tensors import tensors_of
 
 
 def kept_indices(
@@ -231,7 +231,7 @@ def zero(
         if community.name not in survivors:
             continue
         dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
-        for part in community.gates:
+        for part in community.silenced:
             if only is None or part.tensor in only:
                 tensor = tensors[part.tensor]
                 places = part.index[dead].reshape(-1).to(tensor.device)
@@ -260,7 +260,7 @@ def silence(
         The masked model, of the same shapes.
     """
     communities = tuple(communities)
-    changed = {p.tensor for c in communities if c.name in survivors for p in c.gates}
+    changed = {p.tensor for c in communities if c.name in survivors for p in c.silenced}
     closed = {name for c in communities for b in dead_branches(c, survivors) for name in b.gates}
     changed |= closed
     same = {id(t): t for n, t in tensors_of(model).items() if share and n not in changed}
@@ -274,10 +274,10 @@ def silence(
             if community.name not in survivors:
                 continue
             dead = ~survivors[community.name].to(device="cpu", dtype=torch.bool)
-            for part in community.slices:
-                if part.role == "route":
-                    module, attribute = owner(masked, part.tensor)
-                    shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
-                    shut[part.index[dead].reshape(-1)] = True
-                    close(module, attribute, shut)
+            router = router_of(community)
+            if router is not None:
+                part = next(s for s in community.slices if s.role == "route")
+                shut = torch.zeros(tensors[part.tensor].shape[part.axis], dtype=torch.bool)
+                shut[part.index[dead].reshape(-1)] = True
+                close(masked, router, shut)
     return masked

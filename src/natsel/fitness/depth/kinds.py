@@ -10,7 +10,7 @@ from torch import Tensor
 
 from natsel.common.errors import did_you_mean, refuse
 from natsel.communities import Communities
-from natsel.communities.kinds import BRANCH, EXPERT
+from natsel.communities.kinds import BRANCH, ROUTED
 from natsel.fitness.depth.registry import BRANCH_SCORERS, BranchScorer, names_for_branches
 from natsel.fitness.experts.registry import EXPERT_SCORERS, ExpertScorer
 from natsel.fitness.registry import FITNESS, Fitness, Parts, get
@@ -76,15 +76,16 @@ def _of_experts(
 ) -> tuple[ExpertScorer, Communities]:
     """Return a scorer of experts with the communities of these, and say what is left out."""
     kinds = {c.kind for c in communities.values()}
-    if EXPERT.name not in kinds:
+    if not kinds & ROUTED:
         allowed = f"one of {', '.join(FITNESS)}: it scores experts alone, and none were found"
         refuse("scorer", scorer, allowed)
-    if kinds != {EXPERT.name}:
-        left = communities.only(*(kinds - {EXPERT.name}))
-        _say(left, scorer, f"{{'expert': {scorer!r}, ...}}", stacklevel)
+    if kinds - ROUTED:
+        left = communities.only(*(kinds - ROUTED))
+        mine = ", ".join(f"{kind!r}: {scorer!r}" for kind in sorted(kinds & ROUTED))
+        _say(left, scorer, f"{{{mine}, ...}}", stacklevel)
     found = EXPERT_SCORERS.get(scorer)
     assert found is not None
-    return found, communities.only(EXPERT.name)
+    return found, communities.only(*(kinds & ROUTED))
 
 
 def _say(left: Communities, scorer: str, instead: str, stacklevel: int) -> None:

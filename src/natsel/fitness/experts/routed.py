@@ -61,7 +61,20 @@ def output_norm(communities: Communities, data: Data) -> dict[str, Tensor]:
     return _measured(communities, data, "output-norm", lambda s: s.norms / s.counts.clamp(min=1))
 
 
+def reap_of_each(communities: Communities, data: Data) -> dict[str, Tensor]:
+    """Return the same of each expert where a population is several, ``[size, width]``."""
+    return _of_each(communities, data, "reap", lambda s: s.weighted / s.counts.clamp(min=1))
+
+
 def _measured(
+    communities: Communities, data: Data, scorer: str, measure: Callable[[Sent], Tensor]
+) -> dict[str, Tensor]:
+    # Of a population that is one expert of each group, or a group, the mean.
+    found = _of_each(communities, data, scorer, measure)
+    return {name: each.mean(1) for name, each in found.items()}
+
+
+def _of_each(
     communities: Communities, data: Data, scorer: str, measure: Callable[[Sent], Tensor]
 ) -> dict[str, Tensor]:
     homes = {name: home_of(community, scorer) for name, community in communities.items()}
@@ -76,17 +89,19 @@ def _measured(
 
 
 def home_of(community: Community, scorer: str) -> tuple[str, Tensor]:
-    """Return the path of the module that holds a community of experts, and each one's number.
+    """Return the path of the module that holds a community of experts, and their numbers.
+
+    Each population may be several, ``[size, width]``.
 
     Raises:
         ValueError: if they are held by several.
     """
     held = [(s.tensor.rpartition(".")[0], s.index) for s in community.gates]
     paths = {path for path, _ in held}
-    if len(paths) != 1 or any(index.shape[1] != 1 for _, index in held):
+    if len(paths) != 1 or any(not torch.equal(index, held[0][1]) for _, index in held):
         told = f"experts whose weights one module holds; those of {community.name} are in "
         refuse("scorer", scorer, told + ", ".join(sorted(paths)))
-    return held[0][0], held[0][1][:, 0]
+    return held[0]
 
 
 def sent_by(

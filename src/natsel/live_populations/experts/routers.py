@@ -35,21 +35,53 @@ def _told(router: nn.Module) -> bool:
     return bool(router.norm_topk_prob)
 
 
-ROUTINGS: dict[str, Routing] = {
-    "deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": Routing(_never),
-    "deepseek_v3.modeling_deepseek_v3.DeepseekV3TopkRouter": Routing(_told),
-    "glm4_moe.modeling_glm4_moe.Glm4MoeTopkRouter": Routing(_told),
-    "gpt_oss.modeling_gpt_oss.GptOssTopKRouter": Routing(_always, logits=True),
-    "granitemoe.modeling_granitemoe.GraniteMoeTopKRouter": Routing(_always, logits=True),
-    "mixtral.modeling_mixtral.MixtralTopKRouter": Routing(_always),
-    "olmoe.modeling_olmoe.OlmoeTopKRouter": Routing(_told),
-    "qwen2_moe.modeling_qwen2_moe.Qwen2MoeTopKRouter": Routing(_told),
-    "qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter": Routing(_told),
-}
+KINDS: tuple[tuple[Routing, tuple[str, ...]], ...] = (
+    (Routing(_never), ("deepseek_v2.DeepseekV2Topk",)),
+    (
+        Routing(_told),
+        (
+            *("axk1.AXK1Topk", "deepseek_v3.DeepseekV3Topk", "deepseek_v32.DeepseekV32Topk"),
+            *("dots1.Dots1Topk", "exaone_moe.ExaoneMoeTopk", "flex_olmo.FlexOlmoTopK"),
+            *("glm4_moe.Glm4MoeTopk", "glm4_moe_lite.Glm4MoeLiteTopk"),
+            *("glm_moe_dsa.GlmMoeDsaTopk", "hy_v4.HYV4Topk", "mellum.MellumTopK"),
+            *("mistral4.Mistral4Topk", "nemotron_h.NemotronHTopk", "olmoe.OlmoeTopK"),
+            *("qwen2_moe.Qwen2MoeTopK", "qwen3_moe.Qwen3MoeTopK", "solar_open.SolarOpenTopk"),
+        ),
+    ),
+    (
+        Routing(_always),
+        (
+            *("ernie4_5_moe.Ernie4_5_MoeTopK", "hy_v3.HYV3TopK", "minimax.MiniMaxTopK"),
+            *("minimax_m2.MiniMaxM2TopK", "mixtral.MixtralTopK"),
+        ),
+    ),
+    (
+        Routing(_always, logits=True),
+        (
+            *("gpt_oss.GptOssTopK", "granitemoe.GraniteMoeTopK"),
+            *("granitemoe_swa.GraniteMoeSWATopK", "granitemoeshared.GraniteMoeSharedTopK"),
+        ),
+    ),
+)
+"""Routers by what they do, as ``folder.Class`` in ``transformers.models``, without "Router".
+
+One is here once ``natsel.live_populations.prove`` has shown it: a sum to which a number that
+counts is added (LFM2) is none.
+"""
+
+
+def _path(name: str) -> str:
+    folder, _, kind = name.partition(".")
+    return f"{folder}.modeling_{folder}.{kind}Router"
+
+
+ROUTINGS: dict[str, Routing] = {_path(name): routing for routing, names in KINDS for name in names}
 """By the path of the class in ``transformers.models``; others are refused."""
 
 FAMILIES = (
-    "DeepSeek-V2 and -V3, GLM-4-MoE, GPT-OSS, Granite-MoE, Mixtral, OLMoE, Qwen2- or Qwen3-MoE"
+    "A.X-K1, DeepSeek-V2 to -V3.2, dots.llm1, ERNIE-4.5-MoE, EXAONE-MoE, FlexOlmo, GLM-4-MoE and "
+    "-DSA, GPT-OSS, Granite-MoE, Hunyuan-V3 and -V4, Mellum, MiniMax, Mistral-4, Mixtral, "
+    "Nemotron-H, OLMoE, Qwen2- or Qwen3-MoE, Solar-Open"
 )
 
 

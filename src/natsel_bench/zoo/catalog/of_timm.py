@@ -75,14 +75,19 @@ _BY_ARGUMENTS: tuple[tuple[str, Options, Sized], ...] = (
     ("cait_xxs24_224", _VIT, _32),
     ("xcit_nano_12_p8_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 4}, _32),
     ("convit_tiny", _VIT, _32),
-    ("tnt_s_legacy_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2}, _32),
+    ("tnt_s_legacy_patch16_224", {"img_size": 32, "embed_dim": 96, "depth": 2}, _32),
     (
         "crossvit_9_240",
-        {"depth": [[1, 1, 0]] * 2, "embed_dim": [16, 32], "num_heads": [2, 2]},
+        # Narrower yet, the embedding of patches would outweigh the blocks, which it does not.
+        {"depth": [[1, 3, 0]] * 2, "embed_dim": [32, 64], "num_heads": [2, 2]},
         pictures(240),
     ),
     ("pit_s_224", {"img_size": 64, "base_dims": (8, 8, 8), "depth": (1, 1, 1)}, _64),
-    ("samvit_base_patch16", {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4}, _64),
+    (
+        "samvit_base_patch16",
+        {"img_size": 64, "embed_dim": 96, "depth": 2, "num_heads": 4, "neck_chans": 32},
+        _64,
+    ),
     ("swin_tiny_patch4_window7_224", _SWIN, _64),
     ("swinv2_tiny_window8_256", _SWIN, _64),
     ("swinv2_cr_tiny_224", _SWIN, _64),
@@ -99,7 +104,7 @@ _BY_ARGUMENTS: tuple[tuple[str, Options, Sized], ...] = (
     ("convformer_s18", _STAGES, _SMALL),
     (
         "pvt_v2_b0",
-        {"depths": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32), "num_heads": (1, 2, 4, 4)},
+        {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 80, 128), "num_heads": (1, 2, 5, 8)},
         _LARGE,
     ),
     (

@@ -188,7 +188,7 @@ _DECODERS: Family = (
      {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     ("Mamba2ForCausalLM", "Mamba2Config",
      {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8,
-      "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 4}),
+      "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4}),
     ("RwkvForCausalLM", "RwkvConfig",
      {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2,
       "attention_hidden_size": 32, "context_length": 64}),

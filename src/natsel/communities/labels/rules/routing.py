@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from natsel.communities.kinds import EXPERT
 from natsel.communities.labels.graph import TensorRef, place, shape_of
+from natsel.communities.labels.labels import DATA
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.routes import GROUPED, behind, chosen_by
 from natsel.communities.labels.rules.weights import channels_of, spread
@@ -35,13 +37,23 @@ def experts(run: Propagation, node: fx.Node, x: Any, weight: Any, ends: Any, *ar
         return run.barrier(node, (x, weight, ends))
     owners = run.axis(weight, 0, "expert")
     run.space.unite(labels, owners, f"it meets plain data{place(node)}")
-    run.mark(owners, "expert")
+    run.mark(owners, EXPERT.name)
     reason = f"it carries plain data{place(node)}"
     run.space.unite(channels_of(run, x, 1, reason), run.axis(weight, 1, "in"), reason)
     made: Tensor = run.axis(weight, 2, "out")
     shape = shape_of(node)
     run.charge(weight, (1, 2), float(x.shape[0] * weight.sizes[1] * weight.sizes[2]))
     return spread(made, shape, 1)
+
+
+def of_chosen(run: Propagation, node: fx.Node, x: Tensor, axis: int) -> Tensor | None:
+    """w[n, k] = s[n, e(n, k)]: the scores of those whom row n chose; None if it is no such."""
+    router = chosen_by(node.args[2])
+    labels = run.routers.get(router) if router is not None else None
+    if labels is None or x.dim() != 2 or axis != 1 or len(labels) != x.shape[1]:
+        return None
+    same = run.space.roots(x) == run.space.roots(labels)
+    return torch.full(shape_of(node), DATA) if bool(same.all()) else None
 
 
 def of_experts(run: Propagation, node: fx.Node, x: Any, indices: Any) -> Tensor | None:

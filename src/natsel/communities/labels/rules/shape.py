@@ -17,7 +17,7 @@ from natsel.communities.labels.graph import (
 from natsel.communities.labels.labels import DATA, NONE
 from natsel.communities.labels.propagation import Propagation, rule
 from natsel.communities.labels.rules.normalization import note_mixed
-from natsel.communities.labels.rules.routing import of_experts
+from natsel.communities.labels.rules.routing import of_chosen, of_experts
 
 MOVES = [
     "view.default",
@@ -298,6 +298,8 @@ def gather(run: Propagation, node: fx.Node, x: Any, axis: int, index: Any, **kwa
     if not x.dim():
         return x.expand(shape)
     axis %= x.dim()
+    if (weights := of_chosen(run, node, x, axis)) is not None:
+        return weights
     note_mixed(run, x, (axis,), reason)
     merged = run.space.unite_along(x, (axis,), reason)
     for other, size in enumerate(shape):
