@@ -16,7 +16,7 @@ HALF = natsel.Sparsity(0.5)
 @pytest.mark.parametrize("method", METHODS)
 def test_nobody_leaves_while_time_stands_still(method):
     model, ids, more = decoder("llama"), prompts(tokens=20), prompts(tokens=6, seed=2)
-    with torch.no_grad(), natsel.live(model, method, HALF) as handle:
+    with torch.no_grad(), natsel.live(model, method, HALF, scope="head") as handle:
         cache = model(ids).past_key_values
         before = [handle.positions(layer).clone() for layer in handle.layers]
         with handle.paused() as same:

@@ -48,7 +48,8 @@ def test_what_rises_with_the_rank_keeps_the_very_survivors(model, feature, share
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_lemma_holds_for_every_method_of_caches(model, method):
-    assert torch.equal(kept(model, method, 0.6, feature="log"), kept(model, method, 0.6))
+    plain = kept(model, method, 0.6, scope="head")
+    assert torch.equal(kept(model, method, 0.6, scope="head", feature="log"), plain)
 
 
 def test_what_falls_or_turns_keeps_others(model):

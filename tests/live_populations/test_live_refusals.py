@@ -10,7 +10,7 @@ from torch import nn
 
 import natsel
 from natsel.common.errors import NonFiniteError
-from natsel.live_populations.allowances import Bytes, Held
+from natsel.live_populations.allowances import Held
 
 HALF = natsel.Sparsity(0.5)
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -35,7 +35,6 @@ SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_atten
             {"kernle": 3},
             r"kernle=3 .*kernel, feature for method 'snapkv' \(did you mean 'kernel'\?\)",
         ),
-        ({"budget": Bytes(10**6), "scope": "layer"}, "scope='layer' are not allowed"),
     ],
 )
 def test_arguments(given, message):

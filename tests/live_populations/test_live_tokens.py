@@ -319,6 +319,20 @@ def test_families_without_a_class_token_are_known():
             assert handle.num_prefix == expected, family
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_multihead_attention_gives_its_weights_where_asked(average):
+    model, seen = vit("multihead"), {}
+    block = model.blocks[0]
+    block.asked.update(need_weights=True, average_attn_weights=average)
+    block.attention.register_forward_hook(lambda m, args, out: seen.update(found=out[1]))
+    plain = model(images())
+    expected = seen["found"]
+    with natsel.live(model, "class-attention", SHARE, blocks=[0], merge=False):
+        assert not torch.equal(model(images()), plain)
+    torch.testing.assert_close(seen["found"], expected)
+    assert expected.dim() == (3 if average else 4)
+
+
 TIMM = {"img_size": 12, "patch_size": 3, "embed_dim": 16, "depth": 3, "num_heads": 2}
 NAMES = {
     "vit_tiny_patch16_224": 1,

@@ -173,6 +173,21 @@ def test_blocks_that_ask_where_their_tokens_stand(build, message):
     model(images())
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"attn_mask": torch.zeros(17, 17)}, "which is called with attn_mask"),
+        ({"key_padding_mask": torch.zeros(2, 17).bool()}, "called with key_padding_mask"),
+    ],
+)
+def test_multihead_attention_that_is_told_more_than_tokens(asked, message):
+    model = vit("multihead")
+    model.blocks[0].asked.update(asked)
+    with natsel.live(model, "merge", SHARE), pytest.raises(ValueError, match=message):
+        model(images())
+    model(images())
+
+
 def test_two_methods_in_one_model():
     model = vit("vit")
     with natsel.live(model, "merge", SHARE) as first:

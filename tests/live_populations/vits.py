@@ -20,6 +20,7 @@ FAMILIES = {
     "own": ("own", {}),
     "own-mean": ("own", {"pool": "mean"}),
     "spelled-out": ("spelled-out", {}),
+    "multihead": ("multihead", {}),
     "vit": ("ViTForImageClassification", {}),
     "vit-eager": ("ViTModel", EAGER),
     "deit": ("DeiTForImageClassification", {}),
@@ -53,15 +54,33 @@ class SpelledOut(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class Multihead(nn.Module):
+    """A block around ``nn.MultiheadAttention``, as torchvision has it."""
+
+    def __init__(self, dim=16, heads=2, **asked):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(dim, 24), nn.GELU(), nn.Linear(24, dim))
+        self.asked = {"need_weights": False, **asked}
+
+    def forward(self, tokens):
+        x = self.norm1(tokens)
+        x = self.attention(x, x, x, **self.asked)[0] + tokens
+        return x + self.mlp(self.norm2(x))
+
+
 def vit(family="own", seed=0, **options):
     """Return a vision transformer in evaluation mode, the same every time."""
     name, own = FAMILIES[family]
     torch.manual_seed(seed)
-    if name in ("own", "spelled-out"):
+    if name in ("own", "spelled-out", "multihead"):
         sizes = {"dim": 16, "depth": 3, "heads": 2, "patch": 3, "mlp_ratio": 1.5}
         made = ViT((3, 12, 12), 5, **{**sizes, **own, **options})
         if name == "spelled-out":
             made.blocks = nn.Sequential(*(SpelledOut() for _ in range(3)))
+        if name == "multihead":
+            made.blocks = nn.Sequential(*(Multihead() for _ in range(3)))
     else:
         config = getattr(
             transformers, name.replace("ForImageClassification", "Model")[:-5] + "Config"

@@ -8,6 +8,7 @@ from natsel.live_populations.allowances import Bytes, Held
 from natsel.live_populations.entries import Call, Entries
 from natsel.live_populations.experts import EXPERT_METHODS, Choices, ExpertMethod
 from natsel.live_populations.live import live
+from natsel.live_populations.needs import needs_of_heads
 from natsel.live_populations.proof import prove
 from natsel.live_populations.registry import METHODS, Method, Scorer, get, register
 from natsel.live_populations.tokens import TOKEN_METHODS, Merges, TokenMethod, Tokens
@@ -30,6 +31,7 @@ __all__ = [
     "get",
     "live",
     "methods",
+    "needs_of_heads",
     "prove",
     "register",
 ]

@@ -130,6 +130,35 @@ def survivors_together(
     return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
+def apportioned(scores: Tensor, alive: Tensor, protected: Tensor, needs: Tensor) -> Tensor:
+    r"""Return scores by which heads that are compared hold counts in proportion to their needs.
+
+    $$\frac{w_h}{r_{hj}}$$
+
+    of the entry at place \(r\) of its head, 1 for the fittest: d'Hondt's way to share seats. Inside
+    a head the order stays, and who has less than its share leaves the rest to the others.
+
+    Args:
+        scores: ``[batch, heads, n]``.
+        alive: the same shape.
+        protected: the same shape; they come first.
+        needs: \(w\), ``[heads]``.
+
+    Returns:
+        float64 ``[batch, heads, n]``.
+
+    Example:
+        >>> yes = torch.ones(1, 2, 4, dtype=torch.bool)
+        >>> scores = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]])
+        >>> scores = apportioned(scores, yes, ~yes, torch.tensor([3.0, 1.0]))
+        >>> counts, least = torch.tensor([2]), torch.tensor([1])
+        >>> survivors_together([scores], [yes], [~yes], counts, least, None)[0]
+        tensor([[[False,  True,  True,  True],
+                 [ True, False, False, False]]])
+    """
+    return needs.double()[:, None] / (places(scores, alive, protected) + 1)
+
+
 def normalized(scores: Tensor, alive: Tensor, how: Normalization) -> Tensor:
     """Return scores on a scale that other communities share, as in a selection between layers.
 

@@ -56,6 +56,9 @@ class Entries:
         memory: what a method remembers of each entry, by its own names; it goes where they go.
         generator: the only source of chance.
         call: of the attention module.
+        reread: the most attention that each entry got from one query when its tokens were read a
+            second time, ``[batch, heads, entries]``, 0 for who came since; None if the method asks
+            for no second reading.
     """
 
     keys: Tensor
@@ -72,6 +75,7 @@ class Entries:
     memory: dict[str, Tensor] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
     call: Call | None = None
+    reread: Tensor | None = None
 
     @property
     def alive(self) -> Tensor:

@@ -13,8 +13,8 @@ from natsel.live_populations.tokens import TOKEN_METHODS, TokenMethod
 from natsel.live_populations.tokens.finding import chains, is_decoder
 
 CACHE: Mapping[str, Any] = {
-    **{"sinks": None, "window": None, "floor": 1, "scope": None, "normalize": "mean"},
-    "decoding": True,
+    **{"sinks": None, "window": None, "floor": 1, "scope": None, "normalize": "method"},
+    **{"heads": None, "decoding": True},
 }
 """Arguments of a cache alone, and their defaults."""
 

@@ -83,6 +83,10 @@ def to_kvpress(method: str | Method | Scorer, *, window: int | None = None) -> P
         tensor([[[-5., -1.]]])
     """
     found = get(method)
+    if found.rereads:
+        refuse(
+            "method", found.name, "one that reads a prompt once: kvpress reads it no second time"
+        )
     newest = found.window if window is None else window
 
     @torch.no_grad()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from natsel.common.numbers import check_whole
 from natsel.live_populations.allowances import Bytes, Held, check_allowance
@@ -57,7 +57,8 @@ def live(
     window: int | None = None,
     floor: float = 1,
     scope: Literal["head", "layer", "model", "token"] | None = None,
-    normalize: Normalization = "mean",
+    normalize: Normalization | Literal["method"] = "method",
+    heads: Mapping[int, Tensor] | None = None,
     merge: bool = False,
     decoding: bool = True,
     seed: int = 0,
@@ -104,12 +105,15 @@ def live(
             for votes; None for what the method says, as far as it fits.
         floor: where heads share a budget, how many entries each holds at least: a count, or a
             share of what it would hold alone. Of a token: how many experts it keeps at least.
-        scope: of a cache "head" (by default): each holds the same count. "layer": the heads of a
-            layer share it, and "model": all heads do; then all are stored as long as the longest,
-            and what is empty is hidden from attention. Of experts "layer" (by default): the tokens
-            of a call share what stays, so that how much one keeps depends on the others, later
-            ones too; "token": each keeps the same count.
-        normalize: how scores become comparable across heads that share: "mean", "rank" or None.
+        scope: of a cache "head": each holds the same count. "layer": the heads of a layer share
+            it, and "model": all heads do. None for what the method says, "head" for most. Of
+            experts "layer" (by default): the tokens of a call share what stays, so that how much
+            one keeps depends on the others, later ones too; "token": each keeps the same count.
+        normalize: how scores become comparable across heads that share: "mean", "rank" or None;
+            "method" for what the method says, "mean" for most.
+        heads: what each head of a cache needs, ``{layer: [heads]}``, as
+            :func:`natsel.live_populations.needs_of_heads` measures it: all heads share the budget
+            in this proportion, whatever their scores. None for scores that decide.
         merge: whether an entry that leaves gives its mass to the one whose key is nearest, instead
             of being dropped; the logarithm of the mass is added to the logits.
         decoding: whether entries also leave while tokens come one by one.
@@ -181,8 +185,9 @@ def live(
         sinks=sinks,
         window=window,
         floor=floor,
-        scope=scope or "head",
+        scope=scope,
         normalize=normalize,
+        heads=heads,
         merge=merge,
         decoding=decoding,
         seed=seed,

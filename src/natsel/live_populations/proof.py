@@ -25,7 +25,7 @@ from natsel.live_populations.tokens import TokenMethod, TokenScorer
 from natsel.live_populations.tokens.proof import prove as prove_tokens
 from natsel.selection import Sparsity
 
-DEFAULTS: Mapping[str, Any] = {**CACHE, "scope": "head", "merge": False, "seed": 0}
+DEFAULTS: Mapping[str, Any] = {**CACHE, "merge": False, "seed": 0}
 
 
 def prove(
@@ -79,7 +79,6 @@ def prove(
             found = logits_of(model, experts, allowance, inputs, attention_mask, engine)
         return verdict(*([each] for each in found), what="logits")
     engine = {name: options.pop(name, default) for name, default in DEFAULTS.items()}
-    engine["scope"] = engine["scope"] or "head"
     bound = get(method).bound(options)  # type: ignore[arg-type]
     prompt = inputs.shape[1]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from natsel.common.errors import did_you_mean, refuse
 from natsel.common.registry import Registry
+from natsel.live_populations.choosing import Normalization
 from natsel.live_populations.entries import Entries
 from natsel.live_populations.ranked import through
 
@@ -33,6 +34,10 @@ class Method:
         every_call: whether it is asked after every call, also where nobody has to leave.
         extinct: tells, after ``score``, who is extinct and leaves without being asked to by a
             budget, ``[batch, heads, entries]``; None where nobody is.
+        rereads: whether what a call of several tokens brought is read a second time before
+            anybody leaves, so that :attr:`Entries.reread` is known.
+        scope: who shares a budget, unless the user says otherwise.
+        normalize: how scores of different heads become comparable, unless the user says otherwise.
     """
 
     name: str
@@ -43,6 +48,9 @@ class Method:
     queries: bool = False
     every_call: bool = False
     extinct: Callable[..., Tensor] | None = None
+    rereads: bool = False
+    scope: str = "head"
+    normalize: Normalization = "mean"
 
     def bound(self, options: Mapping[str, Any]) -> Method:
         """Return the method with options of a user's; ``feature`` is one of every cache method.

@@ -29,7 +29,10 @@ def live(
     model: Annotated[str, typer.Argument(help="A folder with a language model, or hf:NAME.")],
     out: Annotated[Path, typer.Option(help="Folder for the parts, table.md and result.json.")],
     method: Annotated[
-        str, typer.Option(help="Methods, each with options such as snapkv+kernel=7+scope=layer.")
+        str,
+        typer.Option(
+            help="Methods, each with options such as snapkv+kernel=7 or key-diff+heads=true."
+        ),
     ] = "newest,key-norm,snapkv,evolution",
     share: Annotated[str, typer.Option(help="Shares of the entries that go.")] = "0.5,0.75",
     tasks: Annotated[

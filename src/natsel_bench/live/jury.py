@@ -34,7 +34,14 @@ class Jury:
         self._chance = [torch.Generator().manual_seed(way.seed) for way in ways]
         self._found: list[dict[int, tuple[Tensor, Tensor | None]]] = [{} for _ in ways]
         window = max(way.window for way in ways)
-        self.method = Method("jury", self._judge, window=window, queries=True, every_call=True)
+        self.method = Method(
+            "jury",
+            self._judge,
+            window=window,
+            queries=True,
+            every_call=True,
+            rereads=any(method.rereads for _, method in self._ways),
+        )
 
     def _judge(self, entries: Entries) -> Tensor:
         for number, (way, method) in enumerate(self._ways):
@@ -75,6 +82,7 @@ class Jury:
             name=way.method,
             score=again,
             queries=False,
+            rereads=False,
             every_call=method.extinct is not None,
             extinct=_told if method.extinct is not None else None,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+import natsel
 from natsel.common.errors import choose, refuse
 from natsel.common.files import write_atomic, write_json
 from natsel.common.json_data import read_object
@@ -16,6 +19,7 @@ from natsel.common.numbers import check_whole
 from natsel.common.progress import Progress, silent
 from natsel.common.timing import one_thread
 from natsel.data.text import raw_text
+from natsel.live_populations import needs_of_heads
 from natsel.runs import environment, folder
 from natsel.runs.material import found_tokenizer
 from natsel_bench.live.answering import QUESTIONS, answers
@@ -33,6 +37,8 @@ from natsel_bench.texts import content_of
 
 TEXT = "text"
 """The task whose answer is what follows in a text: its perplexity is read."""
+WINDOWS = 8
+"""Texts on which it is measured what each head needs."""
 CONTINUED = 64
 """Tokens whose perplexity is read."""
 
@@ -97,8 +103,17 @@ def bench_live(
         check_whole(argument, value)
     check_whole("repeats", repeats, 0)
     check_whole("seed", seed, 0)
-    network, cases = opened(model, text, tokenizer, tasks, num_documents, length, seed)
-    ways = ways_of(network, methods, shares)
+    network, cases, windows = opened(model, text, tokenizer, tasks, num_documents, length, seed)
+
+    measured: dict[float, Mapping[int, Tensor]] = {}
+
+    def needs(share: float) -> Mapping[int, Tensor]:
+        if share not in measured:
+            progress(f"live: needs of heads at {share:g}", 0, 1)
+            measured[share] = needs_of_heads(network, windows(), natsel.Sparsity(share))
+        return measured[share]
+
+    ways = ways_of(network, methods, shares, needs)
     target = Path(out)
     config = {
         **{"kind": "live", "model": model, "methods": list(methods), "shares": list(shares)},
@@ -132,6 +147,10 @@ def bench_live(
             "over_tasks": pairs,
             "perplexity": worth,
             "plateau": plateau,
+            "needs": {
+                f"{share:g}": {str(layer): found.tolist() for layer, found in heads.items()}
+                for share, heads in measured.items()
+            },
             "costs": work.costs(next(iter(cases.values())), ways, repeats),
             **environment.record(git=True),
         }
@@ -197,8 +216,10 @@ def opened(
     count: int,
     length: int,
     seed: int,
-) -> tuple[Any, dict[str, list[Document]]]:
-    """Return a language model in evaluation mode, and the cases of each task.
+) -> tuple[Any, dict[str, list[Document]], Callable[[], list[Tensor]]]:
+    """Return a language model in evaluation mode, the cases of each task, and texts beside.
+
+    The texts are read where needs of heads are measured: they are of the half that no case is of.
 
     Raises:
         ValueError: if the model is none, or the text cannot be read or is too short.
@@ -210,7 +231,8 @@ def opened(
         refuse("model", model, "a language model of the transformers library")
     content = _content(text)
     read = reader(found_tokenizer(tokenizer, (model,), network))
-    hay = read(content[len(content) // 2 :])
+    half = len(content) // 2
+    hay = read(content[half:])
     shape = {"count": count, "length": length, "seed": seed}
     cases = {
         task: continuations(hay, num_more=CONTINUED, **shape)
@@ -218,7 +240,17 @@ def opened(
         else documents(task, read, hay, **shape)
         for task in tasks
     }
-    return network, cases
+    return network, cases, partial(_windows, read, content[:half], length)
+
+
+def _windows(read: Callable[[str], Sequence[int]], text: str, length: int) -> list[Tensor]:
+    """Return texts of one length, spread evenly."""
+    tokens = torch.tensor(read(text))
+    most = len(tokens) // length
+    if not most:
+        refuse("text", f"{len(tokens)} tokens in its first half", f"at least {length}")
+    starts = [i * most // WINDOWS * length for i in range(min(WINDOWS, most))]
+    return [tokens[None, start : start + length] for start in starts]
 
 
 def _content(text: str | Path | None) -> str:

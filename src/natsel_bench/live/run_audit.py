@@ -63,7 +63,7 @@ def bench_audit(
     for argument, value in sizes.items():
         check_whole(argument, value)
     check_whole("seed", seed, 0)
-    network, cases = opened(model, text, tokenizer, (TEXT,), num_documents, length, seed)
+    network, cases, _ = opened(model, text, tokenizer, (TEXT,), num_documents, length, seed)
     ways = list(ways_of(network, methods, shares).values())
     config = {
         **{"kind": "live-audit", "model": model, "methods": list(methods), "shares": list(shares)},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import natsel
 from natsel.common.errors import refuse
@@ -105,12 +105,22 @@ def _value(text: str) -> Any:
     return text
 
 
-def ways_of(model: nn.Module, methods: Sequence[str], shares: Sequence[float]) -> dict[str, Way]:
+def ways_of(
+    model: nn.Module,
+    methods: Sequence[str],
+    shares: Sequence[float],
+    needs: Callable[[float], Mapping[int, Tensor]] | None = None,
+) -> dict[str, Way]:
     """Return every method at every share, by a name of its own; each is tried on the model.
+
+    Args:
+        model: a decoder.
+        methods: as a command line names them.
+        shares: of the entries that go.
+        needs: gives what each head needs at a share, for methods with ``heads=true``.
 
     Raises:
         ValueError: if a method, an option or a share is not allowed, or stands there twice.
-
     """
     for argument, values in (("method", methods), ("share", shares)):
         if not values or len(set(values)) != len(values):
@@ -122,6 +132,10 @@ def ways_of(model: nn.Module, methods: Sequence[str], shares: Sequence[float]) -
     for share in shares:
         for text in methods:
             name, options = parsed(text)
+            if "heads" in options:
+                if options["heads"] is not True or needs is None:
+                    refuse("method", text, "heads=true, where needs of heads are measured")
+                options["heads"] = needs(share)
             way = Way(name, share, options)
             with way.on(model):
                 found[f"{text} {share:g}"] = way

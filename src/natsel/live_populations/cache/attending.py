@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from natsel.common.errors import refuse
+from natsel.live_populations.cache import rereading
+from natsel.live_populations.cache.called import Asked
 from natsel.live_populations.cache.finding import (
     check_implementation,
     globals_of,
@@ -22,7 +24,7 @@ from natsel.live_populations.cache.finding import (
 )
 from natsel.live_populations.cache.layer import LiveLayer
 from natsel.live_populations.cache.masks import everybody, padded_of, taken
-from natsel.live_populations.cache.session import Asked, Session
+from natsel.live_populations.cache.session import Session
 from natsel.live_populations.entries import Call
 
 NAME = "natsel_live"
@@ -68,6 +70,8 @@ def hooked(session: Session, modules: Mapping[int, nn.Module]) -> list[Removable
         before, after = _hooks(session, index)
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, always_call=True))
+    if session.rereading.decoder is not None:
+        handles += rereading.hooked(session, session.rereading.decoder)
     return handles
 
 
@@ -122,7 +126,10 @@ def _cache_of(args: tuple[Any, ...], named: Mapping[str, Any]) -> Cache | None:
 
 def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        layer = layer_of(_cache_of(args, named), index, for_proof=session.for_proof)
+        cache = _cache_of(args, named)
+        layer = layer_of(cache, index, for_proof=session.for_proof)
+        if session.method.rereads:
+            session.rereading.cache = cache
         session.take(layer)
         implementation = check_implementation(module)
         hidden = named["hidden_states"] if "hidden_states" in named else args[0]

@@ -78,6 +78,23 @@ def left_whole(model: nn.Module, layers: dict[int, nn.Module]) -> dict[int, str]
     return reasons
 
 
+def decoder_of(model: nn.Module, modules: dict[int, nn.Module]) -> nn.Module:
+    """Return the innermost module that turns tokens into what all attention modules read.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = None
+    for module in model.modules():  # the outer ones come first
+        known = inspect.signature(module.forward).parameters
+        if {"input_ids", "past_key_values"} <= known.keys():
+            inside = set(module.modules())
+            found = module if inside.issuperset(modules.values()) else found
+    if found is None:
+        refuse("model", type(model).__name__, "one whose tokens can be read a second time")
+    return found
+
+
 def check_implementation(module: nn.Module) -> str:
     """Return the attention implementation of a module, which takes a mask for each head.
 

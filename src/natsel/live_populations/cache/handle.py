@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from natsel.common.errors import choose, refuse
 from natsel.live_populations.attached import Attached
-from natsel.live_populations.cache.session import Record, Session
+from natsel.live_populations.cache.called import Record
+from natsel.live_populations.cache.session import Session
 
 
 class LiveCache(Attached):

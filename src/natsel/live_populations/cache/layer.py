@@ -20,11 +20,12 @@ INSIDE = (
 
 
 class LiveLayer(DynamicLayer):
-    """Holds entries as one rectangle: where heads hold different counts, the longest decides.
+    """Holds the entries of those who live, and shows them to attention as one rectangle.
 
     Where nobody has left, it is a dynamic layer and nothing else. Afterwards the living of a head
-    stand first, in the order of the input, and what follows is empty: position -1, keys and values
-    of 0, hidden from attention by -inf.
+    stand first, in the order of the input, and what follows up to the longest head is empty:
+    position -1, keys and values of 0, hidden from attention by -inf. Between calls there are no
+    empty places: keys and values lie packed, one living entry behind the other.
 
     Attributes:
         seen: tokens of the input so far, with padding; positions go on from here.
@@ -35,6 +36,8 @@ class LiveLayer(DynamicLayer):
         queries: the newest ones, ``[batch, query heads, queries, width]``, or None.
         query_positions: theirs, ``[batch, queries]``.
         padding: how many of the tokens are padding, ``[batch]``; None for none.
+        is_thinned: whether the places are no longer those of the whole input; one head may hold
+            all of it while others do not.
         ragged: whether some places are empty.
         judged: how many tokens were looked at for padding.
         alike: whether all layers hold equally many.
@@ -44,10 +47,9 @@ class LiveLayer(DynamicLayer):
     """
 
     is_croppable = False
-    keys: Tensor  # as soon as there is an entry
-    values: Tensor
 
     def __init__(self, *, for_proof: bool = False) -> None:
+        self._packed: tuple[Tensor, Tensor] | None = None
         super().__init__()  # type: ignore[no-untyped-call]
         self.for_proof = for_proof
         self.closed = False
@@ -55,6 +57,7 @@ class LiveLayer(DynamicLayer):
         self._forget()
 
     def _forget(self) -> None:
+        self._packed = None
         self.seen = 0
         self.positions: Tensor | None = None
         self.mass: Tensor | None = None
@@ -62,9 +65,54 @@ class LiveLayer(DynamicLayer):
         self.queries: Tensor | None = None
         self.query_positions: Tensor | None = None
         self.padding: Tensor | None = None
+        self.is_thinned = False
         self.ragged = False
         self.judged = 0
         self.everybody: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        """Keys, ``[batch, heads, entries, width]``, as soon as there is an entry."""
+        self._unpack()
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: Tensor) -> None:
+        self._keys = keys
+
+    @property
+    def values(self) -> Tensor:
+        """Values, ``[batch, heads, entries, width]``, as soon as there is an entry."""
+        self._unpack()
+        return self._values
+
+    @values.setter
+    def values(self, values: Tensor) -> None:
+        self._values = values
+
+    def pack(self) -> None:
+        """Let go of empty places, until somebody looks at keys or values."""
+        if self.ragged and self.is_thinned and self._packed is None and not self.for_proof:
+            where = self._living()
+            keys, values = (
+                x.flatten(0, 2).index_select(0, where) for x in (self._keys, self._values)
+            )
+            self._packed = (keys, values)
+            self._keys, self._values = (x[..., :0].clone() for x in (self._keys, self._values))
+
+    def _unpack(self) -> None:
+        if self._packed is None:
+            return
+        where, shape = self._living(), self.places().shape
+        self._keys, self._values = (
+            x.new_zeros(shape.numel(), x.shape[-1]).index_copy_(0, where, x).view(*shape, -1)
+            for x in self._packed
+        )
+        self._packed = None
+
+    def _living(self) -> Tensor:
+        """Return the places that somebody lives at, in the order in which they lie."""
+        return (self.places() >= 0).flatten().nonzero()[:, 0]
 
     @classmethod
     def adopting(cls, layer: DynamicLayer, *, for_proof: bool = False) -> LiveLayer:
@@ -136,11 +184,6 @@ class LiveLayer(DynamicLayer):
         self.queries = queries[:, :, -most:].detach().clone()
         self.query_positions = positions[:, -most:]
 
-    @property
-    def is_thinned(self) -> bool:
-        """Whether the places are no longer those of the whole input."""
-        return self.keys.shape[-2] != self.seen or self.mass is not None
-
     def keep(self, keep: Tensor, *, merge: bool) -> None:
         """Let go of everybody else.
 
@@ -155,6 +198,7 @@ class LiveLayer(DynamicLayer):
             ones = torch.ones(at.shape, dtype=torch.float32, device=keys.device)
             before = ones if mass is None else mass
             keys, values, mass = merged(keys, values, before, keep, (at >= 0) & ~keep)
+        self.is_thinned = True
         counts = keep.sum(-1)
         longest = int(counts.max())
         index = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :longest]
@@ -240,7 +284,13 @@ class LiveLayer(DynamicLayer):
     @property
     def num_bytes(self) -> int:
         """Bytes of keys and values that are held."""
-        return self.keys.nbytes + self.values.nbytes
+        return sum(x.nbytes for x in self._packed or (self._keys, self._values))
+
+    @property
+    def num_bytes_each(self) -> int:
+        """Bytes of the key and the value of one entry of one head."""
+        held = self._packed or (self._keys, self._values)
+        return sum(x.shape[-1] * x.element_size() for x in held)
 
     @property
     def num_bytes_beside(self) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,62 +13,23 @@ from transformers.cache_utils import Cache
 
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.live_populations.allowances import Allowance, Bytes, allowed_of
+from natsel.live_populations.cache.called import Asked, Record, Rereading
 from natsel.live_populations.cache.layer import NOBODY, LiveLayer
 from natsel.live_populations.choosing import (
     Normalization,
+    apportioned,
     floored,
     places,
     survivors_each,
     survivors_together,
 )
-from natsel.live_populations.entries import Call, Entries
+from natsel.live_populations.entries import Entries
 from natsel.live_populations.floors import Fitted, Floor
 from natsel.live_populations.registry import Method
 from natsel.selection import Sparsity
 
-
-@dataclass(frozen=True)
-class Asked:
-    """The queries of one call of an attention module.
-
-    Attributes:
-        queries: ``[batch, query heads, queries, width]``.
-        positions: gives theirs, ``[batch, queries]``, -1 for padding.
-        scaling: what products with keys are multiplied by.
-        softcap: what logits are bounded to, or None.
-        call: of the module.
-    """
-
-    queries: Tensor
-    positions: Callable[[], Tensor]
-    scaling: float
-    softcap: float | None
-    call: Call
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a layer held after the last call.
-
-    Attributes:
-        rows: inputs in the batch.
-        heads: key/value heads.
-        seen: tokens of the input, with padding.
-        padding: how many of them are padding, ``[batch]``, or None.
-        positions: of who is held, ``[batch, heads, places]``, -1 for nobody; None for all.
-        num_bytes: of keys and values, measured.
-        num_bytes_beside: of what is held besides.
-        num_bytes_whole: what keys and values of every token would take.
-    """
-
-    rows: int
-    heads: int
-    seen: int
-    padding: Tensor | None
-    positions: Tensor | None
-    num_bytes: int
-    num_bytes_beside: int
-    num_bytes_whole: int
+REREAD = "reread"
+"""What is remembered of a second reading; no method's own name."""
 
 
 @dataclass
@@ -90,6 +51,7 @@ class Session:
         scope: who shares a budget: "head" (each its own), "layer" (the heads of a layer) or
             "model" (all heads).
         normalize: how scores of different heads become comparable.
+        heads: what each head needs, by which all share; None where scores decide.
         merge: whether who leaves gives its mass to who is nearest.
         decoding: whether entries leave while one token after the other comes, too.
         generator: the only source of chance.
@@ -99,6 +61,7 @@ class Session:
         is_idle: whether nobody ever leaves: then there is nothing to ask, and the cache stays a
             dynamic one.
         is_paused: whether time stands still: entries are born, nobody is asked and nobody leaves.
+        rereading: the second reading that a method may ask for.
     """
 
     method: Method
@@ -110,10 +73,12 @@ class Session:
     decoding: bool
     generator: torch.Generator
     layers: tuple[int, ...]
+    heads: Mapping[int, Tensor] | None = None
     for_proof: bool = False
     records: dict[int, Record] = field(default_factory=dict)
     is_idle: bool = field(init=False)
     is_paused: bool = False
+    rereading: Rereading = field(default_factory=Rereading)
     _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
 
@@ -160,18 +125,40 @@ class Session:
     @torch.no_grad()
     def after(self, index: int, layer: LiveLayer, asked: Asked) -> None:
         """Hold the round of selection that follows a call of a layer."""
+        if self.rereading.is_running:
+            self._read_again(index, layer, asked)
+            return
         if index == self.layers[0]:
             self._waiting.clear()
         asked = self._with_earlier(layer, asked)
         if self.is_paused:
-            self.records[index] = _record_of(layer)
+            self.records[index] = _settled(layer)
             return
         growing = asked.call.hidden_states.shape[1] == 1
-        if self.decoding or not growing:
+        if self.method.rereads and not growing:
+            self.rereading.waiting[index] = (layer, asked.without_queries())
+        elif self.decoding or not growing:
             self._round(index, layer, asked)
         elif self.method.every_call:
             self._scored(index, layer, asked, self._windows(self._fits(layer, strict=False)))
-        self.records[index] = _record_of(layer)
+        self.records[index] = _settled(layer)
+
+    @torch.no_grad()
+    def read_again(self) -> None:
+        """Hold the rounds that waited for a second reading."""
+        while self.rereading.waiting:
+            index = next(iter(self.rereading.waiting))
+            layer, asked = self.rereading.waiting.pop(index)
+            self._round(index, layer, asked)
+            self.records[index] = _settled(layer)
+
+    def _read_again(self, index: int, layer: LiveLayer, asked: Asked) -> None:
+        """Write down the most that each entry gets from one query of a second reading."""
+        entries = self._entries(index, layer, asked, torch.zeros(1))
+        most = entries.remembered(REREAD, 0.0)
+        for weights in entries.in_time():
+            most = torch.maximum(most, weights.amax((2, 3)))
+        layer.memory[REREAD] = most[..., : most.shape[-1] - entries.num_new]
 
     def _with_earlier(self, layer: LiveLayer, asked: Asked) -> Asked:
         """Return the queries with those of calls before, where the method asks for a window."""
@@ -197,6 +184,8 @@ class Session:
         sinks, window, least = (self._rows(layer, [f[i] for f in fitted]) for i in range(3))
         protected = floored(alive, sinks, window)
         alive = self._living(layer, scores, alive, protected)
+        if self.heads is not None:
+            scores = self._by_need(index, scores, alive, protected)
         if self.scope == "model":
             self._waiting[index] = _Waiting(layer, scores, alive, protected)
             if index == self.layers[-1]:
@@ -219,11 +208,19 @@ class Session:
             [w.protected for w in waiting],
             self._rows(waiting[0].layer, allowed),
             least,
-            self.normalize,
+            None if self.heads is not None else self.normalize,
         )
         for index, w, kept in zip(self.layers, waiting, keep, strict=True):
             self._let_go(w.layer, kept)
-            self.records[index] = _record_of(w.layer)
+            self.records[index] = _settled(w.layer)
+
+    def _by_need(self, index: int, scores: Tensor, alive: Tensor, protected: Tensor) -> Tensor:
+        assert self.heads is not None
+        needs = self.heads[index].to(scores.device)
+        if needs.shape[0] != scores.shape[1]:
+            told = f"{needs.shape[0]} numbers at layer {index}"
+            refuse("heads", told, f"{scores.shape[1]}, one for each key/value head")
+        return apportioned(scores, alive, protected, needs)
 
     def _let_go(self, layer: LiveLayer, keep: Tensor) -> None:
         here = layer.places() >= 0
@@ -234,9 +231,7 @@ class Session:
         each = 0
         if isinstance(self.budget, Bytes):
             rows, heads = layer.keys.shape[:2]
-            width = layer.keys.shape[-1] * layer.keys.element_size()
-            width += layer.values.shape[-1] * layer.values.element_size()
-            each = len(self.layers) * rows * heads * width
+            each = len(self.layers) * rows * heads * layer.num_bytes_each
         return [allowed_of(self.budget, seen, each) for seen in layer.num_real()]
 
     def _is_over(self, layer: LiveLayer, allowed: list[int]) -> bool:
@@ -263,8 +258,8 @@ class Session:
     def _rows(self, layer: LiveLayer, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, device=layer.keys.device)
 
-    def _scored(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Tensor:
-        entries = Entries(
+    def _entries(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Entries:
+        return Entries(
             keys=layer.keys,
             values=layer.values,
             positions=layer.places(),
@@ -280,6 +275,11 @@ class Session:
             generator=self.generator,
             call=asked.call,
         )
+
+    def _scored(self, index: int, layer: LiveLayer, asked: Asked, window: Tensor) -> Tensor:
+        entries = self._entries(index, layer, asked, window)
+        if self.method.rereads:
+            entries = replace(entries, reread=entries.remembered(REREAD, 0.0))
         scores = self.method.score(entries)
         shape = tuple(entries.positions.shape)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
@@ -309,16 +309,17 @@ class Session:
         return alive & (~self.method.extinct(entries) | protected | best)
 
 
-def _record_of(layer: LiveLayer) -> Record:
-    rows, heads, held = layer.keys.shape[:3]
-    num_bytes = layer.num_bytes
+def _settled(layer: LiveLayer) -> Record:
+    """Let a layer hold who is held and nobody else, and return what that is."""
+    layer.pack()
+    rows, heads = layer.places().shape[:2]
     return Record(
         rows,
         heads,
         layer.seen,
         layer.padding,
         layer.positions,
-        num_bytes,
+        layer.num_bytes,
         layer.num_bytes_beside,
-        num_bytes // held * layer.seen if held else 0,
+        rows * heads * layer.seen * layer.num_bytes_each,
     )

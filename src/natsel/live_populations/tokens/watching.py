@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from natsel.common.errors import refuse
+from natsel.live_populations.tokens.multihead import MULTIHEAD, multihead
 from natsel.live_populations.tokens.tokens import Attended
 
 FUSED = F.scaled_dot_product_attention
@@ -24,10 +25,10 @@ SUMS = frozenset(
 class Watching(TorchFunctionMode):
     """Sees two operators of one block: its attention, and the sum that ends it.
 
-    Attention is ``scaled_dot_product_attention``, or a softmax over as many logits a query as there
-    are tokens; ``bias`` is added to its logits. The sum is the first one afterwards that adds to
-    what the block was given; its result is replaced by what ``at_sum`` makes of it, and the rest of
-    the block goes on with that.
+    Attention is ``scaled_dot_product_attention``, that of ``nn.MultiheadAttention``, or a softmax
+    over as many logits a query as there are tokens; ``bias`` is added to its logits. The sum is the
+    first one afterwards that adds to what the block was given; its result is replaced by what
+    ``at_sum`` makes of it, and the rest of the block goes on with that.
 
     Args:
         told: what to call the block in messages.
@@ -60,6 +61,12 @@ class Watching(TorchFunctionMode):
             return self._fused(*args, **kwargs)
         if func in SOFTMAX:
             return self._softmax(func, args, kwargs)
+        if func is MULTIHEAD:
+            out, average = multihead(self.told, self._fused, *args, **kwargs)
+            if average is None:
+                return out, None
+            weights = self.require().weights(slice(None))
+            return out, weights.mean(1) if average else weights
         found = func(*args, **kwargs)
         if func in PRODUCTS and found.dim() == 4:
             self._product = (*args, found)
