@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from decoders import decoder, prompts
+from decoders import decoder, padded, prompts
 from torch.overrides import _get_current_function_mode_stack
 from vits import images, vit
 
@@ -93,3 +93,21 @@ def test_a_copy_of_uneven_heads_is_refused_after_the_end_as_the_cache_is():
     for each in (cache, other):
         with pytest.raises(ValueError, match=r"LiveLayer after close\(\)"):
             model(ids[:, :1], past_key_values=each)
+
+
+@pytest.mark.parametrize("how", [{"method": "kvzip"}, {"method": "snapkv", "merge": True}])
+def test_another_method_goes_on_with_what_uneven_heads_hold(how):
+    model, (ids, mask) = decoder("llama").double(), padded()
+    new = {"input_ids": ids[:, :3], "attention_mask": torch.cat([mask, mask[:, -3:]], 1)}
+    with torch.no_grad():
+        with natsel.live(model, budget=HALF, **how) as handle:
+            cache = model(ids, attention_mask=mask).past_key_values
+            with handle.paused():
+                expected = model(**new, past_key_values=copy.deepcopy(cache)).logits
+        with natsel.live(model, "newest", natsel.Sparsity(0.6)) as handle:
+            found = model(**new, past_key_values=cache).logits
+    torch.testing.assert_close(found, expected)
+    seen = (23, 16)
+    assert [row.tolist() for row in handle.held(1)] == [
+        [n - natsel.Sparsity(0.6).count(n)] * 2 for n in seen
+    ]

@@ -31,6 +31,8 @@ SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_atten
         ({"normalize": "max"}, "normalize='max'"),
         ({"merge": 1}, "merge=1 .*True or False"),
         ({"seed": -1}, "seed=-1"),
+        ({"method": "kvzip", "values": "no"}, "values='no' .*True or False for method 'kvzip'"),
+        ({"method": "evolution", "distinct": 1}, "distinct=1 .*True or False"),
         (
             {"kernle": 3},
             r"kernle=3 .*kernel, feature for method 'snapkv' \(did you mean 'kernel'\?\)",

@@ -260,7 +260,7 @@ class LiveLayer(DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the size of a mask over the whole input, of which each head takes its places."""
-        if self.closed and self.is_thinned:
+        if self.closed and self.is_thinned and self.is_plain:  # else another method goes on
             held = self.keys.shape[-2]
             return held + query_length, self.seen - held
         return self.seen + query_length, 0
