@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -111,3 +112,36 @@ def test_another_method_goes_on_with_what_uneven_heads_hold(how):
     assert [row.tolist() for row in handle.held(1)] == [
         [n - natsel.Sparsity(0.6).count(n)] * 2 for n in seen
     ]
+
+
+def test_two_decoders_run_side_by_side():
+    """The second begins while the attention of the first is running, and is there at its end."""
+    models, ids = [decoder("llama"), decoder("llama")], prompts()
+    begun, done = Event(), Event()
+    with torch.no_grad(), natsel.live(models[0], "snapkv", HALF) as alone:
+        expected = models[0](ids[:1], logits_to_keep=1).logits
+
+    def waits(*_):
+        begun.set()
+        assert done.wait(10)
+
+    def run():
+        with torch.no_grad(), natsel.live(models[1], "newest", HALF):
+            models[1](ids)
+
+    other = Thread(target=run)
+
+    def starts(*_):
+        if not begun.is_set():
+            other.start()
+            assert begun.wait(10)
+
+    models[1].model.layers[0].self_attn.q_proj.register_forward_pre_hook(waits)
+    models[0].model.layers[0].self_attn.q_proj.register_forward_pre_hook(starts)
+    with torch.no_grad(), natsel.live(models[0], "snapkv", HALF) as handle:
+        found = models[0](ids[:1], logits_to_keep=1).logits
+    done.set()
+    other.join()
+    assert torch.equal(found, expected)
+    assert torch.equal(handle.positions(0), alone.positions(0))
+    assert models[1].config._attn_implementation == "sdpa"

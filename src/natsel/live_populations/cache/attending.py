@@ -112,12 +112,17 @@ def idle(session: Session, modules: Mapping[int, nn.Module]) -> list[RemovableHa
     return handles
 
 
+def _running_in(module: nn.Module) -> _Running | None:
+    """Return the forward of a module that is running: other threads run other decoders."""
+    return next((each for each in reversed(_running[:]) if each.module is module), None)
+
+
 def recover(session: Session) -> None:
     """Give modules their implementation back where a call was interrupted.
 
     Hooks follow a forward that fails, but not one that is stopped from the keyboard.
     """
-    for running in [each for each in _running if each.session is session]:
+    for running in [each for each in _running[:] if each.session is session]:
         config: Any = running.module.config
         config._attn_implementation_internal = running.implementation
         _running.remove(running)
@@ -150,9 +155,10 @@ def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[
         config._attn_implementation_internal = NAME  # the setter would change sub-models, too
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not _running or _running[-1].module is not module:
+        running = _running_in(module)
+        if running is None:
             return  # it was refused before it began
-        running = _running.pop()
+        _running.remove(running)
         config: Any = module.config
         config._attn_implementation_internal = running.implementation
         if output is not None and not running.attended:
@@ -172,7 +178,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend to who is held, by the implementation that the user chose, and hold a round."""
-    running = _running[-1]
+    running = _running_in(module)
+    assert running is not None
     layer = running.layer
     running.attended = True
     padded = padded_of(attention_mask, layer.seen - layer.judged)
