@@ -96,10 +96,11 @@ def test_numbers_for_other_heads_are_refused_before_anything_leaves(model):
     ("texts", "options", "message"),
     [
         (prompts(), {}, r"texts=<int64 tensor of shape \(2, 20\)> .*a list of token ids"),
-        ([prompts()[0]], {}, r"texts='<int64 tensor of shape \(20,\)> among them'"),
+        ([prompts()[0]], {}, r"texts='<int64 tensor of shape \(20,\)>'"),
         ([prompts()[:, :0]], {}, r"shape \(2, 0\)"),
         ([prompts().float()], {}, "float32"),
-        ([[1, 2, 3]], {}, r"texts='\[1, 2, 3\] among them'"),
+        ([[1, 2, 3]], {}, r"texts='\[1, 2, 3\]'"),
+        ([prompts() + 60], {}, r"texts='tokens 61 to \d+' .*which are 0 to 63"),
         ("a text", {}, "texts='a text'"),
         (None, {}, "texts=None"),
         ([prompts()], {"method": "router"}, "method='router' .*of a cache"),

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from natsel.common.errors import brief, refuse
 from natsel.common.modes import evaluating
 from natsel.live_populations.experts.registry import are_experts
+from natsel.live_populations.ids import check_ids
 from natsel.live_populations.kinds import are_tokens
-
-IDS = (torch.int64, torch.int32)
-"""What token ids may be of, for an embedding."""
 
 
 def needs_of_heads(
@@ -66,9 +64,7 @@ def needs_of_heads(
     shares: dict[int, list[Tensor]] = {}
     with evaluating(model), torch.no_grad():
         for text in texts:
-            ids = isinstance(text, Tensor) and text.dim() == 2 and text.dtype in IDS
-            if not ids or not text.numel():
-                refuse("texts", f"{brief(text)} among them", allowed)
+            check_ids(model, text, "texts", allowed)
             with live(model, method, budget, **options) as handle:
                 model(text)
             for layer in handle.layers:
