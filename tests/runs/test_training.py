@@ -105,6 +105,12 @@ def test_the_learning_rate_falls_to_nothing(digits):
     assert len(rates) == 3 * 20  # 1437 - 200 samples in batches of 64
 
 
+def test_it_learns_where_gradients_are_switched_off(digits):
+    expected = run(digits, None)[0]
+    with torch.no_grad():
+        assert_same(run(digits, None)[0], expected)
+
+
 class Poisoned(torch.nn.Module):
     """A network whose output, or the gradient behind it, is NaN from one step on."""
 
