@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,17 +18,37 @@ WIDTHS = (5, 8, 6, 8, 7, 3)
 DEPTH = 48
 
 
+class Passed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 5).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+MUTES = {
+    "zero": lambda x: 0.0 * x,
+    "a threshold, straight through": lambda x: (x > 5) + x - x.detach(),
+    "a rounding, straight through": lambda x: x + ((x / 50).round() - x).detach(),
+    "a function of its own": Passed.apply,
+    "no gradient": lambda x: (x > 5).to(x.dtype),
+}
+
+
 class Chain(nn.Module):
-    def __init__(self, mute=None):
+    def __init__(self, mute=None, by="zero"):
         super().__init__()
         self.mute = mute
+        self.by = MUTES[by]
         for number, sizes in enumerate(pairwise(WIDTHS)):
             setattr(self, f"l{number}", nn.Linear(*sizes))
 
     def forward(self, x):
         for number in range(len(WIDTHS) - 1):
             if number == self.mute:
-                x = 0.0 * x
+                x = self.by(x)
             x = getattr(self, f"l{number}")(x)
             x = torch.tanh(x)
         return x
@@ -56,9 +77,30 @@ def test_one_whose_consumer_loses_other_places_is_not_shown():
     assert tried(Chain(), rolled) == [["l0", "l1"]]
 
 
-def test_one_that_nobody_hears_is_not_shown():
-    # Behind l1 all is multiplied by 0: nothing tells whether l0 and l1 are right.
-    assert tried(Chain(mute=2)) == [["l2", "l3"]]
+@pytest.mark.parametrize("by", MUTES)
+def test_one_that_nobody_hears_is_not_shown(by):
+    # Behind l1 nothing moves: nothing tells whether l0 and l1 are right, whatever gradients say.
+    found = tried(Chain(mute=2, by=by))
+    assert not {"l0", "l1"} & {name for names in found for name in names}
+    assert by not in ("zero", "no gradient") or found == [["l2", "l3"]]
+
+
+class Divided(nn.Module):
+    """Divides by its width, and only what is rounded to 0 on any weights that are tried tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.c, self.d = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        y = Passed.apply(self.b(16 * y / y.size(1)))
+        return y + self.d(torch.tanh(self.c(x)))
+
+
+def test_a_gradient_alone_proves_nothing():
+    assert list(discover(Divided().eval(), (torch.randn(2, 5),))) == ["c"]
 
 
 def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -206,8 +206,7 @@ class _Copy:
                     return None
                 # What does not show in the first ones shows on no other of these weights.
                 if number < NUM_LOOKS and len(shown) + len(known) < len(communities):
-                    run = partial(self._outputs, gradients=True)
-                    moved = influences(twin, self._model, communities, survivors, run)
+                    moved = influences(twin, self._model, communities, survivors, self._outputs)
                     least = VISIBLE * max(float(x.abs().max()) for x in masked if x.numel())
                     shown |= {
                         name
