@@ -103,6 +103,37 @@ def test_a_gradient_alone_proves_nothing():
     assert list(discover(Divided().eval(), (torch.randn(2, 5),))) == ["c"]
 
 
+WAYS = {
+    "a threshold": lambda x: (x > 5).to(x.dtype),
+    "an activation": lambda x: torch.relu(x - 5),
+    "a range": lambda x: x.clamp(5, 50),
+}
+
+
+class TwoWays(nn.Module):
+    """One of two ways is closed on weights of a usual size, and open on its own."""
+
+    def __init__(self, way, divides):
+        super().__init__()
+        self.way, self.divides = WAYS[way], divides
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.b.weight.mul_(50)
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        z = 8 * y / y.size(1) if self.divides else y
+        return self.way(self.b(z)) + self.c(y)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried(way):
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 5),)
+    assert list(discover(TwoWays(way, divides=False).eval(), inputs)) == ["a"]
+    assert not discover(TwoWays(way, divides=True).eval(), inputs)
+
+
 def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():
     model = Chain().eval()
     communities = list(discover(model, (torch.randn(2, 5),), proof=False).values())

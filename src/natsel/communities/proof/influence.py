@@ -28,6 +28,15 @@ class Run(Protocol):
         """Run it."""
 
 
+def is_masked_by_zeros(community: Community) -> bool:
+    """Tell whether zeros in what reads a community mask it.
+
+    Where what makes it is zero instead, no gradient passes the activation behind that.
+    """
+    routes = any(part.role in ("route", "preference") for part in community.slices)
+    return community.exact and not (routes or community.stilled or community.branches)
+
+
 def influences(
     masked: nn.Module,
     dense: nn.Module,
@@ -37,10 +46,13 @@ def influences(
 ) -> dict[str, float]:
     """Return how far outputs move as the populations of one community begin to be heard again.
 
+    It is told of each tensor that reads them, and the least counts: of a wrong removal nothing can
+    be said where one of them leads to what is not active.
+
     Of outputs ``y`` of ``n`` numbers it is ``|<r, dy/da>| / sqrt(n)``, where ``a`` scales what the
-    masked network lacks of a community's weights, and ``r`` is seeded noise: about the root mean
-    square of what the outputs change by. It is 0 behind units that are not active, and wherever
-    nothing that reads the community reaches an output.
+    masked network lacks of a community's weights in one tensor, and ``r`` is seeded noise: about
+    the root mean square of what the outputs change by. It is 0 behind units that are not active,
+    and wherever nothing that reads the community reaches an output.
 
     A gradient is what code says it is: one that passes straight through a rounding or a threshold
     is there though no output moves. So all of them take one small step together, each of a length
@@ -71,8 +83,8 @@ def influences(
     along = [_direction(outputs[i], noise) for i in heard]
     found = torch.autograd.grad([outputs[i] for i in heard], weights, along, allow_unused=True)
     start = _projected([outputs[i] for i in heard], along)
-    moved = dict.fromkeys((c.name for c in communities), 0.0)
-    steps = {c.name: _length(noise) for c in communities}
+    moved: dict[tuple[str, str], float] = {}
+    steps: dict[tuple[str, str], float] = {}
     with torch.no_grad():
         for (name, own), gradient in zip(readers.items(), found, strict=True):
             weight = theirs[name]
@@ -81,17 +93,20 @@ def influences(
                 lacking = {name: before[name].clone()}
                 zero(lacking, [c for c in own if c is not community], survivors, only={name})
                 lacking[name] -= weight
-                step.add_(lacking[name], alpha=STEP * steps[community.name])
-                if gradient is not None:
-                    moved[community.name] += float((gradient * lacking[name]).sum())
+                key = community.name, name
+                steps[key] = _length(noise)
+                step.add_(lacking[name], alpha=STEP * steps[key])
+                moved[key] = 0.0 if gradient is None else float((gradient * lacking[name]).sum())
             weight.add_(step)
     outputs = run(masked)
     did = (_projected([outputs[i] for i in heard], along) - start) / STEP
-    wrong = abs(did - sum(steps[name] * value for name, value in moved.items()))
-    # What is infinite or NaN is not believed either.
-    return {
-        name: abs(value) if abs(value) > SURE * wrong else 0.0 for name, value in moved.items()
-    }
+    wrong = abs(did - sum(steps[key] * value for key, value in moved.items()))
+    least: dict[str, float] = {}
+    for (community_name, _), value in moved.items():
+        # What is infinite or NaN is not believed either.
+        size = abs(value) if abs(value) > SURE * wrong else 0.0
+        least[community_name] = min(size, least.get(community_name, math.inf))
+    return least
 
 
 def _direction(output: Tensor, generator: torch.Generator) -> Tensor:

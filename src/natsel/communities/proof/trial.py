@@ -17,7 +17,7 @@ from natsel.communities.community import Community
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, VISIBLE, Gap, gap
-from natsel.communities.proof.influence import influences
+from natsel.communities.proof.influence import influences, is_masked_by_zeros
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
@@ -101,7 +101,14 @@ class Stage:
             found = copy.outcome(communities, chosen)
             if not found.silent:
                 break
-        return found
+        if found.reason is not None or self._faithful or len(communities) > 1:
+            return found
+        # What is heard in one way alone can be wrong in another one: a threshold that nothing
+        # passes on loud weights is passed on the model's own.
+        if copy.hears(communities[0], chosen[0]) or self._own.unfit is not None:
+            return found
+        own = self._own.outcome(communities, chosen)
+        return found if own.reason is None or own.silent else own
 
     def shown_together(
         self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
@@ -142,6 +149,12 @@ class Stage:
             if is_loud and (level > self._faithful or is_deep(copy)):
                 self._copies[level].settle()
         return self._copies[level]
+
+
+    @cached_property
+    def _own(self) -> _Copy:
+        """The weights as they are, but for constants."""
+        return _Copy(with_noise(self._part.module, self._owned), self._part)
 
 
 class _Copy:
@@ -216,6 +229,21 @@ class _Copy:
         except Exception:  # noqa: BLE001 - a broken forward is what is looked for
             return None
         return shown
+
+    def hears(self, community: Community, survivors: Mapping[str, Tensor]) -> bool:
+        """Tell whether all that reads a community moves the outputs, where there is more than one.
+
+        Where it is masked otherwise than by zeros in what reads it, nobody asks.
+        """
+        readers = {part.tensor for part in community.silenced}
+        if len(readers) < 2 or not is_masked_by_zeros(community):
+            return True
+        twin = reference(self._model, [community], survivors, share=True)
+        least = VISIBLE * max((float(x.abs().max()) for x in self._dense if x.numel()), default=0)
+        moved: Mapping[str, float] = {}
+        with suppress(Exception):  # operators that have no gradients
+            moved = influences(twin, self._model, [community], survivors, self._outputs)
+        return moved.get(community.name, 0.0) > least
 
     def settle(self) -> None:
         """Let normalisations hold the statistics of what passes through them here."""
