@@ -1,5 +1,6 @@
 """Communities of one part that are tried together: exact ones are shown, others are not."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,10 +10,13 @@ from torch import nn
 
 from natsel import discover
 from natsel.communities.proof import trial
+from natsel.communities.proof.doubled import in_float64
+from natsel.communities.proof.influence import influences
 from natsel.communities.proof.jointly import exact_together, selections
 from natsel.communities.proof.parts import Parts
 from natsel.communities.proof.selections import alone
 from natsel.communities.proof.trial import Stage
+from natsel.communities.surgery.surgery import silence
 
 WIDTHS = (5, 8, 6, 8, 7, 3)
 DEPTH = 48
@@ -103,22 +107,42 @@ def test_a_gradient_alone_proves_nothing():
     assert list(discover(Divided().eval(), (torch.randn(2, 5),))) == ["c"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_step_is_seen_in_any_precision(dtype):
+    model = Chain().eval()
+    communities = list(discover(model, (torch.randn(2, WIDTHS[0]),), proof=False).values())
+    kept = selections(communities)[0]
+
+    def run(network, *, gradients=False):
+        with in_float64(), torch.set_grad_enabled(gradients):
+            return [network(torch.ones(2, WIDTHS[0]))]
+
+    def moved(network):
+        return influences(silence(network, communities, kept), network, communities, kept, run)
+
+    model = model.to(dtype)
+    expected = moved(copy.deepcopy(model).double())
+    found = moved(model)
+    for name, heard in expected.items():
+        assert min(heard.values()) > 0
+        assert found[name] == pytest.approx(heard, rel=2e-2)
+
+
 WAYS = {
     "a threshold": lambda x: (x > 5).to(x.dtype),
     "an activation": lambda x: torch.relu(x - 5),
     "a range": lambda x: x.clamp(5, 50),
+    "a far threshold": lambda x: nn.functional.hardshrink(x, 30.0),
 }
 
 
 class TwoWays(nn.Module):
-    """One of two ways is closed on weights of a usual size, and open on its own."""
+    """One of two ways is closed on weights of a usual size."""
 
     def __init__(self, way, divides):
         super().__init__()
         self.way, self.divides = WAYS[way], divides
         self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 3)
-        with torch.no_grad():
-            self.b.weight.mul_(50)
 
     def forward(self, x):
         y = torch.tanh(self.a(x))
@@ -127,11 +151,21 @@ class TwoWays(nn.Module):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried(way):
+def test_where_one_of_two_ways_is_not_heard_it_is_made_louder(way):
     torch.manual_seed(0)
     inputs = (torch.randn(4, 5),)
     assert list(discover(TwoWays(way, divides=False).eval(), inputs)) == ["a"]
     assert not discover(TwoWays(way, divides=True).eval(), inputs)
+
+
+def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried():
+    torch.manual_seed(0)
+    model, inputs = TwoWays("a threshold", divides=True).eval(), (torch.randn(4, 5),)
+    model.way = lambda x: torch.relu(x - 1000)
+    assert list(discover(model, inputs)) == ["a"]  # nothing that it computes depends on it
+    with torch.no_grad():
+        model.b.weight.mul_(10_000)
+    assert not discover(model, inputs)
 
 
 def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():

@@ -20,6 +20,8 @@ STEP = 1e-6
 SURE = 4
 """How much larger a gradient is than what all of them together are wrong by, to be believed."""
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class Run(Protocol):
     """Runs a network and returns its outputs, with gradients or without."""
@@ -43,11 +45,11 @@ def influences(
     communities: Sequence[Community],
     survivors: Mapping[str, Tensor],
     run: Run,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Return how far outputs move as the populations of one community begin to be heard again.
 
-    It is told of each tensor that reads them, and the least counts: of a wrong removal nothing can
-    be said where one of them leads to what is not active.
+    It is told of each tensor that reads them: where one of them leads to what is not active, a
+    removal that is wrong there does not show.
 
     Of outputs ``y`` of ``n`` numbers it is ``|<r, dy/da>| / sqrt(n)``, where ``a`` scales what the
     masked network lacks of a community's weights in one tensor, and ``r`` is seeded noise: about
@@ -66,8 +68,8 @@ def influences(
         run: runs a network.
 
     Returns:
-        One number per community, by name; 0 of what is not believed, and none where the outputs
-        have no gradients.
+        By the names of communities, by those of the tensors that read them; 0 of what is not
+        believed, and nothing where the outputs have no gradients.
     """
     theirs, before = tensors_of(masked), tensors_of(dense)
     readers: dict[str, list[Community]] = defaultdict(list)
@@ -88,25 +90,28 @@ def influences(
     with torch.no_grad():
         for (name, own), gradient in zip(readers.items(), found, strict=True):
             weight = theirs[name]
-            step = torch.zeros_like(weight)
+            step = torch.zeros_like(weight, dtype=torch.float64)
             for community in own:
-                lacking = {name: before[name].clone()}
-                zero(lacking, [c for c in own if c is not community], survivors, only={name})
-                lacking[name] -= weight
+                heard_again = {name: before[name].clone()}
+                zero(heard_again, [c for c in own if c is not community], survivors, only={name})
+                lacking = (heard_again[name] - weight).double()
                 key = community.name, name
                 steps[key] = _length(noise)
-                step.add_(lacking[name], alpha=STEP * steps[key])
-                moved[key] = 0.0 if gradient is None else float((gradient * lacking[name]).sum())
-            weight.add_(step)
+                step.add_(lacking, alpha=STEP * steps[key])
+                moved[key] = 0.0 if gradient is None else float((gradient * lacking).sum())
+            if weight.dtype in HALF:
+                # So small a step would get lost in it.
+                weight.data = weight.double().add_(step)
+            else:
+                weight.add_(step)
     outputs = run(masked)
     did = (_projected([outputs[i] for i in heard], along) - start) / STEP
     wrong = abs(did - sum(steps[key] * value for key, value in moved.items()))
-    least: dict[str, float] = {}
-    for (community_name, _), value in moved.items():
+    told: dict[str, dict[str, float]] = {c.name: {} for c in communities}
+    for (community_name, name), value in moved.items():
         # What is infinite or NaN is not believed either.
-        size = abs(value) if abs(value) > SURE * wrong else 0.0
-        least[community_name] = min(size, least.get(community_name, math.inf))
-    return least
+        told[community_name][name] = abs(value) if abs(value) > SURE * wrong else 0.0
+    return told
 
 
 def _direction(output: Tensor, generator: torch.Generator) -> Tensor:

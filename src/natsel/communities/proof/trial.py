@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from natsel.common.calls import outputs_of
 from natsel.common.memory import give_back
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, VISIBLE, Gap, gap
@@ -23,6 +24,7 @@ from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
 from natsel.communities.proof.settled import is_deep, settle
 from natsel.communities.surgery.surgery import permute, reference, remove
+from natsel.communities.tensors import tensors_of
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
@@ -32,6 +34,9 @@ NUM_TRIALS = 4
 
 FEW_LEFT = 2
 """Of so few that do not show, each is sooner tried alone than all on other weights."""
+
+LOUDER = 64.0
+"""How much larger a tensor is where what reads with it was not heard."""
 
 NUM_LOOKS = 2
 """In how many selections it is looked whether a community shows among others."""
@@ -103,12 +108,15 @@ class Stage:
                 break
         if found.reason is not None or self._faithful or len(communities) > 1:
             return found
-        # What is heard in one way alone can be wrong in another one: a threshold that nothing
-        # passes on loud weights is passed on the model's own.
-        if copy.hears(communities[0], chosen[0]) or self._own.unfit is not None:
-            return found
-        own = self._own.outcome(communities, chosen)
-        return found if own.reason is None or own.silent else own
+        # What is heard in one way alone can be wrong in another one, behind a threshold, say, that
+        # nothing passes on these weights.
+        unheard = copy.unheard(communities[0], chosen[0])
+        for other in (copy.louder(unheard), self._own) if unheard else ():
+            if other.unfit is None:
+                shown = other.outcome(communities, chosen)
+                if shown.reason is not None and shown.relative < float("inf"):
+                    return shown
+        return found
 
     def shown_together(
         self, communities: Sequence[Community], selections: Iterable[Mapping[str, Tensor]]
@@ -162,6 +170,7 @@ class _Copy:
 
     def __init__(self, model: nn.Module, part: Part) -> None:
         self._model = model
+        self._part = part
         self._is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
         self._given = (part.args, part.kwargs)
         self._inputs = self._given
@@ -221,29 +230,39 @@ class _Copy:
                 if number < NUM_LOOKS and len(shown) + len(known) < len(communities):
                     moved = influences(twin, self._model, communities, survivors, self._outputs)
                     least = VISIBLE * max(float(x.abs().max()) for x in masked if x.numel())
-                    shown |= {
-                        name
-                        for name, value in moved.items()
-                        if value > least and found.error <= TOLERANCE * value
-                    }
+                    for name, heard in moved.items():
+                        value = min(heard.values(), default=0.0)
+                        if value > least and found.error <= TOLERANCE * value:
+                            shown.add(name)
         except Exception:  # noqa: BLE001 - a broken forward is what is looked for
             return None
         return shown
 
-    def hears(self, community: Community, survivors: Mapping[str, Tensor]) -> bool:
-        """Tell whether all that reads a community moves the outputs, where there is more than one.
+    def unheard(self, community: Community, survivors: Mapping[str, Tensor]) -> set[str]:
+        """Return what reads a community and does not move the outputs, of several that do read it.
 
-        Where it is masked otherwise than by zeros in what reads it, nobody asks.
+        Where it is masked otherwise than by zeros in what reads it, nobody asks, nor of a large
+        model as a whole: its own weights are tried in any case.
         """
         readers = {part.tensor for part in community.silenced}
-        if len(readers) < 2 or not is_masked_by_zeros(community):
-            return True
+        if self._is_large or len(readers) < 2 or not is_masked_by_zeros(community):
+            return set()
         twin = reference(self._model, [community], survivors, share=True)
         least = VISIBLE * max((float(x.abs().max()) for x in self._dense if x.numel()), default=0)
-        moved: Mapping[str, float] = {}
+        moved: Mapping[str, Mapping[str, float]] = {}
         with suppress(Exception):  # operators that have no gradients
             moved = influences(twin, self._model, [community], survivors, self._outputs)
-        return moved.get(community.name, 0.0) > least
+        heard = moved.get(community.name, {})
+        return {name for name in readers if not heard.get(name, 0.0) > least}
+
+    def louder(self, names: Collection[str]) -> _Copy:
+        """Return a copy in which some tensors are many times as large."""
+        same = {id(t): t for n, t in tensors_of(self._model).items() if n not in names}
+        model = copied(self._model, same)
+        with torch.no_grad():
+            for name in names:
+                tensors_of(model)[name].mul_(LOUDER)
+        return _Copy(model, self._part)
 
     def settle(self) -> None:
         """Let normalisations hold the statistics of what passes through them here."""
