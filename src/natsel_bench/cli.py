@@ -399,7 +399,13 @@ def extract(
         voice.result(result)
 
 
-@app.command("tokens", epilog=examples("natsel bench tokens --out tokens --images 1000"))
+@app.command(
+    "tokens",
+    epilog=examples(
+        "natsel bench tokens --out tokens --images 1000",
+        "natsel bench tokens --parts cifar10 --pool cls --out tokens-cls",
+    ),
+)
 def tokens(
     out: Annotated[Path, typer.Option(help="Folder for the trained network and tokens.json.")],
     parts: Annotated[
@@ -407,6 +413,10 @@ def tokens(
     ] = "cifar10,random",
     images: Annotated[int, typer.Option(help="Test images.")] = 5000,
     repeats: Annotated[int, typer.Option(help="Batches of each, in turn.")] = 15,
+    pool: Annotated[
+        str, typer.Option(help="What is classified: mean (of tokens) or cls (a class token).")
+    ] = "mean",
+    epochs: Annotated[int, typer.Option(help="That the network is trained for.")] = 2,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -422,6 +432,8 @@ def tokens(
                 parts=parse_names("parts", parts),
                 images=images,
                 repeats=repeats,
+                pool=pool,
+                epochs=epochs,
                 progress=progress,
             )
         _show(voice, result)

@@ -135,9 +135,17 @@ def test_heads_share_by_what_is_measured_at_each_share(model):
     with torch.no_grad(), way.on(model) as live:
         model(ids)
         assert [live.held(layer).item() for layer in (0, 1)] == [8, 16]
-    for text, given in (("newest+heads=3", needs.get), ("newest+heads=true", None)):
-        with pytest.raises(ValueError, match="heads=true, where needs"):
+    for text, given, told in (
+        ("newest+heads=3", needs.get, "heads=true, which"),
+        ("newest+heads=false", needs.get, "heads=true, which"),
+        ("newest+heads=true", None, "no heads="),
+    ):
+        with pytest.raises(ValueError, match=told):
             ways_of(model, [text], [0.5], given)
+    for wrong in ("newst", "kvzip+values=no", "newest+heads=true+scope=layer"):
+        with pytest.raises(ValueError, match=r"method=|values='no'|scope='layer'"):
+            # What is wrong is told before anything is measured.
+            ways_of(model, ["newest+heads=true", wrong], [0.5], lambda share: pytest.fail("no"))
     assert [w.shape[1] for w in _windows(lambda text: list(range(len(text))), "." * 99, 9)] == [
         9
     ] * 8
@@ -275,6 +283,8 @@ def test_the_command_compares_methods_and_features(made, tmp_path):
         (("--method", "snapkv+kernel"), "snapkv+kernel=7"),
         (("--method", "snapkv+colour=3"), "colour"),
         (("--method", "snapkv,snapkv"), "twice"),
+        (("--method", "newest,newest+heads=true+window=30"), "window=30"),
+        (("--method", "kvzip+values=no"), "values='no'"),
         (("--share", "1"), "share"),
         (("--share", "half"), "share"),
         (("--tasks", "needles"), "tasks"),

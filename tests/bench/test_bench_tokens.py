@@ -55,3 +55,19 @@ def test_rows_are_paired_and_told(tmp_path, monkeypatch):
 def test_too_few_images(tmp_path):
     with pytest.raises(ValueError, match=r"images=1 .*whole number >= 2"):
         bench_tokens(tmp_path, images=1)
+
+
+def test_what_a_class_token_attends_to_is_compared_where_there_is_one(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, 8, 8, generator=generator)
+    torch.manual_seed(0)
+    model = ViT((3, 8, 8), 4, dim=16, depth=2, heads=2, patch=2, pool="cls").eval()
+    splits = SimpleNamespace(test=(x, model(x).argmax(-1)))
+    monkeypatch.setattr(room, "load_splits", lambda name: splits)
+    sizes = {"images": 20, "repeats": 2, "network": model, "parts": ("cifar10",)}
+    result = bench_tokens(tmp_path, pool="cls", **sizes)
+    names = {row["name"] for row in result["rows"]}
+    assert {way.name for way in (*room.BESIDE_CLASS, *room.ATTENDED)} < names
+    assert result["config"]["pool"] == "cls"
+    with pytest.raises(ValueError, match=r"pool='max' .*mean"):
+        bench_tokens(tmp_path, pool="max")

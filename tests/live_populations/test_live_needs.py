@@ -68,13 +68,19 @@ def test_needs_are_what_heads_hold_when_they_share(model):
         ({"heads": [1.0]}, r"heads=\[1.0\] .*\{layer: \[heads\]\}"),
         ({"heads": {0: torch.ones(2)}}, r"heads='None for layer 1'"),
         ({"heads": {0: torch.tensor([1.0, -1.0]), 1: torch.ones(2)}}, r"-1.0\] for layer 0"),
+        ({"heads": {**NEEDS, 2: torch.ones(2)}}, r"numbers for layer 2' .*layers \[0, 1\] alone"),
+        ({"heads": {0: torch.zeros(2), 1: torch.zeros(2)}}, "0 for every head"),
+        ({"heads": {0: torch.ones(2, 2), 1: torch.ones(2)}}, r"float32 tensor of shape \(2, 2\)"),
+        ({"heads": {0: torch.ones(2) * 1j, 1: torch.ones(2)}}, r"complex64 tensor"),
+        ({"heads": NEEDS, "budget": None, "method": "evolution"}, "budget=None .*heads can share"),
         ({"heads": NEEDS, "scope": "layer"}, "scope='layer', .*heads alone"),
         ({"heads": NEEDS, "normalize": "rank"}, "normalize='rank' are not allowed"),
     ],
 )
 def test_what_does_not_say_what_heads_need_is_refused(model, given, message):
-    with pytest.raises(ValueError, match=message):
-        natsel.live(model, "newest", HALF, **given)
+    with pytest.raises(ValueError, match=message) as told:
+        natsel.live(model, **{"method": "newest", "budget": HALF, **given})
+    assert "\n" not in str(told.value)
 
 
 def test_numbers_for_other_heads_are_refused_before_anything_leaves(model):
@@ -84,3 +90,23 @@ def test_numbers_for_other_heads_are_refused_before_anything_leaves(model):
         model(prompts())
     with pytest.raises(ValueError, match=r"texts=.*at least one"):
         needs_of_heads(model, [], HALF)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        (prompts(), {}, r"texts=<int64 tensor of shape \(2, 20\)> .*a list of token ids"),
+        ([prompts()[0]], {}, r"texts='<int64 tensor of shape \(20,\)>'"),
+        ([prompts()[:, :0]], {}, r"shape \(2, 0\)"),
+        ([prompts().float()], {}, "float32"),
+        ([[1, 2, 3]], {}, r"texts='\[1, 2, 3\]'"),
+        ([prompts() + 60], {}, r"texts='tokens 61 to \d+' .*which are 0 to 63"),
+        ("a text", {}, "texts='a text'"),
+        (None, {}, "texts=None"),
+        ([prompts()], {"method": "router"}, "method='router' .*of a cache"),
+        ([prompts()], {"method": "merge"}, "method='merge' .*of a cache"),
+    ],
+)
+def test_what_is_no_text_and_no_method_of_a_cache_is_refused(model, texts, options, message):
+    with pytest.raises(ValueError, match=message):
+        needs_of_heads(model, texts, HALF, **options)

@@ -10,6 +10,7 @@ from torch import nn
 
 import natsel
 from natsel.common.errors import NonFiniteError
+from natsel.live_populations import prove
 from natsel.live_populations.allowances import Held
 
 HALF = natsel.Sparsity(0.5)
@@ -31,6 +32,8 @@ SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_atten
         ({"normalize": "max"}, "normalize='max'"),
         ({"merge": 1}, "merge=1 .*True or False"),
         ({"seed": -1}, "seed=-1"),
+        ({"method": "kvzip", "values": "no"}, "values='no' .*True or False for method 'kvzip'"),
+        ({"method": "evolution", "distinct": 1}, "distinct=1 .*True or False"),
         (
             {"kernle": 3},
             r"kernle=3 .*kernel, feature for method 'snapkv' \(did you mean 'kernel'\?\)",
@@ -195,9 +198,23 @@ def test_a_handle_tells_what_it_does_not_know():
 
 
 def test_a_proof_of_a_merge_or_of_no_tokens():
-    from natsel.live_populations import prove
-
     with pytest.raises(ValueError, match=r"merge=True .*False for a proof"):
         prove(decoder(), "newest", HALF, prompts(), merge=True)
     with pytest.raises(ValueError, match=r"inputs=.*token ids of shape"):
         prove(decoder(), "newest", HALF, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"inputs": prompts().float()}, r"inputs='<float32 tensor .*token ids of shape"),
+        ({"inputs": prompts()[:, :0]}, r"inputs='<int64 tensor of shape \(2, 0\)>"),
+        ({"inputs": prompts() + 60}, r"inputs='tokens 61 to \d+' .*which are 0 to 63"),
+        ({"attention_mask": torch.ones(2, 19)}, r"attention_mask=<float32 .*of shape \(2, 20\)"),
+        ({"attention_mask": [[1] * 20] * 2}, r"attention_mask=\[.*of shape \(2, 20\)"),
+    ],
+)
+def test_what_cannot_be_proven_with(given, message):
+    with pytest.raises(ValueError, match=message) as told:
+        prove(decoder(), "newest", HALF, **{"inputs": prompts(), **given})
+    assert "\n" not in str(told.value)

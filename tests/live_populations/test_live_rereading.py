@@ -207,3 +207,19 @@ def test_what_cannot_be_read_a_second_time_is_refused():
         to_kvpress("kvzip")
     with pytest.raises(ValueError, match=r"model=.*read a second time"):
         natsel.live(model.transformer.h[0], "kvzip", HALF)
+
+
+def test_types_of_tokens_are_told_again():
+    model, ids = decoder("gpt2"), prompts()
+    types = torch.randint(0, 64, ids.shape, generator=torch.Generator().manual_seed(0))
+    told = reread(model, ids, token_type_ids=types)
+    embeddings = model.transformer.wte
+    summed = reread(model, None, inputs_embeds=embeddings(ids) + embeddings(types))
+    for layer, found in told.items():
+        torch.testing.assert_close(found, summed[layer])
+
+
+def test_what_cannot_be_told_again_is_refused_by_name():
+    model, told = decoder("llama"), r"places=<float32 tensor of shape \(2, 20, 3\)> .*reads twice"
+    with natsel.live(model, "kvzip", HALF), pytest.raises(ValueError, match=told):
+        model(prompts(), places=torch.zeros(2, 20, 3))

@@ -103,6 +103,8 @@ class Closing:
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         """Start adding, before the module runs."""
+        while self.running:  # a forward that is stopped from the keyboard calls no hook
+            self.leave(module, inputs, None)
         added = [(attrgetter(name)(module), axis) for name, axis in self.router.preferences]
         scores = _Scores(attrgetter(self.router.weight)(module), added, self.addend)
         scores.__enter__()  # type: ignore[no-untyped-call]

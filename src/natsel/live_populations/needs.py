@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from natsel.common.errors import refuse
+from natsel.common.errors import brief, refuse
 from natsel.common.modes import evaluating
+from natsel.live_populations.experts.registry import are_experts
+from natsel.live_populations.ids import check_ids
+from natsel.live_populations.kinds import are_tokens
 
 
 def needs_of_heads(
@@ -23,9 +26,9 @@ def needs_of_heads(
 
     Args:
         model: a decoder of the transformers library.
-        texts: token ids, ``[batch, tokens]`` each.
+        texts: token ids, ``[batch, tokens]`` each; several, in a list.
         budget: as of :func:`natsel.live`; best the one that the heads will share.
-        method: by which they compete.
+        method: by which they compete: one of a cache.
         options: as of :func:`natsel.live`.
 
     Returns:
@@ -53,9 +56,15 @@ def needs_of_heads(
     """
     from natsel.live_populations.live import live
 
+    allowed = "a list of token ids, each a tensor [batch, tokens]"
+    if isinstance(texts, Tensor | str) or not isinstance(texts, Iterable):
+        refuse("texts", texts, allowed)
+    if are_tokens(model, method) or are_experts(method):
+        refuse("method", method, "a method of a cache, for needs of heads")
     shares: dict[int, list[Tensor]] = {}
     with evaluating(model), torch.no_grad():
         for text in texts:
+            check_ids(model, text, "texts", allowed)
             with live(model, method, budget, **options) as handle:
                 model(text)
             for layer in handle.layers:
@@ -66,7 +75,7 @@ def needs_of_heads(
 
 
 def check_needs(heads: object, layers: Iterable[int]) -> None:
-    """Refuse what does not say how much each head of each layer needs.
+    """Refuse what does not say how much each head of each layer needs, or of another model.
 
     Raises:
         ValueError: if it does not.
@@ -74,9 +83,16 @@ def check_needs(heads: object, layers: Iterable[int]) -> None:
     allowed = "{layer: [heads]}: a tensor of finite numbers >= 0 for each layer"
     if not isinstance(heads, Mapping):
         refuse("heads", heads, allowed)
-    for layer in layers:
+    known = tuple(layers)
+    for layer in known:
         needs = heads.get(layer)
-        if not isinstance(needs, Tensor) or needs.dim() != 1:
-            refuse("heads", f"{needs!r} for layer {layer}", allowed)
+        if not isinstance(needs, Tensor) or needs.dim() != 1 or needs.is_complex():
+            refuse("heads", f"{brief(needs)} for layer {layer}", allowed)
         if not bool(needs.isfinite().all() and (needs >= 0).all()):
             refuse("heads", f"{needs.tolist()} for layer {layer}", allowed)
+    for layer in heads:
+        if layer not in known:
+            told = f"numbers for layer {layer!r}"
+            refuse("heads", told, f"{{layer: [heads]}} for layers {brief(list(known))} alone")
+    if not any(bool(heads[layer].any()) for layer in known):
+        refuse("heads", "0 for every head", "some head that needs something")

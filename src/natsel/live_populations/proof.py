@@ -18,6 +18,7 @@ from natsel.live_populations.cache.attach import attach
 from natsel.live_populations.experts.proof import logits_of
 from natsel.live_populations.experts.registry import ExpertMethod, are_experts
 from natsel.live_populations.experts.registry import get as expert_method
+from natsel.live_populations.ids import check_ids
 from natsel.live_populations.kinds import CACHE, OF_EXPERTS, are_tokens
 from natsel.live_populations.proof_verdict import verdict
 from natsel.live_populations.registry import Method, Scorer, get
@@ -69,8 +70,12 @@ def prove(
         if attention_mask is not None:
             refuse("attention_mask", attention_mask, "None for the tokens of a vision transformer")
         return prove_tokens(model, method, budget, inputs, **options)
-    if not isinstance(inputs, Tensor) or inputs.dim() != 2:
-        refuse("inputs", inputs, "token ids of shape [batch, tokens]")
+    check_ids(model, inputs, "inputs", "token ids of shape [batch, tokens]")
+    if attention_mask is not None and (
+        not isinstance(attention_mask, Tensor) or attention_mask.shape != inputs.shape
+    ):
+        allowed = f"None, or 0 and 1 of shape {tuple(inputs.shape)}, as the tokens are"
+        refuse("attention_mask", attention_mask, allowed)
     allowance = check_allowance(budget)
     if are_experts(method):
         engine = {name: options.pop(name, default) for name, default in OF_EXPERTS.items()}

@@ -154,14 +154,16 @@ def check_options(
         functions: whose keyword-only arguments are options.
 
     Raises:
-        ValueError: if it has no such option.
+        ValueError: if it has no such option, or what is yes or no is given as something else.
     """
-    known = {name: None for function in functions for name in _options_of(function)}
-    for name in options:
+    known = {name: each for function in functions for name, each in _options_of(function).items()}
+    for name, value in options.items():
+        if name in known and isinstance(known[name], bool) and not isinstance(value, bool):
+            refuse(name, value, f"True or False for method {method!r}")
         if name not in known:
             allowed = ", ".join(known) or "no option"
             told = f"{allowed} for method {method!r}{did_you_mean(name, known)}"
-            refuse(name, options[name], f"an option among {told}")
+            refuse(name, value, f"an option among {told}")
 
 
 def bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
@@ -170,8 +172,9 @@ def bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[
     return partial(function, **{name: value for name, value in options.items() if name in known})
 
 
-def _options_of(function: Callable[..., Any] | None) -> list[str]:
+def _options_of(function: Callable[..., Any] | None) -> dict[str, Any]:
+    """Return the options of a function and their defaults."""
     if function is None:
-        return []
+        return {}
     parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -113,7 +113,7 @@ def bench_live(
             measured[share] = needs_of_heads(network, windows(), natsel.Sparsity(share))
         return measured[share]
 
-    ways = ways_of(network, methods, shares, needs)
+    ways = ways_of(network, methods, shares, needs, length=length)
     target = Path(out)
     config = {
         **{"kind": "live", "model": model, "methods": list(methods), "shares": list(shares)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from natsel.models import build
 from natsel.runs import environment
 from natsel.runs.splits import Splits, load_splits
 from natsel.runs.trained import RECORD, trained_network
+from natsel.runs.training import Recipe
 from natsel_bench.depth_vit import OPTIONS, RECIPE
 
 BATCH = 100
@@ -70,6 +71,23 @@ WAYS: tuple[TokenWay, ...] = (
     TokenWay("random", 0.4, BEFORE, "random dropped before block 0"),
     TokenWay("diversity", 0.35, BEFORE, "max-min dropped before block 0"),
 )
+ATTENDED: tuple[TokenWay, ...] = (
+    *(
+        TokenWay("class-attention", share, FIRST, "least attended by class dropped in block 0")
+        for share in (0.4, 0.5, 0.6)
+    ),
+    *(
+        TokenWay("class-attention", share, FIRST | {"fuse": True}, "the same, fused in block 0")
+        for share in (0.4, 0.5, 0.6)
+    ),
+    *(TokenWay("random", share, FIRST, "random dropped in block 0") for share in (0.4, 0.5, 0.6)),
+)
+"""What is compared besides where a class token attends."""
+_HALF = TokenWay("merge", 0.5, BEFORE, "pairs merged before block 0")
+BESIDE_CLASS = tuple(replace(way, share=0.49) if way == _HALF else way for way in WAYS)
+"""A class token has no partner to merge with: of 65 tokens at most 32 pairs do."""
+POOLS = ("mean", "cls")
+
 EQUAL = 0.06
 """By how much two ways may differ in images a second to be compared at equal time."""
 
@@ -93,7 +111,9 @@ def bench_tokens(
     parts: Sequence[str] = PARTS,
     images: int = 5000,
     repeats: int = 15,
-    ways: Sequence[TokenWay] = WAYS,
+    pool: str = "mean",
+    epochs: int = RECIPE.epochs,
+    ways: Sequence[TokenWay] | None = None,
     network: nn.Module | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -105,7 +125,10 @@ def bench_tokens(
             timed alone.
         images: of the CIFAR-10 test split.
         repeats: rounds in which each way reads one batch, there and back.
-        ways: what is compared on CIFAR-10.
+        pool: what the trained network classifies: "mean" of all tokens, or a class token, "cls".
+        epochs: that it is trained for.
+        ways: what is compared on CIFAR-10; by default ``WAYS``, with a class token
+            ``BESIDE_CLASS`` and ``ATTENDED``.
         network: in the place of a trained one: then nothing is trained.
         progress: called as it goes.
 
@@ -118,6 +141,10 @@ def bench_tokens(
     """
     check_whole("images", images, 2)
     check_whole("repeats", repeats, 2)
+    check_whole("epochs", epochs, 1)
+    choose("pool", pool, POOLS)
+    if ways is None:
+        ways = WAYS if pool == "mean" else (*BESIDE_CLASS, *ATTENDED)
     if not parts:
         refuse("parts", parts, f"some of {', '.join(PARTS)}")
     for part in parts:
@@ -129,7 +156,11 @@ def bench_tokens(
         if "cifar10" in parts:
             splits = load_splits("cifar10")
             if network is None:
-                network, trained = _trained(Path(out) / "network", splits, progress)
+                recipe = replace(RECIPE, epochs=epochs)
+                options = {**OPTIONS, "pool": pool}
+                network, trained = _trained(
+                    Path(out) / "network", splits, options, recipe, progress
+                )
             inputs, labels = (x[:images] for x in splits.test)
             right = _right(network.eval(), inputs, labels, ways, progress)
             rows = _timed(network, inputs[:BATCH], ways, repeats)
@@ -148,7 +179,7 @@ def bench_tokens(
         **environment.record(),
         "config": {
             **{"parts": list(parts), "images": images, "repeats": repeats, "batch": BATCH},
-            "epochs": RECIPE.epochs,
+            **{"pool": pool, "epochs": epochs},
         },
         "trained": trained,
         "rows": rows,
@@ -158,12 +189,14 @@ def bench_tokens(
     return result
 
 
-def _trained(where: Path, splits: Splits, progress: Progress) -> tuple[nn.Module, dict[str, Any]]:
+def _trained(
+    where: Path, splits: Splits, options: dict[str, Any], recipe: Recipe, progress: Progress
+) -> tuple[nn.Module, dict[str, Any]]:
     """Train the network, or find it trained."""
     from natsel.io import open_model
 
     saved, _ = trained_network(
-        where, splits, OPTIONS, RECIPE, seed=0, device="cpu", progress=progress
+        where, splits, options, recipe, seed=0, device="cpu", progress=progress
     )
     return open_model(saved).model, read_object(where / RECORD)
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import natsel
 from natsel.common.errors import refuse
 from natsel.live_populations import Method, get
+from natsel.live_populations.allowances import allowed_of
 from natsel.live_populations.cache.handle import LiveCache
+from natsel.live_populations.floors import Floor
 from natsel.live_populations.proof import DEFAULTS
 
 ALLOWED = "a method, or a method with options such as snapkv+kernel=7+scope=layer"
@@ -53,6 +56,12 @@ class Way:
         """First entries that stay in any case, as far as they fit."""
         given = self.options.get("sinks")
         return int(self.bound.sinks if given is None else given)
+
+    @property
+    def floor(self) -> Floor:
+        """Who stays in any case, and what of it was asked for."""
+        given = frozenset(n for n in ("sinks", "window") if self.options.get(n) is not None)
+        return Floor(self.sinks, self.window, self.options.get("floor", 1), given)
 
     @property
     def seed(self) -> int:
@@ -110,6 +119,8 @@ def ways_of(
     methods: Sequence[str],
     shares: Sequence[float],
     needs: Callable[[float], Mapping[int, Tensor]] | None = None,
+    *,
+    length: int | None = None,
 ) -> dict[str, Way]:
     """Return every method at every share, by a name of its own; each is tried on the model.
 
@@ -118,6 +129,7 @@ def ways_of(
         methods: as a command line names them.
         shares: of the entries that go.
         needs: gives what each head needs at a share, for methods with ``heads=true``.
+        length: tokens of a prompt, into which floors have to fit; None for any.
 
     Raises:
         ValueError: if a method, an option or a share is not allowed, or stands there twice.
@@ -128,13 +140,28 @@ def ways_of(
     for share in shares:
         if not 0 < share < 1:
             refuse("share", share, "a share in (0, 1)")
+    for text in methods:  # to measure what heads need takes long: whatever is wrong is told before
+        name, options = parsed(text)
+        given = options.pop("heads", None)
+        with Way(name, shares[0], options).on(model) as handle:
+            some = dict.fromkeys(handle.layers, torch.ones(1))
+        for share in shares if length is not None else ():
+            allowed = allowed_of(natsel.Sparsity(share), length or 0)
+            Way(name, share, options).floor.within(allowed, length or 0)
+        if given is None:
+            continue
+        if needs is None:
+            refuse("method", text, "no heads=: what heads need is not measured here")
+        if given is not True:
+            refuse("method", text, "heads=true, which lets needs of heads be measured")
+        with Way(name, shares[0], {**options, "heads": some}).on(model):
+            pass
     found = {}
     for share in shares:
         for text in methods:
             name, options = parsed(text)
             if "heads" in options:
-                if options["heads"] is not True or needs is None:
-                    refuse("method", text, "heads=true, where needs of heads are measured")
+                assert needs is not None
                 options["heads"] = needs(share)
             way = Way(name, share, options)
             with way.on(model):

@@ -59,7 +59,7 @@ def selections(communities: Sequence[Community]) -> list[Mapping[str, Tensor]]:
 
     Each community keeps different shares, also all but one and as few as it may, an even and an
     odd number where there are as many; any two keep different shares at least once. Those in which
-    most stay come first.
+    they do come first.
 
     Args:
         communities: to select in.
@@ -68,17 +68,29 @@ def selections(communities: Sequence[Community]) -> list[Mapping[str, Tensor]]:
         >>> from natsel.communities.community import Cost
         >>> two = [Community(name, "head", 6, Cost(1, 1.0), ()) for name in "ab"]
         >>> [[int(alive.sum()) for alive in kept.values()] for kept in selections(two)]
-        [[4, 5], [3, 4], [5, 1], [1, 4], [1, 1]]
+        [[3, 4], [1, 1], [4, 1], [5, 5], [1, 1]]
     """
-    each = [list(alone(c)) for c in communities]
+    shared = list(choices(communities))
+    each = [_besides(c, shared) for c in communities]
     # One after the other takes its turn, so that not all are cut alike.
     in_turn: list[Mapping[str, Tensor]] = [
         {
-            name: alive
-            for i, own in enumerate(each)
-            for name, alive in own[(n + i) % len(own)].items()
+            c.name: own[(n + i) % len(own)]
+            for i, (c, own) in enumerate(zip(communities, each, strict=True))
         }
         for n in range(max(len(own) for own in each))
     ]
-    every = [*choices(communities), *in_turn]
-    return sorted(every, key=lambda kept: -sum(int(alive.sum()) for alive in kept.values()))
+    # On those where many stay it is seen who shows.
+    return [*sorted(shared, key=lambda kept: -sum(map(_share, kept.values()))), *in_turn]
+
+
+def _besides(community: Community, shared: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """Return what is tried of a community alone and not yet in selections of all."""
+    middle, *extremes = (kept[community.name] for kept in alone(community))
+    seen = [*(kept[community.name] for kept in shared), *extremes]
+    has_both = len({int(alive.sum()) % 2 for alive in seen}) == 2
+    return extremes if extremes and has_both else [middle, *extremes]
+
+
+def _share(alive: Tensor) -> float:
+    return int(alive.sum()) / len(alive)

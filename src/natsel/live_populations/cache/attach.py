@@ -52,6 +52,8 @@ def attach(
             refuse(name, value, "True or False")
     if budget is None and method.extinct is None:
         refuse("budget", None, f"a budget: under {method.name!r} nobody leaves without one")
+    if heads is not None and budget is None:
+        refuse("budget", None, "a budget, which heads can share by their needs")
     if merge and for_proof:
         refuse("merge", merge, "False for a proof: who merges is in no mask")
     given = {"sinks": sinks, "window": window}

@@ -33,7 +33,7 @@ BIASES = ("s_aux", "position_bias")
 """Arguments by which attention is decided by more than queries and keys."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A module whose forward is running."""
 
@@ -99,17 +99,33 @@ def idle(session: Session, modules: Mapping[int, nn.Module]) -> list[RemovableHa
             _hooks(session, first)[0](module, args, named)
             return
         check_implementation(module)
-        looked.append((cache, named.get("attention_mask")))
+        looked[:] = [(cache, named.get("attention_mask"))]  # a call before may have failed
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        while looked:
-            cache, mask = looked.pop()
-            if output is not None:
-                session.tell(cache, None if mask is None else padded_of(mask, mask.shape[-1]))
+        if looked and output is not None:
+            cache, mask = looked[0]
+            session.tell(cache, None if mask is None else padded_of(mask, mask.shape[-1]))
+        looked.clear()
 
     handles.append(modules[first].register_forward_pre_hook(before, with_kwargs=True))
     handles.append(modules[last].register_forward_hook(after, always_call=True))
     return handles
+
+
+def _running_in(module: nn.Module) -> _Running | None:
+    """Return the forward of a module that is running: other threads run other decoders."""
+    return next((each for each in reversed(_running[:]) if each.module is module), None)
+
+
+def recover(session: Session) -> None:
+    """Give modules their implementation back where a call was interrupted.
+
+    Hooks follow a forward that fails, but not one that is stopped from the keyboard.
+    """
+    for running in [each for each in _running[:] if each.session is session]:
+        config: Any = running.module.config
+        config._attn_implementation_internal = running.implementation
+        _running.remove(running)
 
 
 def _wake(session: Session, modules: Mapping[int, nn.Module], handles: list[Any]) -> None:
@@ -126,6 +142,7 @@ def _cache_of(args: tuple[Any, ...], named: Mapping[str, Any]) -> Cache | None:
 
 def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        recover(session)
         cache = _cache_of(args, named)
         layer = layer_of(cache, index, for_proof=session.for_proof)
         if session.method.rereads:
@@ -138,9 +155,10 @@ def _hooks(session: Session, index: int) -> tuple[Callable[..., None], Callable[
         config._attn_implementation_internal = NAME  # the setter would change sub-models, too
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not _running or _running[-1].module is not module:
+        running = _running_in(module)
+        if running is None:
             return  # it was refused before it began
-        running = _running.pop()
+        _running.remove(running)
         config: Any = module.config
         config._attn_implementation_internal = running.implementation
         if output is not None and not running.attended:
@@ -160,7 +178,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend to who is held, by the implementation that the user chose, and hold a round."""
-    running = _running[-1]
+    running = _running_in(module)
+    assert running is not None
     layer = running.layer
     running.attended = True
     padded = padded_of(attention_mask, layer.seen - layer.judged)

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from natsel.common.errors import choose, refuse
 from natsel.live_populations.attached import Attached
+from natsel.live_populations.cache.attending import recover
 from natsel.live_populations.cache.called import Record
 from natsel.live_populations.cache.session import Session
 
@@ -48,6 +49,7 @@ class LiveCache(Attached):
     def close(self) -> None:
         """Leave the decoder as it was; a second time does nothing."""
         super().close()
+        recover(self._session)
         self._session.close()
 
     @contextmanager

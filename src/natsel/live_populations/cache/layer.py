@@ -19,6 +19,23 @@ INSIDE = (
 )
 
 
+class Thinning:
+    """What thins caches, from a method's beginning to its ``close()``.
+
+    It is one and the same in every copy of a cache: a prompt that was read once is often copied for
+    many questions, and a copy that knew nothing of the end would be misread after it.
+
+    Attributes:
+        closed: whether it is over.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Thinning:
+        return self
+
+
 class LiveLayer(DynamicLayer):
     """Holds the entries of those who live, and shows them to attention as one rectangle.
 
@@ -41,7 +58,7 @@ class LiveLayer(DynamicLayer):
         ragged: whether some places are empty.
         judged: how many tokens were looked at for padding.
         alike: whether all layers hold equally many.
-        closed: whether what thinned it is over; it is an ordinary layer then, if it can be.
+        thinning: what thins it; when that is over, it is an ordinary layer, if it can be.
         everybody: keys and values of the whole input, for a proof: nobody leaves then, and who
             would have left is hidden from attention.
     """
@@ -52,7 +69,7 @@ class LiveLayer(DynamicLayer):
         self._packed: tuple[Tensor, Tensor] | None = None
         super().__init__()  # type: ignore[no-untyped-call]
         self.for_proof = for_proof
-        self.closed = False
+        self.thinning: Thinning | None = None
         self.alike = True
         self._forget()
 
@@ -69,6 +86,11 @@ class LiveLayer(DynamicLayer):
         self.ragged = False
         self.judged = 0
         self.everybody: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether what thinned it is over."""
+        return self.thinning is not None and self.thinning.closed
 
     @property
     def keys(self) -> Tensor:
@@ -238,7 +260,7 @@ class LiveLayer(DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the size of a mask over the whole input, of which each head takes its places."""
-        if self.closed and self.is_thinned:
+        if self.closed and self.is_thinned and self.is_plain:  # else another method goes on
             held = self.keys.shape[-2]
             return held + query_length, self.seen - held
         return self.seen + query_length, 0

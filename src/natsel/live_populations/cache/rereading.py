@@ -18,6 +18,8 @@ CHUNK = 512
 """Tokens that are read again at one time: so much the cache grows meanwhile."""
 LEAD = 8
 """Tokens before a chunk that are read with it, so that its first token is known to follow."""
+OF_TOKENS = ("attention_mask", "position_ids", "token_type_ids")
+"""What a decoder is told of its tokens, ``[batch, tokens]``, and told again."""
 
 
 def hooked(session: Session, decoder: nn.Module) -> list[RemovableHandle]:
@@ -40,7 +42,7 @@ def hooked(session: Session, decoder: nn.Module) -> list[RemovableHandle]:
     def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         if not rereading.is_running:
             rereading.waiting.clear()
-            calls[:] = [inspect.signature(module.forward).bind(*args, **named).arguments]
+            calls[:] = [_arguments(module, args, named)]
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if rereading.is_running:
@@ -63,13 +65,28 @@ def hooked(session: Session, decoder: nn.Module) -> list[RemovableHandle]:
     ]
 
 
+def _arguments(module: nn.Module, args: Any, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a module is called with, by name."""
+    signature = inspect.signature(module.forward)
+    given = dict(signature.bind(*args, **named).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name, {})
+    return given
+
+
 @torch.no_grad()
 def _read_again(decoder: nn.Module, given: Mapping[str, Any], cache: Cache) -> None:
     name = "input_ids" if given.get("input_ids") is not None else "inputs_embeds"
-    tokens, mask, positions = (given.get(x) for x in (name, "attention_mask", "position_ids"))
-    for argument, value in (("attention_mask", mask), ("position_ids", positions)):
+    tokens = given.get(name)
+    mask, positions, types = (given.get(argument) for argument in OF_TOKENS)
+    for argument in OF_TOKENS:
+        value = given.get(argument)
         if value is not None and (not isinstance(value, Tensor) or value.dim() != 2):
             refuse(argument, value, "None or [batch, tokens], for a method that reads twice")
+    for argument, value in given.items():
+        if isinstance(value, Tensor) and argument not in (name, *OF_TOKENS, "cache_position"):
+            refuse(argument, value, "None, for a method that reads twice")
     others = [type(layer).__name__ for layer in cache.layers if not isinstance(layer, DynamicLayer)]
     if others:
         refuse("past_key_values", others[0], "dynamic layers only, for a method that reads twice")
@@ -85,6 +102,8 @@ def _read_again(decoder: nn.Module, given: Mapping[str, Any], cache: Cache) -> N
                 new = mask[:, -num:][:, part]
                 again["attention_mask"] = torch.cat([mask, new], 1)
                 at = (new.cumsum(-1) - 1).clamp(min=0)
+            if types is not None:
+                again["token_type_ids"] = types[:, -num:][:, part]
             if positions is not None:
                 again["position_ids"] = positions.amax(-1, keepdim=True) + 1 + at
             decoder(**again, use_cache=True)

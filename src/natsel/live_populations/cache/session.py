@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from transformers.cache_utils import Cache
 from natsel.common.errors import NonFiniteError, refuse
 from natsel.live_populations.allowances import Allowance, Bytes, allowed_of
 from natsel.live_populations.cache.called import Asked, Record, Rereading
-from natsel.live_populations.cache.layer import NOBODY, LiveLayer
+from natsel.live_populations.cache.layer import NOBODY, LiveLayer, Thinning
 from natsel.live_populations.choosing import (
     Normalization,
     apportioned,
@@ -79,7 +78,7 @@ class Session:
     is_idle: bool = field(init=False)
     is_paused: bool = False
     rereading: Rereading = field(default_factory=Rereading)
-    _live: weakref.WeakSet[LiveLayer] = field(default_factory=weakref.WeakSet)
+    _thinning: Thinning = field(default_factory=Thinning)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,18 +108,15 @@ class Session:
 
     def take(self, layer: LiveLayer) -> None:
         """Take a layer over, also one that another method has thinned before."""
-        if layer in self._live:
+        if layer.thinning is self._thinning:
             return
-        layer.closed, layer.memory = False, {}
+        layer.thinning, layer.memory = self._thinning, {}
         layer.queries = layer.query_positions = None
         layer.alike = self.scope == "head" and self.method.extinct is None
-        self._live.add(layer)
 
     def close(self) -> None:
         """Leave the layers to themselves."""
-        for layer in self._live:
-            layer.closed = True
-        self._live.clear()
+        self._thinning.closed = True
 
     @torch.no_grad()
     def after(self, index: int, layer: LiveLayer, asked: Asked) -> None:

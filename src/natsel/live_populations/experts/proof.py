@@ -54,6 +54,7 @@ def masked(blocks: Mapping[int, Block], records: Mapping[int, Record]) -> Iterat
     with ExitStack() as stack:
         for index, block in blocks.items():
             mode = _Masked(records[index], -torch.inf if block.routing.logits else 0.0)
+            stack.callback(mode.end)
             for handle in mode.hooked(block.router):
                 stack.callback(handle.remove)
         yield
@@ -65,6 +66,7 @@ class _Masked(TorchFunctionMode):
     def __init__(self, record: Record, fill: float) -> None:
         super().__init__()
         self.fill = fill
+        self.is_on = False
         num_experts = int(record.experts.max()) + 1
         shape = (len(record.experts), num_experts)
         none = torch.zeros(shape, dtype=torch.bool, device=record.experts.device)
@@ -76,15 +78,19 @@ class _Masked(TorchFunctionMode):
         """Be on while a router runs."""
 
         def enter(*_: Any) -> None:
+            self.is_on = True
             self.__enter__()  # type: ignore[no-untyped-call]
-
-        def leave(*_: Any) -> None:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         return [
             router.register_forward_pre_hook(enter),
-            router.register_forward_hook(leave, always_call=True),
+            router.register_forward_hook(lambda *_: self.end(), always_call=True),
         ]
+
+    def end(self) -> None:
+        """Be off; also where a router was stopped, which calls no hook."""
+        if self.is_on:
+            self.is_on = False
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

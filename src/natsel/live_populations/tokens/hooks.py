@@ -55,12 +55,23 @@ def hooked(rounds: Rounds, blocks: tuple[nn.Module, ...]) -> list[RemovableHandl
         What takes the hooks away.
     """
     running: list[tuple[nn.Module, Watching]] = []
-    handles: list[RemovableHandle] = []
+    handles: list[Any] = [_Interrupted(running)]
     for block, module in enumerate(blocks):
         before, after = _hooks(rounds, block, block == len(blocks) - 1, running)
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, always_call=True))
     return handles
+
+
+class _Interrupted:
+    """Ends what a call has left that was stopped: hooks follow a forward only where it fails."""
+
+    def __init__(self, running: list[tuple[nn.Module, Watching]]) -> None:
+        self._running = running
+
+    def remove(self) -> None:
+        while self._running:
+            self._running.pop()[1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def _hooks(
@@ -75,6 +86,7 @@ def _hooks(
         if module.training and getattr(module, "gradient_checkpointing", False):
             refuse("gradient_checkpointing", True, "False while tokens compete")
         if block == 0:
+            _Interrupted(running).remove()
             rounds.begin(stream)
         _check_others(given[1:], told, rounds.expected(FIRST), rounds.num_prefix)
         changed = None
