@@ -158,7 +158,6 @@ class Stage:
                 self._copies[level].settle()
         return self._copies[level]
 
-
     @cached_property
     def _own(self) -> _Copy:
         """The weights as they are, but for constants."""

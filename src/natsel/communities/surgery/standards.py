@@ -133,9 +133,7 @@ class _Holding(ast.NodeTransformer):
             return node
         self.num_found += 1
         given = [k for k in node.keywords if k.arg in ("weight", "bias", "eps")]
-        return ast.Call(
-            ast.Name(_HELPER, ast.Load()), [self._instance, node.args[0]], given
-        )
+        return ast.Call(ast.Name(_HELPER, ast.Load()), [self._instance, node.args[0]], given)
 
 
 def _standardised(
