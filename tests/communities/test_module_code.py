@@ -18,7 +18,7 @@ from natsel.communities.surgery.standards import hold_standard
 
 
 class Mean(nn.Module):
-    def forward(this, x: Tensor) -> Tensor:  # noqa: N805 - need not be self
+    def forward(this, x: Tensor) -> Tensor:
         return x.mean(-1, keepdim=True)
 
 
