@@ -127,4 +127,4 @@ def _length(generator: torch.Generator) -> float:
 
 def _projected(outputs: Sequence[Tensor], along: Sequence[Tensor]) -> float:
     pairs = zip(outputs, along, strict=True)
-    return sum(float((x.detach() * r.conj()).real.sum()) for x, r in pairs)
+    return math.fsum(float((x.detach() * r.conj()).real.sum()) for x, r in pairs)
