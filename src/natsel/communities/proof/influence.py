@@ -122,7 +122,7 @@ def _direction(output: Tensor, generator: torch.Generator) -> Tensor:
 def _length(generator: torch.Generator) -> float:
     """Return a length between 1/2 and 3/2, forwards or backwards: no two cancel by their sizes."""
     size, sign = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    return (0.5 + size) * (1 if sign < 0.5 else -1)
+    return float((0.5 + size) * (1 if sign < 0.5 else -1))
 
 
 def _projected(outputs: Sequence[Tensor], along: Sequence[Tensor]) -> float:
