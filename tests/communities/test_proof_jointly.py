@@ -1,33 +1,58 @@
 """Communities of one part that are tried together: exact ones are shown, others are not."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import nn
 
 from natsel import discover
 from natsel.communities.proof import trial
+from natsel.communities.proof.doubled import in_float64
+from natsel.communities.proof.influence import influences
 from natsel.communities.proof.jointly import exact_together, selections
 from natsel.communities.proof.parts import Parts
 from natsel.communities.proof.selections import alone
 from natsel.communities.proof.trial import Stage
+from natsel.communities.surgery.surgery import silence
 
 WIDTHS = (5, 8, 6, 8, 7, 3)
 DEPTH = 48
 
 
+class Passed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 5).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+MUTES = {
+    "zero": lambda x: 0.0 * x,
+    "a threshold, straight through": lambda x: (x > 5) + x - x.detach(),
+    "a rounding, straight through": lambda x: x + ((x / 50).round() - x).detach(),
+    "a function of its own": Passed.apply,
+    "no gradient": lambda x: (x > 5).to(x.dtype),
+}
+
+
 class Chain(nn.Module):
-    def __init__(self, mute=None):
+    def __init__(self, mute=None, by="zero"):
         super().__init__()
         self.mute = mute
+        self.by = MUTES[by]
         for number, sizes in enumerate(pairwise(WIDTHS)):
             setattr(self, f"l{number}", nn.Linear(*sizes))
 
     def forward(self, x):
         for number in range(len(WIDTHS) - 1):
             if number == self.mute:
-                x = 0.0 * x
+                x = self.by(x)
             x = getattr(self, f"l{number}")(x)
             x = torch.tanh(x)
         return x
@@ -56,9 +81,91 @@ def test_one_whose_consumer_loses_other_places_is_not_shown():
     assert tried(Chain(), rolled) == [["l0", "l1"]]
 
 
-def test_one_that_nobody_hears_is_not_shown():
-    # Behind l1 all is multiplied by 0: nothing tells whether l0 and l1 are right.
-    assert tried(Chain(mute=2)) == [["l2", "l3"]]
+@pytest.mark.parametrize("by", MUTES)
+def test_one_that_nobody_hears_is_not_shown(by):
+    # Behind l1 nothing moves: nothing tells whether l0 and l1 are right, whatever gradients say.
+    found = tried(Chain(mute=2, by=by))
+    assert not {"l0", "l1"} & {name for names in found for name in names}
+    assert by not in ("zero", "no gradient") or found == [["l2", "l3"]]
+
+
+class Divided(nn.Module):
+    """Divides by its width, and only what is rounded to 0 on any weights that are tried tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.c, self.d = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        y = Passed.apply(self.b(16 * y / y.size(1)))
+        return y + self.d(torch.tanh(self.c(x)))
+
+
+def test_a_gradient_alone_proves_nothing():
+    assert list(discover(Divided().eval(), (torch.randn(2, 5),))) == ["c"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_step_is_seen_in_any_precision(dtype):
+    model = Chain().eval()
+    communities = list(discover(model, (torch.randn(2, WIDTHS[0]),), proof=False).values())
+    kept = selections(communities)[0]
+
+    def run(network, *, gradients=False):
+        with in_float64(), torch.set_grad_enabled(gradients):
+            return [network(torch.ones(2, WIDTHS[0]))]
+
+    def moved(network):
+        return influences(silence(network, communities, kept), network, communities, kept, run)
+
+    model = model.to(dtype)
+    expected = moved(copy.deepcopy(model).double())
+    found = moved(model)
+    for name, heard in expected.items():
+        assert min(heard.values()) > 0
+        assert found[name] == pytest.approx(heard, rel=2e-2)
+
+
+WAYS = {
+    "a threshold": lambda x: (x > 5).to(x.dtype),
+    "an activation": lambda x: torch.relu(x - 5),
+    "a range": lambda x: x.clamp(5, 50),
+    "a far threshold": lambda x: nn.functional.hardshrink(x, 30.0),
+}
+
+
+class TwoWays(nn.Module):
+    """One of two ways is closed on weights of a usual size."""
+
+    def __init__(self, way, divides):
+        super().__init__()
+        self.way, self.divides = WAYS[way], divides
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        z = 8 * y / y.size(1) if self.divides else y
+        return self.way(self.b(z)) + self.c(y)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_one_of_two_ways_is_not_heard_it_is_made_louder(way):
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 5),)
+    assert list(discover(TwoWays(way, divides=False).eval(), inputs)) == ["a"]
+    assert not discover(TwoWays(way, divides=True).eval(), inputs)
+
+
+def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried():
+    torch.manual_seed(0)
+    model, inputs = TwoWays("a threshold", divides=True).eval(), (torch.randn(4, 5),)
+    model.way = lambda x: torch.relu(x - 1000)
+    assert list(discover(model, inputs)) == ["a"]  # nothing that it computes depends on it
+    with torch.no_grad():
+        model.b.weight.mul_(10_000)
+    assert not discover(model, inputs)
 
 
 def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from natsel.communities.community import Community
 from natsel.communities.kinds import FILTER, NEURON
+from natsel.communities.proof.influence import is_masked_by_zeros
 from natsel.communities.proof.selections import alone, choices
 from natsel.communities.proof.trial import Stage
 
@@ -29,15 +30,8 @@ RUNS_TOGETHER = 16
 
 
 def can_be_tried_together(community: Community) -> bool:
-    """Tell whether zeros in what reads a community mask it, and no number has to follow.
-
-    Where what makes it is zero instead, no gradient passes the activation behind that.
-    """
-    routes = any(part.role in ("route", "preference") for part in community.slices)
-    made_zero = bool(community.stilled)
-    return community.exact and not (
-        routes or made_zero or community.branches or community.rebindings
-    )
+    """Tell whether zeros in what reads a community mask it, and no number has to follow."""
+    return is_masked_by_zeros(community) and not community.rebindings
 
 
 def exact_together(stage: Stage, communities: Sequence[Community]) -> list[set[str]]:

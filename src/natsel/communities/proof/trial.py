@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,15 +14,17 @@ from torch.utils._pytree import tree_map
 from natsel.common.calls import outputs_of
 from natsel.common.memory import give_back
 from natsel.communities.community import Community
+from natsel.communities.copies import copied
 from natsel.communities.proof.broken import why_broken
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.gap import TOLERANCE, VISIBLE, Gap, gap
-from natsel.communities.proof.influence import influences
+from natsel.communities.proof.influence import influences, is_masked_by_zeros
 from natsel.communities.proof.loud import MAX_DOUBLE_ELEMENTS, Made, loud, loud_input, with_noise
 from natsel.communities.proof.parts import Part
 from natsel.communities.proof.rebinding import conflict
 from natsel.communities.proof.settled import is_deep, settle
 from natsel.communities.surgery.surgery import permute, reference, remove
+from natsel.communities.tensors import tensors_of
 
 NO_RUN = "the small model does not run"
 SILENT = "removing has no effect that shows in the outputs: nothing can be proven"
@@ -32,6 +34,9 @@ NUM_TRIALS = 4
 
 FEW_LEFT = 2
 """Of so few that do not show, each is sooner tried alone than all on other weights."""
+
+LOUDER = 64.0
+"""How much larger a tensor is where what reads with it was not heard."""
 
 NUM_LOOKS = 2
 """In how many selections it is looked whether a community shows among others."""
@@ -101,6 +106,16 @@ class Stage:
             found = copy.outcome(communities, chosen)
             if not found.silent:
                 break
+        if found.reason is not None or self._faithful or len(communities) > 1:
+            return found
+        # What is heard in one way alone can be wrong in another one, behind a threshold, say, that
+        # nothing passes on these weights.
+        unheard = copy.unheard(communities[0], chosen[0])
+        for other in (copy.louder(unheard), self._own) if unheard else ():
+            if other.unfit is None:
+                shown = other.outcome(communities, chosen)
+                if shown.reason is not None and shown.relative < float("inf"):
+                    return shown
         return found
 
     def shown_together(
@@ -143,12 +158,18 @@ class Stage:
                 self._copies[level].settle()
         return self._copies[level]
 
+    @cached_property
+    def _own(self) -> _Copy:
+        """The weights as they are, but for constants."""
+        return _Copy(with_noise(self._part.module, self._owned), self._part)
+
 
 class _Copy:
     """A copy of a part with the inputs that it is tried on."""
 
     def __init__(self, model: nn.Module, part: Part) -> None:
         self._model = model
+        self._part = part
         self._is_large = sum(p.numel() for p in model.parameters()) > MAX_DOUBLE_ELEMENTS
         self._given = (part.args, part.kwargs)
         self._inputs = self._given
@@ -206,17 +227,41 @@ class _Copy:
                     return None
                 # What does not show in the first ones shows on no other of these weights.
                 if number < NUM_LOOKS and len(shown) + len(known) < len(communities):
-                    run = partial(self._outputs, gradients=True)
-                    moved = influences(twin, self._model, communities, survivors, run)
+                    moved = influences(twin, self._model, communities, survivors, self._outputs)
                     least = VISIBLE * max(float(x.abs().max()) for x in masked if x.numel())
-                    shown |= {
-                        name
-                        for name, value in moved.items()
-                        if value > least and found.error <= TOLERANCE * value
-                    }
+                    for name, heard in moved.items():
+                        value = min(heard.values(), default=0.0)
+                        if value > least and found.error <= TOLERANCE * value:
+                            shown.add(name)
         except Exception:  # noqa: BLE001 - a broken forward is what is looked for
             return None
         return shown
+
+    def unheard(self, community: Community, survivors: Mapping[str, Tensor]) -> set[str]:
+        """Return what reads a community and does not move the outputs, of several that do read it.
+
+        Where it is masked otherwise than by zeros in what reads it, nobody asks, nor of a large
+        model as a whole: its own weights are tried in any case.
+        """
+        readers = {part.tensor for part in community.silenced}
+        if self._is_large or len(readers) < 2 or not is_masked_by_zeros(community):
+            return set()
+        twin = reference(self._model, [community], survivors, share=True)
+        least = VISIBLE * max((float(x.abs().max()) for x in self._dense if x.numel()), default=0)
+        moved: Mapping[str, Mapping[str, float]] = {}
+        with suppress(Exception):  # operators that have no gradients
+            moved = influences(twin, self._model, [community], survivors, self._outputs)
+        heard = moved.get(community.name, {})
+        return {name for name in readers if not heard.get(name, 0.0) > least}
+
+    def louder(self, names: Collection[str]) -> _Copy:
+        """Return a copy in which some tensors are many times as large."""
+        same = {id(t): t for n, t in tensors_of(self._model).items() if n not in names}
+        model = copied(self._model, same)
+        with torch.no_grad():
+            for name in names:
+                tensors_of(model)[name].mul_(LOUDER)
+        return _Copy(model, self._part)
 
     def settle(self) -> None:
         """Let normalisations hold the statistics of what passes through them here."""

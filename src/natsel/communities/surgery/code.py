@@ -14,7 +14,11 @@ from torch import nn
 
 
 def tree_of(function: Callable[..., Any]) -> ast.FunctionDef | None:
-    """Return the code of a plain function; None where it cannot be read, or has more around it."""
+    """Return the code of a plain function; None where it cannot be read, or has more around it.
+
+    What is read is what runs: a file can have changed since, and in a class the compiler writes
+    names that begin with two underscores otherwise.
+    """
     if not isinstance(function, types.FunctionType) or function.__code__.co_freevars:
         return None
     try:
@@ -24,7 +28,37 @@ def tree_of(function: Callable[..., Any]) -> ast.FunctionDef | None:
     (found,) = tree.body
     if not isinstance(found, ast.FunctionDef) or found.decorator_list:
         return None
-    return found
+    return found if _is_of(found, function.__code__) else None
+
+
+def _is_of(tree: ast.FunctionDef, code: types.CodeType) -> bool:
+    """Tell whether a function's code is what a tree says."""
+    module = compile(ast.unparse(tree), "<natsel>", "exec")
+    made = [part for part in module.co_consts if isinstance(part, types.CodeType)]
+    return any(part.co_name == tree.name and _uses(part) == _uses(code) for part in made)
+
+
+def _uses(code: types.CodeType) -> tuple[Any, ...]:
+    """Return the names and numbers of a function's code, in their order.
+
+    How it calls them differs with what else is in a file.
+    """
+    held = tuple(
+        _uses(value) if isinstance(value, types.CodeType) else (type(value), value)
+        for value in code.co_consts
+        if not isinstance(value, str)
+    )
+    return code.co_names, code.co_varnames, held
+
+
+def instance_of(tree: ast.FunctionDef) -> ast.Name:
+    """Return the name of the module in its own code, which need not be ``self``.
+
+    Args:
+        tree: of a method.
+    """
+    (first, *_) = (*tree.args.posonlyargs, *tree.args.args)
+    return ast.Name(first.arg, ast.Load())
 
 
 def compiled(
@@ -46,6 +80,9 @@ def compiled(
     name = f"<{original.__module__}.{original.__qualname__} {what}>"
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     space = {**original.__globals__, **known} if known else original.__globals__
+    if known:
+        # torch.compile would look for what is known in the file of that name.
+        del space["__name__"]
     made: dict[str, Any] = {}
     exec(compile(source, name, "exec"), space, made)  # noqa: S102 - the module's own code
     result: Any = made[tree.name]

@@ -16,7 +16,13 @@ from typing import Any, cast
 from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
+from natsel.communities.surgery.code import (
+    another_class,
+    compiled,
+    instance_of,
+    tree_of,
+    without_defaults,
+)
 
 COUNTED = "_natsel_counted"
 """Where a module holds how many populations its mean counts."""
@@ -90,7 +96,7 @@ def _counting(kind: Hashable) -> type[nn.Module] | None:
     tree = tree_of(function)
     if tree is None:
         return None
-    changing = _Counting()
+    changing = _Counting(instance_of(tree))
     changed = ast.fix_missing_locations(changing.visit(without_defaults(tree)))
     if changing.num_means != 1:
         return None
@@ -106,7 +112,8 @@ def _anew(kind: type[nn.Module]) -> nn.Module:
 class _Counting(ast.NodeTransformer):
     """Writes the mean of something as its sum over a number that the module holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, instance: ast.Name) -> None:
+        self._instance = instance
         self.num_means = 0
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
@@ -115,5 +122,5 @@ class _Counting(ast.NodeTransformer):
             return node
         self.num_means += 1
         node.func.attr = "sum"
-        size = ast.Attribute(ast.Name("self", ast.Load()), COUNTED, ast.Load())
+        size = ast.Attribute(self._instance, COUNTED, ast.Load())
         return ast.BinOp(node, ast.Div(), size)

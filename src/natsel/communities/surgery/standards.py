@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from natsel.communities.copies import copied
 from natsel.communities.labels.derived import STANDARD
-from natsel.communities.surgery.code import another_class, compiled, tree_of, without_defaults
+from natsel.communities.surgery.code import (
+    another_class,
+    compiled,
+    instance_of,
+    tree_of,
+    without_defaults,
+)
 from natsel.communities.tensors import all_tensors
 
 PARTS = (STANDARD, f"{STANDARD}_rest", "natsel_variance", "natsel_variance_rest")
@@ -99,7 +105,7 @@ def _holding(kind: Hashable) -> type[nn.Module] | None:
     tree = tree_of(function)
     if tree is None:
         return None
-    changing = _Holding()
+    changing = _Holding(instance_of(tree))
     changed = ast.fix_missing_locations(changing.visit(without_defaults(tree)))
     if changing.num_found != 1:
         return None
@@ -115,7 +121,8 @@ def _anew(kind: type[nn.Module]) -> nn.Module:
 class _Holding(ast.NodeTransformer):
     """Writes a standardisation by statistics of the weight as one by what the module holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, instance: ast.Name) -> None:
+        self._instance = instance
         self.num_found = 0
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
@@ -126,9 +133,7 @@ class _Holding(ast.NodeTransformer):
             return node
         self.num_found += 1
         given = [k for k in node.keywords if k.arg in ("weight", "bias", "eps")]
-        return ast.Call(
-            ast.Name(_HELPER, ast.Load()), [ast.Name("self", ast.Load()), node.args[0]], given
-        )
+        return ast.Call(ast.Name(_HELPER, ast.Load()), [self._instance, node.args[0]], given)
 
 
 def _standardised(
