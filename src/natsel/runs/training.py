@@ -165,7 +165,7 @@ def train(
                 group["lr"] = recipe.learning_rate * (1 - step / total)
             optimizer.zero_grad()
             x, y, share = processes.share(x, y)
-            # Whoever calls may have switched gradients off: nothing would be learnt, without a word.
+            # Where gradients are switched off around it nothing would be learnt, without a word.
             with half(inputs.device.type), torch.enable_grad():
                 loss = _loss(model, x, y, recipe, share)
             value = processes.sum_of(loss)
