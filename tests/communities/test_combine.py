@@ -18,6 +18,7 @@ SHAPES = [(3,), (1,), (2, 1), (2, 3), (1, 3), (1, 1)]
 def running():
     run = Propagation.__new__(Propagation)
     run.space = LabelSpace()
+    run.axis_labels, run.roles = {}, {}
     return run
 
 
