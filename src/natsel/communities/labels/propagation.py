@@ -535,7 +535,8 @@ class Propagation:
     def _kept_of_outer(self, a: Tensor, a_free: Tensor, b: Tensor, b_free: Tensor) -> Tensor | None:
         """Return the operand of an outer product whose populations may go: the other's stay.
 
-        That is the one with more of them, of as many the one that came first. Nothing that a single
+        That is the one with more of them, of as many the one that came first, and none where
+        both are the same. Nothing that a single
         one of the others meets may be in the operand that stays.
         """
         left = []
@@ -544,10 +545,12 @@ class Propagation:
                 return None
             loose = ~self.space.is_fixed(x) & ~self._is_plain(x)
             found = np.unique(self.space.roots(x[free & loose]).numpy())
-            left.append((-len(found), *found[:1].tolist()))
+            left.append((-len(found), *found.tolist()))
             if bool((loose & ~free).any()):
                 return None
-        return a if left[0] <= left[1] else b
+        if left[0] == left[1]:
+            return None
+        return a if left[0] < left[1] else b
 
     def _met(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest class of ``y`` that each element of ``x`` meets; if it is the only."""
