@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import natsel
 from natsel.extraction.aligning import align
-from natsel.models import ViT
+from natsel.models import ViT, build
 
 
 def _vit() -> nn.Module:
@@ -230,3 +230,11 @@ def test_frequencies_that_follow_the_length_let_heads_go_and_keep_their_dimensio
     for length in (5, 40, 9):  # up to the length that the frequencies are of, beyond, and back
         long = torch.randint(2, 31, (1, length))
         torch.testing.assert_close(small(long).logits, masked(long).logits)
+
+
+def test_weights_that_are_tried_as_they_are_are_scaled_in_float64():
+    # A bias of keys moves no logit against another: then the model's own weights are tried, too.
+    sizes = {"dim": 96, "depth": 1, "heads": 3, "patch": 4, "pool": "mean"}
+    model = build("vit", in_shape=(3, 16, 16), num_classes=4, seed=0, **sizes).eval()
+    kinds = {c.kind for c in natsel.discover(model, torch.randn(2, 3, 16, 16), dims=True).values()}
+    assert kinds == {"neuron", "dimension"}

@@ -160,8 +160,14 @@ class Stage:
 
     @cached_property
     def _own(self) -> _Copy:
-        """The weights as they are, but for constants."""
-        return _Copy(with_noise(self._part.module, self._owned), self._part)
+        """The weights as they are, but for constants, in float64: what is cut may be scaled."""
+        model = with_noise(self._part.module, self._owned)
+        wide = {
+            id(t): nn.Parameter(t.detach().double()) if isinstance(t, nn.Parameter) else t.double()
+            for t in tensors_of(model).values()
+            if t.is_floating_point()
+        }
+        return _Copy(copied(model, wide), self._part)
 
 
 class _Copy:
