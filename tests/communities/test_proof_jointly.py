@@ -109,6 +109,7 @@ def test_a_gradient_alone_proves_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_step_is_seen_in_any_precision(dtype):
+    torch.manual_seed(0)
     model = Chain().eval()
     communities = list(discover(model, (torch.randn(2, WIDTHS[0]),), proof=False).values())
     kept = selections(communities)[0]
