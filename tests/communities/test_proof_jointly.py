@@ -169,6 +169,12 @@ def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried()
     assert not discover(model, inputs)
 
 
+def test_a_large_part_is_not_held_in_float64_for_gradients(monkeypatch):
+    monkeypatch.setattr(trial, "MAX_DOUBLE_ELEMENTS", 1)
+    monkeypatch.setattr(trial, "influences", lambda *_: pytest.fail("gradients of a large part"))
+    assert tried(Chain()) == []
+
+
 def test_any_two_keep_different_shares_and_each_an_odd_and_an_even_number():
     model = Chain().eval()
     communities = list(discover(model, (torch.randn(2, 5),), proof=False).values())

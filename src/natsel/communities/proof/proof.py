@@ -98,9 +98,9 @@ class _Proof:
         if few is not inputs:
             whole = Parts(model, (), inputs).whole
         # Of a large model no copy is made: its parts were tried on loud weights.
-        self._as_tried = as_tried = whole is self._parts.whole and not is_large
+        self._as_tried = whole is self._parts.whole and not is_large
         self._whole = (
-            self._stage(whole) if as_tried else Stage(whole, communities, faithful=is_large)
+            self._stage(whole) if self._as_tried else Stage(whole, communities, faithful=is_large)
         )
 
     def run(self) -> tuple[list[Community], list[Refusal]]:
@@ -135,16 +135,17 @@ class _Proof:
 
     def _try_all_together(self) -> None:
         """Try all widths in the whole model at once, where their parts one by one take longer."""
+        if self._made is None:
+            return
         widths = [c for c in self._communities if c.kind in WIDTHS and can_be_tried_together(c)]
         apart: dict[tuple[Any, ...], int] = {}
         for community in widths:
             part = next(self._parts.around(community))
             apart[self._number(part), likeness(part.local(community))] = _num_modules(part)
-        if self._made is None or (
-            RUNS_ALONE * sum(apart.values()) <= RUNS_TOGETHER * _num_modules(self._parts.whole)
-        ):
+        whole = self._parts.whole
+        if RUNS_ALONE * sum(apart.values()) <= RUNS_TOGETHER * _num_modules(whole):
             return
-        stage = self._stage(self._parts.whole)
+        stage = self._stage(whole)
         self._exact_in_whole = stage.shown_together(widths, selections(widths)) or set()
 
     def _try_together(self) -> None:

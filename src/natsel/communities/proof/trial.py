@@ -222,6 +222,9 @@ class _Copy:
         selections: Iterable[Mapping[str, Tensor]],
         known: Collection[str],
     ) -> set[str] | None:
+        if self._is_large:
+            # Gradients would hold all of its weights in float64.
+            return None
         shown: set[str] = set()
         try:
             for number, survivors in enumerate(selections):
