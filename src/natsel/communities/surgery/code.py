@@ -12,6 +12,9 @@ from typing import Any, cast
 
 from torch import nn
 
+ORIGINAL = "_natsel_anew"
+"""Where a class that is made anew holds the one that it was made of."""
+
 
 def tree_of(function: Callable[..., Any]) -> ast.FunctionDef | None:
     """Return the code of a plain function; None where it cannot be read, or has more around it.
@@ -59,6 +62,45 @@ def instance_of(tree: ast.FunctionDef) -> ast.Name:
     """
     (first, *_) = (*tree.args.posonlyargs, *tree.args.args)
     return ast.Name(first.arg, ast.Load())
+
+
+class Changing(ast.NodeTransformer):
+    """Writes something in a method otherwise, and counts how often it stood there."""
+
+    def __init__(self, instance: ast.Name) -> None:
+        self._instance = instance
+        self.num_found = 0
+
+
+def changed_once(
+    kind: type[nn.Module],
+    changing: type[Changing],
+    what: str,
+    anew: Callable[[type[nn.Module]], nn.Module],
+    known: Mapping[str, Any] | None = None,
+) -> type[nn.Module] | None:
+    """Return a class whose forward has one place written otherwise.
+
+    Args:
+        kind: a class of modules.
+        changing: writes the place otherwise.
+        what: is different, see :func:`compiled`.
+        anew: see :func:`another_class`.
+        known: see :func:`compiled`.
+
+    Returns:
+        The class; None where its code cannot be read or has not just one such place.
+    """
+    function = cast(Any, kind).forward
+    tree = tree_of(function)
+    if tree is None:
+        return None
+    change = changing(instance_of(tree))
+    changed = ast.fix_missing_locations(change.visit(without_defaults(tree)))
+    if change.num_found != 1:
+        return None
+    forward = compiled(changed, function, what, known)
+    return another_class(kind, {"forward": forward, ORIGINAL: kind}, anew, ORIGINAL)
 
 
 def compiled(

@@ -11,18 +11,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
 from natsel.common.errors import refuse
-from natsel.communities.surgery.code import (
-    another_class,
-    compiled,
-    instance_of,
-    tree_of,
-    without_defaults,
-)
+from natsel.communities.surgery.code import Changing, changed_once
 
 COUNTED = "_natsel_counted"
 """Where a module holds how many populations its mean counts."""
@@ -92,16 +86,7 @@ def follow_counts(model: nn.Module, numbers: Mapping[str, int]) -> dict[str, int
 def _counting(kind: Hashable) -> type[nn.Module] | None:
     """Return a class with the same code but for its mean, or None where there is not just one."""
     assert isinstance(kind, type)
-    function = cast(Any, kind).forward
-    tree = tree_of(function)
-    if tree is None:
-        return None
-    changing = _Counting(instance_of(tree))
-    changed = ast.fix_missing_locations(changing.visit(without_defaults(tree)))
-    if changing.num_means != 1:
-        return None
-    forward = compiled(changed, function, "that counts")
-    return another_class(kind, {"forward": forward, "_natsel_mean": kind}, _anew, "_natsel_mean")
+    return changed_once(kind, _Counting, "that counts", _anew)
 
 
 def _anew(kind: type[nn.Module]) -> nn.Module:
@@ -109,18 +94,14 @@ def _anew(kind: type[nn.Module]) -> nn.Module:
     return object.__new__(made if made is not None else kind)
 
 
-class _Counting(ast.NodeTransformer):
+class _Counting(Changing):
     """Writes the mean of something as its sum over a number that the module holds."""
-
-    def __init__(self, instance: ast.Name) -> None:
-        self._instance = instance
-        self.num_means = 0
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         if not isinstance(node.func, ast.Attribute) or node.func.attr != "mean":
             return node
-        self.num_means += 1
+        self.num_found += 1
         node.func.attr = "sum"
         size = ast.Attribute(self._instance, COUNTED, ast.Load())
         return ast.BinOp(node, ast.Div(), size)

@@ -21,13 +21,7 @@ from torch import Tensor, nn
 
 from natsel.communities.copies import copied
 from natsel.communities.labels.derived import STANDARD
-from natsel.communities.surgery.code import (
-    another_class,
-    compiled,
-    instance_of,
-    tree_of,
-    without_defaults,
-)
+from natsel.communities.surgery.code import Changing, changed_once
 from natsel.communities.tensors import all_tensors
 
 PARTS = (STANDARD, f"{STANDARD}_rest", "natsel_variance", "natsel_variance_rest")
@@ -101,16 +95,8 @@ def with_standards(model: nn.Module, stored: Mapping[str, Tensor]) -> nn.Module:
 def _holding(kind: Hashable) -> type[nn.Module] | None:
     """Return a class that standardises by what it holds; None where it has not just one such."""
     assert isinstance(kind, type)
-    function = cast(Any, kind).forward
-    tree = tree_of(function)
-    if tree is None:
-        return None
-    changing = _Holding(instance_of(tree))
-    changed = ast.fix_missing_locations(changing.visit(without_defaults(tree)))
-    if changing.num_found != 1:
-        return None
-    forward = compiled(changed, function, "with a standard", {_HELPER: _standardised})
-    return another_class(kind, {"forward": forward, "_natsel_anew": kind}, _anew, "_natsel_anew")
+    known = {_HELPER: _standardised}
+    return changed_once(kind, _Holding, "with a standard", _anew, known)
 
 
 def _anew(kind: type[nn.Module]) -> nn.Module:
@@ -118,12 +104,8 @@ def _anew(kind: type[nn.Module]) -> nn.Module:
     return object.__new__(made if made is not None else kind)
 
 
-class _Holding(ast.NodeTransformer):
+class _Holding(Changing):
     """Writes a standardisation by statistics of the weight as one by what the module holds."""
-
-    def __init__(self, instance: ast.Name) -> None:
-        self._instance = instance
-        self.num_found = 0
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
