@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from natsel import discover
+from natsel import Survivors, discover, extract
 from natsel.communities.proof import trial
 from natsel.communities.proof.doubled import in_float64
 from natsel.communities.proof.influence import influences
@@ -167,6 +167,30 @@ def test_where_one_of_two_ways_is_not_heard_the_weights_of_the_model_are_tried()
     with torch.no_grad():
         model.b.weight.mul_(10_000)
     assert not discover(model, inputs)
+
+
+class Attended(nn.Module):
+    """What it attends to has no other reader, and all of its layers are widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        y = torch.tanh(self.before(x))
+        return self.after(self.attention(y, y, y)[0])
+
+
+def test_code_that_another_removal_makes_anew_proves_nothing():
+    model, x = Attended().eval(), torch.randn(2, 4, 5)
+    names = [c for c in discover(model, x, proof=False) if c != "attention"]
+    assert "before" in names
+    communities = discover(model, x)
+    assert "before" not in communities
+    for name, community in communities.items():
+        alive = torch.arange(community.size) > 0
+        extract(model, Survivors({name: alive}, communities))
 
 
 def test_a_large_part_is_not_held_in_float64_for_gradients(monkeypatch):

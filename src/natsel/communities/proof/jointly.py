@@ -24,22 +24,14 @@ LEAST = 2
 WIDTHS = (FILTER.name, NEURON.name)
 """Kinds that mostly have no number that must follow, so that it pays to try them all."""
 
-OF_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-"""Parameters of ``nn.MultiheadAttention``."""
-
 RUNS_ALONE = 7
 RUNS_TOGETHER = 16
 """About how many runs of a part it takes to try one community, or any number together."""
 
 
 def can_be_tried_together(community: Community) -> bool:
-    """Tell whether zeros in what reads a community mask it, and no number has to follow.
-
-    What ``nn.MultiheadAttention`` reads is tried alone: its code is another one as soon as anything
-    of it is cut, so that one removal can make up for what another one breaks.
-    """
-    reads = any(part.tensor.endswith(OF_ATTENTION) for part in community.slices)
-    return is_masked_by_zeros(community) and not (community.rebindings or reads)
+    """Tell whether zeros in what reads a community mask it, and no number has to follow."""
+    return is_masked_by_zeros(community) and not community.rebindings
 
 
 def exact_together(stage: Stage, communities: Sequence[Community]) -> list[set[str]]:
